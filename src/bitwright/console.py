@@ -1,0 +1,195 @@
+"""How progress and results look: live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich import progress as bars
+from rich.console import Console as RichConsole
+from rich.text import Text
+
+from bitwright.run.progress import Event, Progress
+
+_PLAIN_SECONDS = 10.0
+
+
+class Console:
+    """Shows events as they come; `show` prints result lines."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.rich = RichConsole(highlight=False, soft_wrap=True)
+        self.live = self.rich.is_terminal and not quiet
+        self.progress = Progress([self._hear])
+        self._bar: bars.Progress | None = None
+        self._task: bars.TaskID | None = None
+        self._said = 0.0
+
+    def __enter__(self) -> Console:
+        """Start the live display where there is a terminal."""
+        if self.live:
+            self._bar = bars.Progress(
+                bars.TextColumn("{task.description:<9}"),
+                bars.BarColumn(),
+                bars.MofNCompleteColumn(),
+                bars.TimeElapsedColumn(),
+                bars.TextColumn("left"),
+                bars.TimeRemainingColumn(),
+                console=self.rich,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Leave the terminal in order."""
+        self._stop()
+
+    def show(self, lines: Iterable[str]) -> None:
+        """Print result lines."""
+        self._stop()
+        if self.quiet:
+            return
+        for line in lines:
+            self.rich.print(Text(line))
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _hear(self, event: Event) -> None:
+        if self.quiet and event.kind != "note":
+            return
+        if event.kind == "note":
+            self.rich.print(Text(f"note: {event.text}", style="yellow"))
+        elif self._bar is not None:
+            self._move_bar(event)
+        else:
+            self._say_line(event)
+
+    def _move_bar(self, event: Event) -> None:
+        assert self._bar is not None
+        if event.kind == "start":
+            self._task = self._bar.add_task(event.stage, total=event.total or None)
+        elif self._task is not None and event.kind == "tick":
+            self._bar.update(self._task, completed=event.done)
+        elif self._task is not None:
+            total = event.total or 1
+            self._bar.update(self._task, completed=total, total=total)
+
+    def _say_line(self, event: Event) -> None:
+        now = time.monotonic()
+        if event.kind == "end":
+            self.rich.print(Text(f"{event.stage:<9} {event.seconds:7.1f} s"))
+        elif event.kind == "tick" and now - self._said > _PLAIN_SECONDS:
+            self._said = now
+            left = ""
+            if event.total and event.done:
+                rest = event.seconds / event.done * (event.total - event.done)
+                left = f" of {event.total}, about {rest:.0f} s left"
+            self.rich.print(Text(f"{event.stage:<9} {event.done}{left}"))
+            sys.stdout.flush()
+
+
+def comparison(outcome: Mapping[str, Any]) -> list[str]:
+    """Float against quantised, sizes, verification, and where the report is."""
+    lines: list[str] = []
+    metrics = outcome.get("metrics")
+    if metrics:
+        lines += _accuracy(metrics)
+        lines += _sizes(metrics.get("size", {}))
+    if outcome.get("verify"):
+        lines += _verification(outcome["verify"])
+    if outcome.get("out"):
+        lines += ["", f"report:  {outcome['out']}/report.html"]
+    return lines
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> list[str]:
+    lines = ["", f"{'':12}{'float':>10}{'quantised':>12}"]
+    for name, value in metrics.get("float", {}).items():
+        other = metrics["quantized"][name]
+        lines.append(
+            f"{name:12}{value:>10.2%}{other:>12.2%}   ({100 * (other - value):+.2f} points)"
+        )
+    on = metrics.get("evaluated_on", "the data given")
+    lines.append(
+        f"agreement   {metrics['agreement']:.2%} of {metrics['samples']} samples "
+        f"({on}), KL {metrics['kl']:.2g}"
+    )
+    return lines
+
+
+def _sizes(size: Mapping[str, Any]) -> list[str]:
+    if not size.get("file_bytes"):
+        return []
+    whole = size["float_bytes"]
+    return [
+        f"size        {_mb(whole)} float, model.safetensors {_mb(size['file_bytes'])} "
+        f"({size['file_bytes'] / whole:.3f}), model.onnx {_mb(size['onnx_bytes'])} "
+        f"({size['onnx_bytes'] / whole:.3f})"
+    ]
+
+
+def _verification(found: Mapping[str, Any]) -> list[str]:
+    units = found.get("units", {})
+    good = sum(1 for v in units.values() if v is not None and v <= found["tolerance"])
+    state = "verified in ONNX Runtime" if found["passed"] else "NOT VERIFIED in ONNX Runtime"
+    lines = [
+        f"verify      {state}: {good} of {len(units)} units agree to {found['tolerance']:g}; end to "
+        f"end {found['agreement']:.2%} of {found['samples']} answers agree, "
+        f"{found['optimized']['agreement']:.2%} with optimisations"
+    ]
+    if found.get("first_failure"):
+        name = found["first_failure"]
+        lines.append(f"            first unit out of tolerance: {name} ({units[name]:.2g})")
+    return lines
+
+
+def _mb(count: float | None) -> str:
+    if count is None:
+        return "?"
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def doctor_lines(found: Mapping[str, Any]) -> list[str]:
+    """The census and the plan as a person reads them."""
+    rows = found["census"]["units"]
+    lines = [f"{found['model']} takes {'; '.join(found['inputs'])}", ""]
+    lines.append(f"{'unit':40} {'kind':18} {'parameters':>11} {'MACs':>13}  activation")
+    for row in rows:
+        extra = (
+            "  (fewer calibration equations than unknowns)" if row.get("over_parameterised") else ""
+        )
+        lines.append(
+            f"{row['name']:40} {row['kind']:18} {row['params']:>11,} {row['macs']:>13,}  "
+            f"{row['activation'] or '-'}{extra}"
+        )
+    plan = found["plan"]
+    lines += ["", f"{len(rows)} units are quantised. What stays in float:"]
+    lines += [f"  {o['count']:4} x {o['op']}: {o['reason']}" for o in found["census"]["float_ops"]]
+    lines += [f"  note: {n['place']}: {n['text']}" for n in found["census"]["notes"]]
+    lines += [
+        "",
+        f"{plan['macs_per_sample'] / 1e6:.1f} million MACs a sample, {plan['float_mb']:.2f} MB of "
+        f"float weights; calibrating on {plan['calibration_samples']} samples takes about "
+        f"{plan['estimated_seconds']} s and {plan['estimated_memory_mb']} MB.",
+    ]
+    return lines
+
+
+def listing(rows: list[dict[str, str]]) -> list[str]:
+    """Rows as aligned columns."""
+    if not rows:
+        return ["nothing"]
+    keys = list(rows[0])
+    widths = {k: max(len(k), *(len(r[k]) for r in rows)) for k in keys}
+    lines = ["  ".join(k.ljust(widths[k]) for k in keys)]
+    return lines + ["  ".join(r[k].ljust(widths[k]) for k in keys).rstrip() for r in rows]

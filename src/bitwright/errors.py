@@ -1,0 +1,64 @@
+"""Every error that a user can meet.
+
+    BitwrightError
+    |-- InputError            the user's input is wrong: exit code 2
+    |   |-- ModelError        a MODEL cannot be found, built or is not a network
+    |   |-- CaptureError      a network cannot be captured as a graph
+    |   |-- DataError         a D cannot be found, is empty, misshapen or not finite
+    |   |-- RecipeError       an unknown or ill-valued option, scheme, target, metric or recipe key
+    |   `-- RunDirectoryError a run directory is missing, foreign, of another version or damaged
+    `-- PromiseError          the work is done but a stated promise failed: exit code 1
+
+A message carries the value, the place and the remedy. The command prints the message alone, never
+a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BitwrightError(Exception):
+    """Base of all errors that Bitwright raises on purpose."""
+
+    exit_code = 2
+
+
+class InputError(BitwrightError):
+    """What the user gave cannot be used as it is."""
+
+
+class ModelError(InputError):
+    """A MODEL cannot be found, built, or is not a network."""
+
+
+class CaptureError(InputError):
+    """A network cannot be captured as a graph."""
+
+
+class DataError(InputError):
+    """Data are missing, empty, misshapen or not finite."""
+
+
+class RecipeError(InputError):
+    """An option or a recipe key is unknown or has a value that makes no sense."""
+
+
+class RunDirectoryError(InputError):
+    """A run directory is missing, holds something else, or is damaged."""
+
+
+class PromiseError(BitwrightError):
+    """The work is done, but a stated promise failed."""
+
+    exit_code = 1
+
+
+def unknown(kind: str, value: str, known: Iterable[str], where: str = "") -> str:
+    """One message for every name that is looked up: value, place, nearest known name."""
+    names = sorted(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    place = f" in {where}" if where else ""
+    return f"unknown {kind} {value!r}{place}. {hint}Known: {', '.join(names)}."

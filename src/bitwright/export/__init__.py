@@ -1,0 +1,1 @@
+"""What leaves a run: standard ONNX, packed tensors, the verification, the report."""

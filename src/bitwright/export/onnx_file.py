@@ -1,0 +1,167 @@
+"""From the simulated network to a standard ONNX file of QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, fx
+
+from bitwright.errors import CaptureError
+from bitwright.export.onnx_rewrite import rewrite
+from bitwright.export.onnx_schema import translation_table
+from bitwright.graph.capture import quiet_torch
+from bitwright.graph.model_graph import InputSpec, ModelGraph
+
+OPSET = 21
+OPSET_WITH_TWO_BITS = 25
+_EXPORT_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """Where the parts of the simulation are found in the file.
+
+    `units` maps a unit's mark to (input value, output value): cutting the file there gives the
+    unit alone, which is what the verification runs.
+    """
+
+    path: Path
+    units: dict[str, tuple[str, str]]
+
+
+def export_onnx(
+    graph: ModelGraph, module: fx.GraphModule, example: tuple[Tensor, ...], path: Path
+) -> OnnxFile:
+    """Write the simulated network, stitched with marks, as standard ONNX.
+
+    The marking operators travel through torch.onnx.export as operators of our own and are then
+    rewritten: weights become packed integer initialisers behind DequantizeLinear, activations pass
+    QuantizeLinear and DequantizeLinear, marks disappear and leave their names.
+
+    Raises:
+        CaptureError: torch.onnx cannot translate an operator of the network.
+    """
+    needs_two = any(
+        node.op == "call_function" and len(node.args) > 3 and node.args[3] == 2
+        for node in module.graph.nodes
+        if str(node.target).startswith("bitwright")
+    )
+    model = _translate(module, example, graph.inputs, OPSET_WITH_TWO_BITS if needs_two else OPSET)
+    units = rewrite(model, opset=OPSET_WITH_TWO_BITS if needs_two else OPSET)
+    _strip(model)
+    model.metadata_props["bitwright.units"] = json.dumps(units, separators=(",", ":"))
+    _write(ir.to_proto(model), path)
+    return OnnxFile(path, units)
+
+
+def unit_values(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    """Read back from a file which values are the input and the output of each unit."""
+    for entry in model.metadata_props:
+        if entry.key == "bitwright.units":
+            return {name: (pair[0], pair[1]) for name, pair in json.loads(entry.value).items()}
+    return {}
+
+
+def _translate(
+    module: fx.GraphModule, example: tuple[Tensor, ...], inputs: tuple[InputSpec, ...], opset: int
+) -> ir.Model:
+    flat = _flat_signature(module)
+    auto = torch.export.Dim.AUTO
+    dynamic = tuple(
+        {i: auto for i, size in enumerate(spec.shape) if size is None} for spec in inputs
+    )
+    try:
+        with quiet_torch(), torch.no_grad():
+            program = torch.onnx.export(
+                flat,
+                example,
+                dynamo=True,
+                custom_translation_table=translation_table(),
+                dynamic_shapes=dynamic,
+                opset_version=opset,
+                input_names=[spec.name for spec in inputs],
+                verbose=False,
+                optimize=True,
+                external_data=False,
+            )
+    except _EXPORT_ERRORS as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CaptureError(
+            f"torch.onnx cannot translate the network: {first[:300]} The quantised network is "
+            "complete in the run directory (model.safetensors); only model.onnx is missing. "
+            "Replace the operator that is named, or use result.model in torch."
+        ) from error
+    assert program is not None
+    return program.model
+
+
+def _flat_signature(module: fx.GraphModule) -> fx.GraphModule:
+    """The same graph, taking and giving flat tensors: ONNX knows no dictionaries."""
+    graph = fx.Graph()
+    result = graph.graph_copy(module.graph, {})
+    leaves: list[Any] = []
+    fx.map_arg(result, leaves.append)
+    unused = [n for n in graph.nodes if n.op == "placeholder" and not n.users and not _is_tensor(n)]
+    for node in unused:
+        graph.erase_node(node)
+    kept = [leaf for leaf in dict.fromkeys(leaves) if _is_tensor(leaf)]
+    graph.output(tuple(kept))
+    flat = fx.GraphModule(module, graph)
+    flat.eval()
+    return flat
+
+
+def _is_tensor(node: Any) -> bool:
+    return isinstance(node, fx.Node) and (
+        isinstance(node.meta.get("val"), Tensor) or "val" not in node.meta
+    )
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop what only the exporter's authors read: it would outweigh small networks."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.doc_string = None
+    model.doc_string = None
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+            value.doc_string = None
+    outputs = set(model.graph.outputs)
+    for node in model.graph:
+        for value in node.outputs:
+            if value not in outputs:
+                value.shape = None
+                value.type = None
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+        value.doc_string = None
+    model.producer_name = "bitwright"
+    model.producer_version = None
+
+
+def _write(proto: onnx.ModelProto, path: Path) -> None:
+    """Whole or not at all: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    os.close(handle)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            onnx.save(proto, temporary)
+        Path(temporary).replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()

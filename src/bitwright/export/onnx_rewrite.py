@@ -1,0 +1,266 @@
+"""Rewriting the marking operators of an exported model into standard quantisation operators."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from bitwright.export.onnx_schema import DOMAIN
+
+Values = dict[str, tuple[str, str]]
+
+
+def rewrite(model: ir.Model, opset: int) -> Values:
+    """Turn marks, fake-quantise and dequantise nodes into standard ONNX, in place.
+
+    Returns:
+        For each unit's mark the names of (input value, output value).
+    """
+    graph = model.graph
+    for node in list(graph):
+        if node.domain == DOMAIN and node.op_type == "FakeQuantize":
+            _quantize_dequantize(graph, node)
+        elif node.domain == DOMAIN and node.op_type == "Dequantize":
+            _dequantize(graph, node)
+    marks = [n for n in graph if n.domain == DOMAIN and n.op_type == "Mark"]
+    units = {_text(node, "name"): _remove_mark(graph, node) for node in marks}
+    merge_padding(graph)
+    _drop_unused(graph)
+    model.opset_imports.pop(DOMAIN, None)
+    model.opset_imports[""] = opset
+    return {name: _ends(node) for name, node in units.items() if node is not None}
+
+
+def _text(node: ir.Node, name: str) -> str:
+    return str(node.attributes[name].as_string())
+
+
+def _number(node: ir.Node, name: str) -> int:
+    return int(node.attributes[name].as_int())
+
+
+def _array(value: ir.Value | None) -> np.ndarray:
+    assert value is not None and value.const_value is not None, "quantisation constants are stored"
+    return value.const_value.numpy()
+
+
+def _grid(bits: int, signed: bool) -> tuple[int, int]:
+    low = -(1 << (bits - 1)) if signed else 0
+    return low, low + (1 << bits) - 1
+
+
+def container(bits: int, signed: bool) -> tuple[ir.DataType, int]:
+    """The standard type that holds so many bits, and its width: 2, 4, 8 or 16 bits, or int32."""
+    width = next(w for w in (2, 4, 8, 16, 32) if bits <= w)
+    kind = {
+        (2, True): ir.DataType.INT2, (2, False): ir.DataType.UINT2,
+        (4, True): ir.DataType.INT4, (4, False): ir.DataType.UINT4,
+        (8, True): ir.DataType.INT8, (8, False): ir.DataType.UINT8,
+        (16, True): ir.DataType.INT16, (16, False): ir.DataType.UINT16,
+        (32, True): ir.DataType.INT32,
+    }[(width, signed)]  # fmt: skip
+    return kind, width
+
+
+def _packed(array: np.ndarray, kind: ir.DataType, name: str) -> ir.Tensor:
+    """An integer tensor in its container; types below eight bits are packed when written."""
+    return ir.Tensor(array.astype(kind.numpy()), name=name, dtype=kind)
+
+
+def _initializer(graph: ir.Graph, tensor: ir.Tensor) -> ir.Value:
+    assert tensor.name is not None
+    if tensor.name in graph.initializers:
+        return graph.initializers[tensor.name]
+    value = ir.Value(
+        name=tensor.name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _fresh(op: str, inputs: list[ir.Value | None], name: str, **attributes: int) -> ir.Node:
+    made = ir.node(op, inputs, attributes or None, num_outputs=1, name=name)
+    made.outputs[0].name = name
+    return made
+
+
+def _axis(scale: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """A broadcastable scale as ONNX wants it: flat along one axis, or a scalar."""
+    wide = [i for i, size in enumerate(scale.shape) if size > 1]
+    if not wide:
+        return scale.reshape(()), None
+    assert len(wide) == 1, "one quantisation axis"
+    return scale.reshape(-1), wide[0]
+
+
+def _dequantize(graph: ir.Graph, node: ir.Node) -> None:
+    """Stored integers: an initialiser in its container and a DequantizeLinear."""
+    name = _text(node, "name")
+    bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
+    kind, _ = container(bits, signed)
+    stem = f"{name}.weight" if bits < 32 else name
+    flat_scale, axis = _axis(_array(node.inputs[1]))
+    zero = np.broadcast_to(_array(node.inputs[2]), _array(node.inputs[1]).shape)
+    q = _initializer(graph, _packed(_array(node.inputs[0]), kind, f"{stem}.q"))
+    inputs: list[ir.Value | None] = [
+        q, _initializer(graph, ir.Tensor(flat_scale.astype(np.float32), name=f"{stem}.scale"))
+    ]  # fmt: skip
+    if np.any(zero):
+        inputs.append(
+            _initializer(graph, _packed(zero.reshape(flat_scale.shape), kind, f"{stem}.zero"))
+        )
+    attributes = {} if axis is None else {"axis": axis}
+    made = _fresh("DequantizeLinear", inputs, f"{stem}.float", **attributes)
+    _substitute(graph, node, [made])
+
+
+def _quantize_dequantize(graph: ir.Graph, node: ir.Node) -> None:
+    """An activation: QuantizeLinear, a Clip where the grid is narrower, and back.
+
+    Activations of fewer than eight bits other than four and two travel in eight.
+    """
+    name = _text(node, "name")
+    bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
+    width = bits if bits in (4, 8, 16) else 8
+    kind, _ = container(width, signed)
+    low, high = _grid(bits, signed)
+    scale = _initializer(graph, ir.Tensor(_array(node.inputs[1]).reshape(()), name=f"{name}.scale"))
+    zero_value = _array(node.inputs[2]).reshape(())
+    zero = _initializer(graph, _packed(zero_value, kind, f"{name}.zero"))
+    chain = [_fresh("QuantizeLinear", [node.inputs[0], scale, zero], f"{name}.q")]
+    if bits != width:
+        limits: list[ir.Value | None] = [
+            _initializer(graph, _packed(np.array(v), kind, f"{name}.{w}"))
+            for v, w in ((low, "low"), (high, "high"))
+        ]
+        chain.append(_fresh("Clip", [chain[-1].outputs[0], *limits], f"{name}.clip"))
+    chain.append(_fresh("DequantizeLinear", [chain[-1].outputs[0], scale, zero], f"{name}.float"))
+    _substitute(graph, node, chain)
+
+
+def _substitute(graph: ir.Graph, node: ir.Node, chain: list[ir.Node]) -> None:
+    graph.insert_before(node, chain)
+    ir.convenience.replace_all_uses_with(node.outputs[0], chain[-1].outputs[0])
+    graph.remove(node, safe=True)
+
+
+def _remove_mark(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
+    """Drop a mark; return the node that makes the marked value."""
+    value = node.inputs[0]
+    assert value is not None
+    result = node.outputs[0]
+    for position, output in enumerate(graph.outputs):
+        if output is result:
+            value.name, name = result.name, value.name
+            result.name = name
+            graph.outputs[position] = value
+    ir.convenience.replace_all_uses_with(result, value)
+    graph.remove(node, safe=True)
+    return value.producer()
+
+
+def _ends(node: ir.Node) -> tuple[str, str]:
+    """(input, output) of a unit: back from its result to the float value that feeds it."""
+    output = node.outputs[0].name
+    current = node
+    while True:
+        source = _data_input(current)
+        producer = source.producer()
+        if producer is not None and producer.op_type == "Pad" and _is_zero_pad(producer):
+            source = _data_input(producer)
+            producer = source.producer()
+        if producer is None:
+            break
+        if producer.op_type == "DequantizeLinear":
+            before = producer.inputs[0]
+            quantized = before.producer() if before is not None else None
+            while quantized is not None and quantized.op_type == "Clip":
+                assert quantized.inputs[0] is not None
+                quantized = quantized.inputs[0].producer()
+            if quantized is not None and quantized.inputs[0] is not None:
+                source = quantized.inputs[0]
+            break
+        if current.op_type in _WEIGHTED:
+            break
+        current = producer
+    assert source.name is not None and output is not None
+    return source.name, output
+
+
+_WEIGHTED = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Gather"}
+
+
+def _data_input(node: ir.Node) -> ir.Value:
+    """The input that carries the activation, not the weight or a constant."""
+    if node.op_type == "Gather":
+        assert node.inputs[1] is not None
+        return node.inputs[1]
+    for value in node.inputs:
+        if value is not None and not _is_constant(value):
+            return value
+    raise AssertionError(f"{node.op_type} has only constant inputs")
+
+
+def _is_constant(value: ir.Value) -> bool:
+    if value.const_value is not None:
+        return True
+    producer = value.producer()
+    return producer is not None and all(_is_constant(v) for v in producer.inputs if v is not None)
+
+
+def merge_padding(graph: ir.Graph) -> None:
+    """Pad (zeros, constant) followed by a Conv alone becomes the Conv's own padding."""
+    for node in list(graph):
+        if node.op_type != "Conv" or node.inputs[0] is None:
+            continue
+        pad = node.inputs[0].producer()
+        if pad is None or pad.op_type != "Pad" or len(pad.outputs[0].uses()) != 1:
+            continue
+        amounts = _zero_pads(pad)
+        if amounts is None:
+            continue
+        rank = len(amounts) // 2
+        if any(amounts[:2]) or any(amounts[rank : rank + 2]) or min(amounts) < 0:
+            continue
+        extra = amounts[2:rank] + amounts[rank + 2 :]
+        if "pads" in node.attributes:
+            own = list(node.attributes["pads"].as_ints())
+        else:
+            own = [0] * len(extra)
+        node.attributes["pads"] = ir.AttrInt64s(
+            "pads", [a + b for a, b in zip(own, extra, strict=True)]
+        )
+        node.replace_input_with(0, pad.inputs[0])
+
+
+def _zero_pads(pad: ir.Node) -> list[int] | None:
+    mode = pad.attributes.get("mode")
+    if mode is not None and mode.as_string() != "constant":
+        return None
+    value = pad.inputs[2] if len(pad.inputs) > 2 else None
+    if value is not None and (value.const_value is None or value.const_value.numpy().any()):
+        return None
+    if len(pad.inputs) > 3 and pad.inputs[3] is not None:
+        return None
+    amounts = pad.inputs[1]
+    if amounts is None or amounts.const_value is None:
+        return None
+    return [int(v) for v in amounts.const_value.numpy()]
+
+
+def _is_zero_pad(pad: ir.Node) -> bool:
+    return _zero_pads(pad) is not None
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    """Remove nodes and initialisers that nothing reads any more."""
+    kept = {id(v) for v in graph.outputs}
+    for node in reversed(list(graph)):
+        if not any(v.uses() or id(v) in kept for v in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and id(value) not in kept:
+            del graph.initializers[name]

@@ -1,0 +1,185 @@
+"""model.safetensors: integer weights at their own width, scales, zero points, biases, the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from bitwright.errors import RunDirectoryError
+from bitwright.graph.model_graph import ModelGraph, named_tensors
+from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
+from bitwright.numerics.affine import QParams
+from bitwright.numerics.grid import Grid
+from bitwright.numerics.packing import pack, unpack
+from bitwright.run.files import write_atomically
+
+FORMAT_VERSION = "1"
+_REST = "float."
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """What the file holds: the assignment, and the tensors that stayed in float."""
+
+    assignment: Assignment
+    rest: Mapping[str, Tensor]
+
+
+def save_packed(path: Path, graph: ModelGraph, assignment: Assignment) -> int:
+    """Write a quantised network at its true width; returns the file's size in bytes."""
+    tensors: dict[str, Tensor] = {}
+    units: dict[str, Any] = {}
+    gone = set()
+    for unit in graph.units:
+        solved = assignment.weights.get(unit.name)
+        if solved is None:
+            continue
+        gone.add(unit.weight)
+        units[unit.name] = _store_weight(tensors, unit.name, solved)
+        bias = assignment.biases.get(unit.name)
+        if bias is not None:
+            gone.add(unit.bias or "")
+            units[unit.name]["bias"] = _store_bias(tensors, unit.name, bias)
+    edges = _store_edges(tensors, assignment.edges)
+    for target, tensor in named_tensors(graph.module).items():
+        if target not in gone:
+            tensors[_REST + target] = tensor.contiguous().clone()
+    metadata = {
+        "format": "bitwright",
+        "version": FORMAT_VERSION,
+        "units": json.dumps(units, separators=(",", ":")),
+        "edges": json.dumps(edges, separators=(",", ":")),
+    }
+    metadata["sha256"] = _digest(tensors, metadata)
+    content = save(tensors, metadata)
+    write_atomically(path, content)
+    return len(content)
+
+
+def load_packed(path: Path) -> Packed:
+    """Read a file written by `save_packed`.
+
+    Raises:
+        RunDirectoryError: missing, not ours, of another version, or damaged (checksum).
+    """
+    tensors, metadata = _read(path)
+    if metadata.get("format") != "bitwright":
+        raise RunDirectoryError(f"{path} was not written by bitwright. Name a run directory.")
+    if metadata.get("version") != FORMAT_VERSION:
+        raise RunDirectoryError(
+            f"{path} has format version {metadata.get('version')!r}; this bitwright reads "
+            f"{FORMAT_VERSION!r}. Quantise again with this version."
+        )
+    stated = metadata.pop("sha256", "")
+    if _digest(tensors, metadata) != stated:
+        raise RunDirectoryError(
+            f"{path} is damaged: its content does not match its checksum. Run the command of "
+            "recipe.toml again (bitwright quantize --recipe RUN/recipe.toml --out NEW)."
+        )
+    units = json.loads(metadata["units"])
+    weights = {name: _read_weight(tensors, name, entry) for name, entry in units.items()}
+    biases = {
+        name: _read_bias(tensors, name, entry) for name, entry in units.items() if "bias" in entry
+    }
+    edges = _read_edges(tensors, json.loads(metadata["edges"]))
+    rest = {n.removeprefix(_REST): t for n, t in tensors.items() if n.startswith(_REST)}
+    return Packed(Assignment(weights, biases, edges), rest)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise RunDirectoryError(f"{path} does not exist. Is this a finished run directory?")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{path} is damaged and cannot be read ({error}). Run the command of recipe.toml again "
+            "(bitwright quantize --recipe RUN/recipe.toml --out NEW)."
+        ) from error
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    sha = hashlib.sha256(json.dumps(dict(sorted(metadata.items()))).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _store_weight(tensors: dict[str, Tensor], name: str, solved: QuantizedTensor) -> dict[str, Any]:
+    grid = solved.qparams.grid
+    tensors[f"{name}.q"] = pack(solved.q, grid.bits)
+    tensors[f"{name}.s"] = solved.qparams.scale.reshape(-1).contiguous()
+    zero = solved.qparams.zero_point
+    if bool(zero.any()):
+        tensors[f"{name}.z"] = pack(zero.reshape(-1).to(grid.dtype), grid.bits)
+    return {
+        "bits": grid.bits,
+        "signed": grid.signed,
+        "shape": list(solved.q.shape),
+        "scale": list(solved.qparams.scale.shape),
+    }
+
+
+def _read_weight(
+    tensors: Mapping[str, Tensor], name: str, entry: Mapping[str, Any]
+) -> QuantizedTensor:
+    grid = Grid(entry["bits"], entry["signed"])
+    shape = tuple(entry["scale"])
+    scale = tensors[f"{name}.s"].reshape(shape)
+    if f"{name}.z" in tensors:
+        zero = unpack(tensors[f"{name}.z"], grid.bits, grid.signed, shape).to(torch.int32)
+    else:
+        zero = torch.zeros(shape, dtype=torch.int32)
+    q = unpack(tensors[f"{name}.q"], grid.bits, grid.signed, tuple(entry["shape"]))
+    return QuantizedTensor(q, QParams(grid, scale, zero))
+
+
+def _store_bias(tensors: dict[str, Tensor], name: str, bias: Tensor | IntegerBias) -> str:
+    if isinstance(bias, IntegerBias):
+        tensors[f"{name}.b"] = bias.q.contiguous()
+        tensors[f"{name}.bs"] = bias.scale.contiguous()
+        return "int32"
+    tensors[f"{name}.b"] = bias.contiguous().clone()
+    return "float"
+
+
+def _read_bias(
+    tensors: Mapping[str, Tensor], name: str, entry: Mapping[str, Any]
+) -> Tensor | IntegerBias:
+    if entry["bias"] == "int32":
+        return IntegerBias(tensors[f"{name}.b"], tensors[f"{name}.bs"])
+    return tensors[f"{name}.b"]
+
+
+def _store_edges(
+    tensors: dict[str, Tensor], edges: Mapping[tuple[str, str], QParams]
+) -> list[list[Any]]:
+    if not edges:
+        return []
+    tensors["edges.s"] = torch.stack([p.scale.reshape(()) for p in edges.values()])
+    tensors["edges.z"] = torch.stack([p.zero_point.reshape(()) for p in edges.values()])
+    return [[*key, p.grid.bits, int(p.grid.signed)] for key, p in edges.items()]
+
+
+def _read_edges(
+    tensors: Mapping[str, Tensor], entries: list[list[Any]]
+) -> dict[tuple[str, str], QParams]:
+    return {
+        (source, reader): QParams(
+            Grid(bits, bool(signed)), tensors["edges.s"][i].clone(), tensors["edges.z"][i].clone()
+        )
+        for i, (source, reader, bits, signed) in enumerate(entries)
+    }

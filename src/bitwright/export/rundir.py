@@ -1,0 +1,156 @@
+"""The run directory: what is where, written whole, read with errors that say what to do."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitwright.errors import RunDirectoryError
+from bitwright.run.files import write_atomically
+from bitwright.run.progress import Event
+
+RECIPE, CENSUS, TABLE, ALLOCATION = "recipe.toml", "census.json", "table.csv", "allocation.json"
+METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx", "verify.json"
+REPORT, LOG = "report.html", "log.jsonl"
+COLUMNS = (
+    "unit", "w_bits", "a_bits", "points", "loss_delta", "params", "weight_bits", "macs", "bops",
+    "latency_ms", "method", "solve_seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A folder that holds one run."""
+
+    path: Path
+
+    def __getitem__(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.path / name
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file; numbers that JSON does not know become null."""
+        text = json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n"
+        write_atomically(self[name], text.encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run."""
+        try:
+            found = json.loads(self.read_text(name))
+        except json.JSONDecodeError as error:
+            raise RunDirectoryError(
+                f"{self[name]} is damaged: {error}. Quantise again into a new --out."
+            ) from error
+        if not isinstance(found, dict):
+            raise RunDirectoryError(f"{self[name]} is damaged: it holds no object.")
+        return found
+
+    def read_text(self, name: str) -> str:
+        """Read a text file of the run."""
+        try:
+            return self[name].read_text()
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self[name]} cannot be read ({error.strerror}). Is {self.path} the folder that "
+                "'bitwright quantize' wrote (--out)?"
+            ) from error
+
+    def write_table(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write table.csv; what was not measured stays empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self[TABLE], text.getvalue().encode())
+
+    def sizes(self) -> dict[str, int]:
+        """The files of the run and their sizes on disk."""
+        return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
+
+
+def create(path: Path, recipe: str) -> RunDirectory:
+    """Make a folder ready for a run, or take up the same run again.
+
+    Raises:
+        RunDirectoryError: it cannot be written, or holds another run or other files.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        present = [p.name for p in path.iterdir()]
+    except OSError as error:
+        raise RunDirectoryError(
+            f"--out {path} cannot be written ({error.strerror}). Name a folder that can be made."
+        ) from error
+    run = RunDirectory(path)
+    if RECIPE in present:
+        if run.read_text(RECIPE) != recipe:
+            raise RunDirectoryError(
+                f"--out {path} already holds another run (its recipe.toml differs from what is "
+                "asked for). Name another folder, or remove this one first."
+            )
+    elif present:
+        raise RunDirectoryError(
+            f"--out {path} is not empty and holds no run (it has {present[0]!r}). Name an empty or "
+            "a new folder."
+        )
+    if not os.access(path, os.W_OK):
+        raise RunDirectoryError(f"--out {path} cannot be written. Name another folder.")
+    try:
+        write_atomically(run[RECIPE], recipe.encode())
+    except OSError as error:
+        raise RunDirectoryError(
+            f"--out {path} cannot be written ({error.strerror}). Name another folder."
+        ) from error
+    return run
+
+
+def existing(path: Path) -> RunDirectory:
+    """The run directory at a path.
+
+    Raises:
+        RunDirectoryError: no such folder, or not one of ours.
+    """
+    if not path.is_dir():
+        raise RunDirectoryError(
+            f"no run directory {str(path)!r}. Name the folder that 'bitwright quantize' wrote."
+        )
+    if not (path / RECIPE).is_file():
+        raise RunDirectoryError(
+            f"{str(path)!r} holds no {RECIPE}, so it is not a run directory. Name the folder that "
+            "'bitwright quantize' wrote (--out)."
+        )
+    return RunDirectory(path)
+
+
+def log_listener(run: RunDirectory) -> Any:
+    """A listener that appends every event but ticks to log.jsonl."""
+
+    def listen(event: Event) -> None:
+        if event.kind == "tick":
+            return
+        entry = {
+            "time": time.time(),
+            **{k: v for k, v in vars(event).items() if v not in ("", None)},
+        }
+        with run[LOG].open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    return listen
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(v) for v in value]
+    return value

@@ -1,0 +1,1 @@
+"""The network as a graph: capture, rewrite, run piecewise, observe, stitch."""

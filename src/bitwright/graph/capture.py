@@ -1,0 +1,263 @@
+"""From a network to a ModelGraph by torch.export: flat ATen operators with the user's names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from bitwright.errors import CaptureError, ModelError
+from bitwright.graph import rules, units
+from bitwright.graph.execute import channels_last
+from bitwright.graph.model_graph import InputSpec, ModelGraph, Note, named_tensors, set_tensor
+
+Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
+
+# What torch.export is known to raise for a network that it cannot follow.
+_EXPORT_ERRORS = (
+    RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError,
+    ArithmeticError, SyntaxError, NameError,
+)  # fmt: skip
+
+
+def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
+    """Capture a network and bring it into the form that everything else works on.
+
+    The network is exported with a dynamic batch (and, for integer inputs such as token numbers, a
+    dynamic length), then rewritten by `rules.RULES`: in-place operators made functional, dropout
+    and identities removed, constants folded, batch-norms folded into the layer before them.
+
+    Args:
+        model: a network in eval mode.
+        example_inputs: a tuple of tensors, or keyword tensors; the first dimension is the batch.
+
+    Returns:
+        The graph; the network itself is left untouched.
+
+    Raises:
+        CaptureError: the network cannot be exported; names the user's own line and what to try.
+    """
+    args, kwargs = _split(example_inputs)
+    if model.training and not isinstance(model, fx.GraphModule):
+        raise ModelError(
+            f"the network {type(model).__name__} is in training mode: batch-norms and dropout "
+            "would change with the data. Call .eval() on it first."
+        )
+    args, kwargs = (pytree.tree_map(_at_least_two, part) for part in (args, kwargs))
+    program = _export(model, args, kwargs)
+    module = program.module(check_guards=False) if _has_check_guards(program) else program.module()
+    assert isinstance(module, fx.GraphModule)
+    _drop_bookkeeping(module)
+    notes, folded = rules.rewrite(module)
+    flat = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    _use_channels_last(module)
+    found = units.find_units(module, flat)
+    inputs = _input_specs(module, program, flat)
+    graph = ModelGraph(module, found, inputs, folded, (*notes, *_static_batch(inputs)))
+    _check_same_outputs(model, graph, args, kwargs)
+    return graph
+
+
+def _use_channels_last(module: fx.GraphModule) -> None:
+    """Put 4-d weights into channels_last: convolutions then keep that layout from end to end."""
+    for target, tensor in named_tensors(module).items():
+        set_tensor(module, target, channels_last(tensor))
+
+
+def _split(example: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example,) if isinstance(example, Tensor) else tuple(example), {}
+
+
+def _at_least_two(value: Any) -> Any:
+    # torch.export takes a dimension of size one as a constant, so show it two samples.
+    if isinstance(value, Tensor) and value.dim() and value.shape[0] == 1:
+        return torch.cat([value, value])
+    return value
+
+
+def _dynamic(value: Any) -> Any:
+    if not isinstance(value, Tensor) or not value.dim():
+        return None
+    auto = torch.export.Dim.AUTO
+    tokens = not value.dtype.is_floating_point and value.dim() == 2
+    return {0: auto, 1: auto} if tokens else {0: auto}
+
+
+def _export(model: nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedProgram:
+    shapes = pytree.tree_map(_dynamic, (args, kwargs))
+    dynamic = shapes[1] if kwargs and not args else shapes[0]
+    try:
+        with quiet_torch(), torch.no_grad():
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
+            if rules.needs_functional_form(program.graph):
+                program = program.run_decompositions({})
+            return program
+    except _EXPORT_ERRORS as error:
+        raise CaptureError(explain(model, error)) from error
+
+
+def _has_check_guards(program: torch.export.ExportedProgram) -> bool:
+    return "check_guards" in program.module.__code__.co_varnames
+
+
+@contextlib.contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep torch's own warnings, log lines and progress texts out of the user's terminal."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def explain(model: nn.Module, error: BaseException) -> str:
+    """Say where in the user's own code the export stopped, why in plain words, and what to try."""
+    place = user_frame(error)
+    where = (
+        f"{place.filename}, line {place.lineno}: {place.line}" if place else "no user line known"
+    )
+    text = f"{type(error).__name__}: {error}"
+    cause, remedy = _cause(text)
+    first = next((line for line in text.splitlines() if line.strip()), text)
+    return (
+        f"cannot capture the network {type(model).__name__}.\n"
+        f"  where:  {where}\n"
+        f"  cause:  {cause}\n"
+        f"  torch:  {first[:200]}\n"
+        f"  remedy: {remedy}"
+    )
+
+
+def user_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost frame that is neither torch's, nor ours, nor the standard library's."""
+    ours = str(Path(__file__).parents[1])
+    foreign = (str(Path(torch.__file__).parent), ours, str(Path(traceback.__file__).parent))
+    packages = tuple(p for p in sys.path if p.endswith("site-packages"))
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not f.filename.startswith("<")
+        and not f.filename.startswith(foreign[:2])
+        and (not f.filename.startswith(foreign[2]) or f.filename.startswith(packages))
+    ]
+    return frames[-1] if frames else None
+
+
+def _cause(text: str) -> tuple[str, str]:
+    """Plain words for the ways in which a network is commonly not exportable."""
+    lowered = text.lower()
+    data_dependent = ("data-dependent", "data dependent", "guardondatadependent", "unbacked")
+    if any(word in lowered for word in data_dependent) or ".item()" in lowered:
+        return (
+            "the path through the network depends on the values of its input (an if, a loop or an "
+            "index that reads a tensor), so it has no fixed graph.",
+            "replace the branch by torch.where or torch.cond, or move it out of forward().",
+        )
+    if "numpy" in lowered:
+        return (
+            "the network leaves torch for numpy.",
+            "use the torch function of the same name instead.",
+        )
+    if "size" in lowered and ("match" in lowered or "expand" in lowered or "broadcast" in lowered):
+        return (
+            "two tensors do not fit together for the example inputs.",
+            "check that example_inputs have the shape that the network expects.",
+        )
+    if "unexpected keyword" in lowered or "positional argument" in lowered:
+        return (
+            "the network was called with other arguments than its forward() takes.",
+            "give example_inputs as a tuple in forward()'s order, or as a dict of its keywords.",
+        )
+    return (
+        "torch.export cannot follow this line.",
+        "run torch.export.export(model, example_inputs, strict=False) alone to see all of torch's "
+        "message, and rewrite that line in plain tensor operations.",
+    )
+
+
+def _drop_bookkeeping(module: fx.GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        if node.op == "call_module":
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _input_specs(
+    module: fx.GraphModule, program: torch.export.ExportedProgram, flat: list[Tensor]
+) -> tuple[InputSpec, ...]:
+    names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
+    values = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
+    specs = []
+    tensors = iter(flat)
+    for name in names:
+        value = values.get(name)
+        if not isinstance(value, Tensor):
+            continue
+        example = next(tensors)
+        shape = tuple(
+            size if isinstance(dim, int) else None
+            for dim, size in zip(value.shape, example.shape, strict=True)
+        )
+        specs.append(InputSpec(name, shape, example.dtype))
+    return tuple(specs)
+
+
+def _static_batch(inputs: tuple[InputSpec, ...]) -> tuple[Note, ...]:
+    fixed = [spec for spec in inputs if spec.shape and spec.shape[0] is not None]
+    return tuple(
+        Note(
+            spec.name,
+            f"the batch is fixed at {spec.shape[0]}: the network computes with the batch size as a "
+            "constant. Batches are cut to that size.",
+        )
+        for spec in fixed
+    )
+
+
+def _check_same_outputs(model: nn.Module, graph: ModelGraph, args: Any, kwargs: Any) -> None:
+    """The captured and rewritten graph must compute what the network does, on the example."""
+    with torch.no_grad(), quiet_torch():
+        expected = pytree.tree_leaves(model(*args, **kwargs))
+        actual = pytree.tree_leaves(graph.module(*args, **kwargs))
+    pairs = [
+        (e, a)
+        for e, a in zip(expected, actual, strict=False)
+        if isinstance(e, Tensor) and isinstance(a, Tensor)
+    ]
+    for position, (want, got) in enumerate(pairs):
+        if want.shape != got.shape:
+            raise CaptureError(
+                f"output {position} of the captured network has shape {tuple(got.shape)}, the "
+                f"network's own {tuple(want.shape)}: please report this network."
+            )
+        if not want.dtype.is_floating_point:
+            continue
+        scale = want.abs().max().clamp_min(1e-6)
+        difference = ((want - got).abs().max() / scale).item()
+        if not difference <= 1e-3:
+            raise CaptureError(
+                f"output {position} of the captured network differs from the network's own by "
+                f"{difference:.2g} relative: is its forward() random, or does it change its own "
+                "buffers? A network must give the same output for the same input."
+            )

@@ -1,0 +1,134 @@
+"""What is quantised at what, what stays float and why: the record that makes figures comparable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+
+from bitwright.graph.choice import Choice
+from bitwright.graph.model_graph import ModelGraph, Unit
+from bitwright.graph.operators import ACTIVATIONS, TRANSPARENT, WEIGHTED
+from bitwright.graph.sites import Site
+from bitwright.graph.target import Target
+
+_MOVES = {"slice", "select", "cat", "pad", "sym_size", "getitem", "expand", "split", "clone"}
+
+
+def census(
+    graph: ModelGraph,
+    target: Target,
+    choices: Mapping[str, Choice],
+    sites: tuple[Site, ...],
+    samples: int = 0,
+) -> dict[str, Any]:
+    """Every weighted operation with its bits, every other operator with its reason, the protocol.
+
+    Args:
+        graph: the captured network.
+        target: whose rules apply.
+        choices: the bits of each unit.
+        sites: the quantised edges.
+        samples: calibration samples, for the calibration-size rule (0: not known).
+    """
+    units = [_unit_row(u, choices[u.name], target, samples) for u in graph.units]
+    return {
+        "target": target.name,
+        "units": units,
+        "float_ops": _float_operators(graph, sites),
+        "notes": [{"place": n.place, "text": n.text} for n in graph.notes],
+        "folded_batch_norms": sorted(record.name for record in graph.folded.values()),
+        "protocol": _protocol(graph, target, choices, sites),
+        "calibration_samples": samples,
+    }
+
+
+def _unit_row(unit: Unit, choice: Choice, target: Target, samples: int) -> dict[str, Any]:
+    fan_in = unit.params // unit.shape[unit.channel_axis] // (
+        unit.groups if unit.kind.startswith("conv_transpose") else 1
+    )  # fmt: skip
+    a_bits = 0 if unit.weight_only or not target.inputs else choice.a_bits
+    row: dict[str, Any] = {
+        "name": unit.name,
+        "kind": unit.kind,
+        "shape": list(unit.shape),
+        "w_bits": choice.w_bits,
+        "a_bits": a_bits if choice.w_bits else 0,
+        "points": choice.points,
+        "params": unit.params,
+        "macs": unit.macs,
+        "activation": unit.activation,
+        "calls": len(unit.calls),
+        # Section 3.1 and appendix A of the paper: with fewer equations than unknowns a unit can be
+        # fitted to the calibration data without meaning.
+        "unknowns_per_channel": fan_in,
+        "equations": samples * unit.positions,
+    }
+    if samples:
+        row["over_parameterised"] = samples * unit.positions < fan_in
+    if choice.is_float:
+        row["reason"] = "kept in float by --keep or --scheme"
+    return row
+
+
+def _float_operators(graph: ModelGraph, sites: tuple[Site, ...]) -> list[dict[str, Any]]:
+    """Operators that compute in float, counted by kind, with the reason."""
+    quantized = {site.reader for site in sites}
+    counts: Counter[tuple[str, str]] = Counter()
+    for node in graph.module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        name = _plain_name(node)
+        if node.name in quantized or name in _MOVES or node.target in TRANSPARENT:
+            continue
+        reason = _reason(node, graph)
+        if reason:
+            counts[name, reason] += 1
+    return [
+        {"op": op, "count": count, "reason": reason}
+        for (op, reason), count in sorted(counts.items())
+    ]
+
+
+def _plain_name(node: fx.Node) -> str:
+    text = str(node.target)
+    return (
+        text.split(".")[1] if text.startswith("aten.") else getattr(node.target, "__name__", text)
+    )
+
+
+def _reason(node: fx.Node, graph: ModelGraph) -> str:
+    if node.target in WEIGHTED:
+        if any(node.name in unit.calls for unit in graph.units):
+            return ""
+        return "its second operand is computed, not a stored weight"
+    if node.target in ACTIVATIONS:
+        return "activation function: its result is quantised where a quantised operator reads it"
+    if _plain_name(node) in ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"):
+        return "normalisation computes in float"
+    if _plain_name(node) in ("softmax", "scaled_dot_product_attention", "_softmax"):
+        return "attention computes in float"
+    return "no weights; the target computes it in float"
+
+
+def _protocol(
+    graph: ModelGraph, target: Target, choices: Mapping[str, Choice], sites: tuple[Site, ...]
+) -> dict[str, Any]:
+    """The settings that literature leaves unsaid and that make figures incomparable."""
+    names = [u.name for u in graph.units]
+    by_bits = Counter(str(choices[name]) for name in names)
+    adds = {n.name for n in graph.module.graph.nodes if _plain_name(n) == "add"}
+    inputs = {n.name for n in graph.module.graph.nodes if n.op == "placeholder"}
+    return {
+        "schemes": dict(sorted(by_bits.items())),
+        "first": str(choices[names[0]]) if names else None,
+        "last": str(choices[names[-1]]) if names else None,
+        "weights": f"{'symmetric' if target.weight_symmetric else 'asymmetric'}, "
+        f"{'per channel' if target.weight_per_channel else 'per tensor'}",
+        "inputs": "float" if not target.inputs else "per tensor",
+        "residual_adds_quantised": any(site.reader in adds for site in sites),
+        "network_input_quantised": any(site.source in inputs for site in sites),
+        "biases": "int32" if target.bias_bits else "float",
+    }

@@ -1,0 +1,123 @@
+"""Schemes: how many bits a unit's weights and inputs get, and rules that keep some units apart."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bitwright.errors import RecipeError
+
+_SCHEME = re.compile(r"w(\d+)a(\d+|f|float)(?:x(\d+))?|(float)")
+ALLOWED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Bits of a unit's weight and of its input; 0 stands for float. `points` low-bit tensors."""
+
+    w_bits: int
+    a_bits: int
+    points: int = 1
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the unit stays as it is."""
+        return self.w_bits == 0
+
+    def __str__(self) -> str:
+        """Render as the user writes it."""
+        if self.is_float:
+            return "float"
+        inputs = str(self.a_bits) if self.a_bits else "float"
+        return f"w{self.w_bits}a{inputs}" + (f"x{self.points}" if self.points > 1 else "")
+
+
+FLOAT = Choice(0, 0)
+
+
+def parse_scheme(text: str, place: str = "--scheme") -> Choice:
+    """Read ``w4a8``, ``w4afloat`` or ``float``.
+
+    >>> parse_scheme("w4a8")
+    Choice(w_bits=4, a_bits=8, points=1)
+
+    Raises:
+        RecipeError: another word, or bits that no grid has.
+    """
+    match = _SCHEME.fullmatch(text.strip().lower())
+    if match is None:
+        raise RecipeError(
+            f"unknown scheme {text!r} in {place}. A scheme is written w4a8 (weight bits, input "
+            "bits), w4afloat (weights only) or float."
+        )
+    if match.group(4):
+        return FLOAT
+    weights, inputs = match.group(1), match.group(2)
+    choice = Choice(
+        int(weights), 0 if inputs.startswith("f") else int(inputs), int(match.group(3) or 1)
+    )
+    for what, bits in (("weight", choice.w_bits), ("input", choice.a_bits)):
+        if bits not in ALLOWED_BITS and not (what == "input" and bits == 0):
+            raise RecipeError(
+                f"scheme {text!r} in {place} asks for {bits} {what} bits. Bits are 2 to 8, or 16."
+            )
+    if choice.points != 1:
+        raise RecipeError(
+            f"scheme {text!r} in {place} asks for {choice.points} points: this version quantises "
+            "with one point. Leave out the x."
+        )
+    return choice
+
+
+def parse_keep(text: str) -> tuple[tuple[str, Choice], ...]:
+    """Read ``first,last=w8a8,blocks.0.*=float``: patterns up to each ``=`` share its scheme.
+
+    >>> parse_keep("first,last=w8a8")[1]
+    ('last', Choice(w_bits=8, a_bits=8, points=1))
+    """
+    rules: list[tuple[str, Choice]] = []
+    waiting: list[str] = []
+    for item in (part.strip() for part in text.split(",")):
+        if not item:
+            continue
+        pattern, equals, scheme = item.partition("=")
+        waiting.append(pattern.strip())
+        if equals:
+            choice = parse_scheme(scheme, "--keep")
+            rules += [(name, choice) for name in waiting]
+            waiting = []
+    if waiting:
+        raise RecipeError(
+            f"--keep {text!r} gives no scheme for {waiting[0]!r}. Write PATTERN=SCHEME, for "
+            f"example '{waiting[0]}=w8a8' or '{waiting[0]}=float'."
+        )
+    return tuple(rules)
+
+
+def assign(
+    names: Sequence[str], scheme: Choice, keep: Sequence[tuple[str, Choice]]
+) -> Mapping[str, Choice]:
+    """The choice of every unit: the scheme, overruled by the last `keep` rule that matches.
+
+    ``first`` and ``last`` are the first and last unit in the order of execution; anything else is
+    a pattern over module paths (``*`` and ``?``).
+
+    Raises:
+        RecipeError: a pattern that matches no unit.
+    """
+    chosen = dict.fromkeys(names, scheme)
+    for pattern, choice in keep:
+        if pattern in ("first", "last") and names:
+            chosen[names[0 if pattern == "first" else -1]] = choice
+            continue
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            shown = ", ".join(names[:5])
+            raise RecipeError(
+                f"--keep pattern {pattern!r} matches no unit. Units are named by module path: "
+                f"{shown}, ... ('bitwright doctor' lists all)."
+            )
+        chosen.update(dict.fromkeys(matched, choice))
+    return chosen

@@ -1,0 +1,156 @@
+"""Running a captured graph node by node: bind inputs, watch any edge, free what is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from bitwright.errors import DataError
+from bitwright.graph.model_graph import InputSpec, ModelGraph
+
+Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
+Visit = Callable[[fx.Node, Any], None]
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """The same values in channels_last where that is defined (four dimensions)."""
+    if tensor.dim() != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def bind(graph: ModelGraph, inputs: Inputs, place: str = "the data") -> tuple[Any, ...]:
+    """Check a batch against what the network takes and flatten it to the graph's inputs.
+
+    Raises:
+        DataError: a missing or surplus tensor, or one of the wrong type or shape; the message says
+            what the network expects.
+    """
+    tensors = _ordered(graph, inputs, place)
+    for spec, tensor in zip(graph.inputs, tensors, strict=True):
+        _check_tensor(spec, tensor, graph, place)
+    values = iter(channels_last(t) if t.dim() == 4 else t for t in tensors)
+    named = {spec.name for spec in graph.inputs}
+    placeholders = [n for n in graph.module.graph.nodes if n.op == "placeholder"]
+    return tuple(next(values) if n.name in named else None for n in placeholders)
+
+
+def _expected(graph: ModelGraph) -> str:
+    return "; ".join(str(spec) for spec in graph.inputs)
+
+
+def _ordered(graph: ModelGraph, inputs: Inputs, place: str) -> list[Tensor]:
+    names = [spec.name for spec in graph.inputs]
+    if isinstance(inputs, Mapping):
+        missing = [n for n in names if n not in inputs]
+        if missing:
+            raise DataError(
+                f"{place}: a batch lacks the input {missing[0]!r} (it has "
+                f"{sorted(inputs)}). The network expects {_expected(graph)}."
+            )
+        return [inputs[n] for n in names]
+    if len(inputs) != len(names):
+        raise DataError(
+            f"{place}: a batch has {len(inputs)} input tensors, the network takes {len(names)}. "
+            f"It expects {_expected(graph)}."
+        )
+    return list(inputs)
+
+
+def _check_tensor(spec: InputSpec, tensor: Tensor, graph: ModelGraph, place: str) -> None:
+    fits = tensor.dim() == len(spec.shape) and all(
+        want is None or want == have for want, have in zip(spec.shape, tensor.shape, strict=False)
+    )
+    if not fits:
+        raise DataError(
+            f"{place}: a batch has shape {list(tensor.shape)} for the input {spec.name!r}. The "
+            f"network expects {_expected(graph)}. Resize or reorder the data (N is the batch), or "
+            "set example_inputs on the network to the shape you mean."
+        )
+    if tensor.dtype != spec.dtype:
+        raise DataError(
+            f"{place}: a batch has type {str(tensor.dtype).removeprefix('torch.')} for the input "
+            f"{spec.name!r}. The network expects {_expected(graph)}. Convert it first."
+        )
+
+
+def run(graph: ModelGraph, inputs: tuple[Any, ...], visit: Visit | None = None) -> Any:
+    """Run the graph on bound inputs; `visit` sees every value as it is made; return the output.
+
+    Each value is dropped after its last use, so memory is that of the widest cut of the graph.
+    """
+    return walk(graph.module, inputs, visit)
+
+
+def walk(module: fx.GraphModule, inputs: tuple[Any, ...], visit: Visit | None = None) -> Any:
+    """As `run`, for any GraphModule."""
+    last = last_uses(module.graph.nodes)
+    values: dict[fx.Node, Any] = {}
+    given = iter(inputs)
+    result: Any = None
+    with torch.no_grad():
+        for node in module.graph.nodes:
+            if node.op == "output":
+                result = fx.map_arg(node.args[0], values.__getitem__)
+                if visit:
+                    visit(node, result)
+                break
+            values[node] = compute(module, node, values, given)
+            if visit and node.op != "get_attr":
+                visit(node, values[node])
+            for dead in last.get(node, ()):
+                values.pop(dead, None)
+    return result
+
+
+def compute(
+    module: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Any], given: Iterator[Any]
+) -> Any:
+    """The value of one node from the values of its inputs."""
+    if node.op == "placeholder":
+        return next(given)
+    if node.op == "get_attr":
+        value: Any = module
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        return value
+    args = fx.map_arg(node.args, values.__getitem__)
+    kwargs = fx.map_arg(node.kwargs, values.__getitem__)
+    if node.op == "call_function":
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+    assert node.op == "call_method"
+    return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+
+
+def last_uses(nodes: Iterable[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, the values that nobody needs after it."""
+    seen: set[fx.Node] = set()
+    last: dict[fx.Node, list[fx.Node]] = {}
+    for node in reversed(list(nodes)):
+        for used in (*node.all_input_nodes, node):
+            if used not in seen:
+                seen.add(used)
+                last.setdefault(node, []).append(used)
+    return last
+
+
+def outputs_of(graph: ModelGraph, result: Any) -> Any:
+    """Shape a flat result as the user's network returns it."""
+    spec = getattr(graph.module.graph._codegen, "pytree_info", None)
+    return result if spec is None else pytree.tree_unflatten(pytree.tree_leaves(result), spec[2])
+
+
+def first_tensor(result: Any) -> Tensor:
+    """The output that metrics read: `logits` where there is one, else the first float tensor."""
+    logits = result.get("logits") if isinstance(result, Mapping) else None
+    if isinstance(logits, Tensor):
+        return logits
+    for leaf in pytree.tree_leaves(result):
+        if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point:
+            return leaf
+    raise DataError("the network returns no float tensor, so there is nothing to compare.")

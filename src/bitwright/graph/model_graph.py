@@ -1,0 +1,171 @@
+"""The captured network as a value: a flat ATen graph, its units, and what was rewritten."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+Target = object
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One tensor that the network takes; a dimension that may vary is None."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        """Render as the user would write it, e.g. ``x: float32 [N, 3, 32, 32]``."""
+        free = iter("NLMK")
+        dims = ", ".join(next(free, "?") if d is None else str(d) for d in self.shape)
+        return f"{self.name}: {str(self.dtype).removeprefix('torch.')} [{dims}]"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One weighted operation, by its module path; several calls when its weight is shared.
+
+    ``calls`` are the graph nodes that compute it, ``outputs`` the node after the fused activation
+    of each call (the call itself where none follows). ``channel_axis`` is the weight's output axis,
+    ``groups`` the convolution's groups, ``macs`` the multiply-accumulates of one sample.
+    """
+
+    name: str
+    kind: str
+    calls: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weight: str
+    bias: str | None
+    channel_axis: int
+    groups: int
+    activation: str | None
+    shape: tuple[int, ...]
+    macs: int
+    positions: int
+
+    @property
+    def params(self) -> int:
+        """How many numbers the weight holds."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def weight_only(self) -> bool:
+        """Whether the unit's input is an index, not a tensor that could be quantised."""
+        return self.kind == "embedding"
+
+
+@dataclass(frozen=True)
+class FoldedBatchNorm:
+    """What a folded batch-norm was: its input statistics and its affine map, for later tuning."""
+
+    name: str
+    gamma: Tensor
+    beta: Tensor
+    mean: Tensor
+    var: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something a user should know about one place of the network."""
+
+    place: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """Immutable view of a captured network.
+
+    ``module`` is an fx.GraphModule over ATen operators that takes and returns what the user's
+    network does. Nothing after capture writes to it: a changed network is a new GraphModule that
+    shares the tensors that did not change.
+    """
+
+    module: fx.GraphModule
+    units: tuple[Unit, ...]
+    inputs: tuple[InputSpec, ...]
+    folded: Mapping[str, FoldedBatchNorm]
+    notes: tuple[Note, ...]
+
+    def unit(self, name: str) -> Unit:
+        """The unit of that name."""
+        return next(u for u in self.units if u.name == name)
+
+    def nodes(self) -> dict[str, fx.Node]:
+        """The nodes of the graph by name, in execution order."""
+        return {node.name: node for node in self.module.graph.nodes}
+
+    def tensor(self, target: str) -> Tensor:
+        """A weight or buffer of the graph by its attribute path."""
+        return get_tensor(self.module, target)
+
+    def digest(self) -> str:
+        """Sha256 over the graph's text and every tensor: the identity used by caches."""
+        sha = hashlib.sha256(str(self.module.graph).encode())
+        for name, tensor in sorted(named_tensors(self.module).items()):
+            sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            sha.update(
+                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
+        return sha.hexdigest()
+
+
+def get_tensor(module: nn.Module, target: str) -> Tensor:
+    """The tensor at a dotted attribute path."""
+    value: object = module
+    for part in target.split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value.detach()
+
+
+def set_tensor(module: nn.Module, target: str, tensor: Tensor) -> None:
+    """Put a tensor at a dotted attribute path as a buffer, replacing whatever stands there."""
+    *path, leaf = target.split(".")
+    owner = module
+    for part in path:
+        child = getattr(owner, part, None)
+        if not isinstance(child, nn.Module):
+            child = nn.Module()
+            owner.add_module(part, child)
+        owner = child
+    owner._parameters.pop(leaf, None)
+    owner._buffers.pop(leaf, None)
+    owner.__dict__.pop(leaf, None)
+    owner.register_buffer(leaf, tensor.detach())
+
+
+def named_tensors(module: fx.GraphModule) -> dict[str, Tensor]:
+    """Every tensor that the graph reads, by attribute path."""
+    targets = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
+    found = {}
+    for target in sorted(targets):
+        value: object = module
+        for part in target.split("."):
+            value = getattr(value, part, None)
+        if isinstance(value, Tensor):
+            found[target] = value.detach()
+    return found
+
+
+def shallow_copy(module: fx.GraphModule) -> fx.GraphModule:
+    """A new GraphModule whose graph can be edited; tensors are shared, not copied."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph._codegen = module.graph._codegen
+    fresh = fx.GraphModule(module, graph)
+    for target, tensor in named_tensors(module).items():
+        # fx copies module references along the path: own the leaf modules before writing to them.
+        set_tensor(fresh, target, tensor)
+    return fresh

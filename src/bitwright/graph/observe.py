@@ -1,0 +1,135 @@
+"""One streaming pass over the calibration data: statistics of every edge, nothing stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from bitwright.errors import DataError
+from bitwright.graph.execute import Inputs, bind, run
+from bitwright.graph.model_graph import FoldedBatchNorm, ModelGraph, Note
+from bitwright.numerics.stats import ChannelStats, TensorStats
+
+# A histogram read from this many values of a batch is as good as from all of them; the extremes
+# and the moments are always taken from all.
+HISTOGRAM_VALUES = 1 << 18
+
+# The first batch-norm's input should have the mean and variance it was trained on. Measured on
+# EfficientNet-Lite0 and ResNet-20/56 (docs/guide.md): right preprocessing stays below 0.2, a wrong
+# mean and standard deviation gives 0.5 and more.
+MISMATCH = 0.35
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one pass saw: statistics of the watched edges, and how many samples there were."""
+
+    stats: Mapping[str, TensorStats]
+    samples: int
+    notes: tuple[Note, ...]
+
+
+def observe(
+    graph: ModelGraph,
+    batches: Iterable[Inputs],
+    watch: Iterable[str],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Observation:
+    """Statistics of the values of the watched nodes over all batches, in one pass.
+
+    Memory is that of one batch: statistics are merged and values dropped.
+
+    Args:
+        graph: the captured network.
+        batches: inputs, streamed.
+        watch: names of nodes.
+        progress: told the number of samples after each batch.
+
+    Raises:
+        DataError: no data at all, or a value that is not finite in the network.
+    """
+    wanted = set(watch)
+    merged: dict[str, TensorStats] = {}
+    norm = _first_norm(graph)
+    channels: ChannelStats | None = None
+    samples = 0
+
+    for inputs in batches:
+        flat = bind(graph, inputs)
+        seen: dict[str, Tensor] = {}
+
+        def visit(node: fx.Node, value: object, seen: dict[str, Tensor] = seen) -> None:
+            if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+                return
+            if node.name in wanted:
+                stats = TensorStats.of(value, max_histogram_elements=HISTOGRAM_VALUES)
+                _check_finite(node, stats)
+                old = merged.get(node.name)
+                merged[node.name] = stats if old is None else old.merge(stats)
+            if norm is not None and node.name == norm[0]:
+                seen["norm"] = value
+
+        run(graph, flat, visit)
+        if "norm" in seen:
+            here = ChannelStats.of(seen["norm"], axis=1)
+            channels = here if channels is None else channels.merge(here)
+        samples += next(t.shape[0] for t in flat if isinstance(t, Tensor) and t.dim())
+        progress(samples)
+    if not samples:
+        raise DataError("the calibration data are empty: no batch came. Check --data.")
+    notes = _preprocessing_notes(norm, channels) if norm is not None else ()
+    return Observation(merged, samples, notes)
+
+
+def _check_finite(node: fx.Node, stats: TensorStats) -> None:
+    if stats.nonfinite:
+        raise DataError(
+            f"{stats.nonfinite} values that are NaN or infinite appear inside the network, at "
+            f"{node.name!r}, for finite inputs. Check the weights, and that the data are "
+            "preprocessed as the network expects."
+        )
+
+
+def _first_norm(graph: ModelGraph) -> tuple[str, FoldedBatchNorm] | None:
+    for unit in graph.units:
+        if unit.name in graph.folded:
+            return unit.calls[0], graph.folded[unit.name]
+    return None
+
+
+def _preprocessing_notes(
+    norm: tuple[str, FoldedBatchNorm], channels: ChannelStats | None
+) -> tuple[Note, ...]:
+    """Compare what the first folded batch-norm puts out with what it put out in training.
+
+    In training its output had mean beta and standard deviation |gamma| in every channel.
+    """
+    if channels is None:
+        return ()
+    distance = norm_mismatch(norm[1], channels)
+    if distance < MISMATCH:
+        return ()
+    return (
+        Note(
+            norm[1].name,
+            f"the calibration data do not look like the training data: at the first batch-norm the "
+            f"channels are off by {distance:.2f} standard deviations (up to {MISMATCH} is usual). "
+            "The commonest cause is another mean and standard deviation, another value range "
+            "(0..255 or 0..1) or another channel order (RGB or BGR) than in training.",
+        ),
+    )
+
+
+def norm_mismatch(norm: FoldedBatchNorm, channels: ChannelStats) -> float:
+    """Median over live channels of |mean - beta| / |gamma| + |log(std / |gamma|)|."""
+    gamma = norm.gamma.abs().double()
+    live = (gamma > 0.05 * gamma.median()) & (norm.var > 1e-4 * norm.var.median())
+    if not bool(live.any()):
+        return 0.0
+    std = channels.var.clamp_min(1e-12).sqrt()
+    shift = (channels.mean - norm.beta.double()).abs() / gamma
+    ratio = torch.log(std / gamma).abs()
+    return float((shift + ratio)[live].median())

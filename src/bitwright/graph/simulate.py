@@ -1,0 +1,194 @@
+"""Stitching solutions into a network: an ordinary nn.Module that computes what will be deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from bitwright.graph.custom_ops import BIAS_BITS, DEQUANTIZE, FAKE_QUANTIZE, MARK
+from bitwright.graph.model_graph import ModelGraph, Unit, set_tensor, shallow_copy
+from bitwright.graph.operators import WEIGHTED, arguments
+from bitwright.graph.sites import Site
+from bitwright.numerics.affine import QParams
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """Integers on a grid with what turns them back into numbers."""
+
+    q: Tensor
+    qparams: QParams
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerBias:
+    """An int32 bias of scale s_x s_w, as integer kernels take it."""
+
+    q: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Everything that makes a network quantised: weights, biases and the edges' grids.
+
+    `weights` and `biases` go by unit name; `edges` by (source, reader) node names. Units and edges
+    that are not named stay in float.
+    """
+
+    weights: Mapping[str, QuantizedTensor]
+    biases: Mapping[str, Tensor | IntegerBias]
+    edges: Mapping[tuple[str, str], QParams]
+
+
+def stitch(graph: ModelGraph, assignment: Assignment, marks: bool = False) -> fx.GraphModule:
+    """The quantised network: same inputs and outputs as the user's, on any device.
+
+    Args:
+        graph: the captured float network; it is not changed.
+        assignment: the solved parameters.
+        marks: name every unit's result, for export and verification.
+    """
+    module = shallow_copy(graph.module)
+    nodes = {node.name: node for node in module.graph.nodes}
+    for unit in graph.units:
+        if unit.name in assignment.weights:
+            _put_weight(module, nodes, unit, assignment)
+        if marks:
+            _put_marks(module, nodes, unit)
+    _put_edges(module, nodes, assignment.edges)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    module.delete_all_unused_submodules()
+    module.eval()
+    return module
+
+
+def edge_name(source: str, reader: str, units: Mapping[str, tuple[str, int]]) -> str:
+    """What an edge is called: its unit's path, or the pair of nodes."""
+    if reader in units:
+        unit, call = units[reader]
+        return f"{unit}.input" if call == 0 else f"{unit}.input{call + 1}"
+    return f"edge.{source}.{reader}"
+
+
+def _put_weight(
+    module: fx.GraphModule, nodes: Mapping[str, fx.Node], unit: Unit, assignment: Assignment
+) -> None:
+    solved = assignment.weights[unit.name]
+    base = unit.weight.removesuffix(".weight") if unit.weight.endswith(".weight") else unit.weight
+    weight = _insert_dequantize(
+        module, nodes[unit.calls[0]], f"{base}.quantized", solved, unit.name
+    )
+    bias = _insert_bias(module, nodes[unit.calls[0]], base, unit, assignment)
+    for call in unit.calls:
+        node = nodes[call]
+        _, at_weight, at_bias = arguments(WEIGHTED[node.target])
+        args = list(node.args)
+        args[at_weight] = weight
+        if bias is not None and at_bias is not None:
+            args += [None] * (at_bias + 1 - len(args))
+            args[at_bias] = bias
+        node.args = tuple(args)
+
+
+def _insert_dequantize(
+    module: fx.GraphModule, before: fx.Node, base: str, solved: QuantizedTensor, name: str
+) -> fx.Node:
+    qparams = solved.qparams
+    set_tensor(module, f"{base}.q", solved.q)
+    set_tensor(module, f"{base}.scale", qparams.scale)
+    set_tensor(module, f"{base}.zero_point", qparams.zero_point)
+    graph = module.graph
+    with graph.inserting_before(before):
+        parts = tuple(graph.get_attr(f"{base}.{p}") for p in ("q", "scale", "zero_point"))
+        grid = qparams.grid
+        return graph.call_function(DEQUANTIZE, (*parts, grid.bits, grid.signed, name))
+
+
+def _insert_bias(
+    module: fx.GraphModule, before: fx.Node, base: str, unit: Unit, assignment: Assignment
+) -> fx.Node | None:
+    solved = assignment.biases.get(unit.name)
+    if solved is None:
+        return None
+    graph = module.graph
+    if isinstance(solved, Tensor):
+        target = f"{base}.quantized.bias"
+        set_tensor(module, target, solved)
+        with graph.inserting_before(before):
+            return graph.get_attr(target)
+    target = f"{base}.quantized_bias"
+    zero = torch.zeros(solved.scale.shape, dtype=torch.int32)
+    for leaf, value in (("q", solved.q), ("scale", solved.scale), ("zero_point", zero)):
+        set_tensor(module, f"{target}.{leaf}", value)
+    with graph.inserting_before(before):
+        parts = tuple(graph.get_attr(f"{target}.{p}") for p in ("q", "scale", "zero_point"))
+        return graph.call_function(DEQUANTIZE, (*parts, BIAS_BITS, True, f"{unit.name}.bias"))
+
+
+def _put_marks(module: fx.GraphModule, nodes: Mapping[str, fx.Node], unit: Unit) -> None:
+    for index, call in enumerate(unit.calls):
+        node = nodes[call]
+        name = unit.name if index == 0 else f"{unit.name}#{index + 1}"
+        with module.graph.inserting_after(node):
+            marked = module.graph.call_function(MARK, (node, name))
+        node.replace_all_uses_with(marked, delete_user_cb=lambda user: user.target is not MARK)
+
+
+def _put_edges(
+    module: fx.GraphModule,
+    nodes: Mapping[str, fx.Node],
+    edges: Mapping[tuple[str, str], QParams],
+) -> None:
+    """One fake-quantise node for each distinct (source, parameters), shared by its readers."""
+    made: dict[tuple[str, int, float, int, bool], fx.Node] = {}
+    for (source, reader), qparams in edges.items():
+        node = nodes[source]
+        grid = qparams.grid
+        key = (source, grid.bits, float(qparams.scale), int(qparams.zero_point), grid.signed)
+        if key not in made:
+            made[key] = _insert_fake_quantize(module, node, qparams, len(made))
+        _redirect(nodes[reader], node, made[key])
+
+
+def _redirect(reader: fx.Node, source: fx.Node, by: fx.Node) -> None:
+    """Let the reader take `by` instead of the source (or of the mark that stands for it)."""
+    for old in (source, *(u for u in source.users if u.target is MARK)):
+        if old in reader.all_input_nodes:
+            reader.replace_input_with(old, by)
+
+
+def _insert_fake_quantize(
+    module: fx.GraphModule, node: fx.Node, qparams: QParams, index: int
+) -> fx.Node:
+    base = f"edges.{node.name}_{index}"
+    set_tensor(module, f"{base}.scale", qparams.scale)
+    set_tensor(module, f"{base}.zero_point", qparams.zero_point)
+    graph = module.graph
+    marked = next((u for u in node.users if u.target is MARK), node)
+    after = marked
+    if node.op == "placeholder":
+        after = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    with graph.inserting_after(after):
+        scale = graph.get_attr(f"{base}.scale")
+    with graph.inserting_after(scale):
+        zero = graph.get_attr(f"{base}.zero_point")
+    with graph.inserting_after(zero):
+        grid = qparams.grid
+        return graph.call_function(
+            FAKE_QUANTIZE, (marked, scale, zero, grid.bits, grid.signed, f"{node.name}_{index}")
+        )
+
+
+def sites_by_unit(sites: tuple[Site, ...]) -> dict[str, list[Site]]:
+    """The input edges of each unit, by call."""
+    found: dict[str, list[Site]] = {}
+    for site in sites:
+        if site.unit is not None:
+            found.setdefault(site.unit, []).append(site)
+    return found

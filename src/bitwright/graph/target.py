@@ -1,0 +1,122 @@
+"""What a runtime can do, as data: bits, symmetry, and which operators take quantised inputs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bitwright.errors import RecipeError, unknown
+from bitwright.graph.choice import ALLOWED_BITS
+from bitwright.graph.operators import CHAIN
+from bitwright.numerics.grid import Grid
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the same reader under its older name
+    import tomli as tomllib
+
+BUILT_IN = ("ort-cpu", "paper", "weights-only")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime's abilities.
+
+    Attributes:
+        name: what the user calls it.
+        description: one line for `bitwright list targets`.
+        weight_bits, input_bits: the bits that it can hold.
+        weight_symmetric: zero point in the middle of a signed grid; else a free zero point.
+        weight_signed: grid -2^(b-1) .. 2^(b-1)-1; else 0 .. 2^b-1.
+        weight_per_channel: one scale an output channel; else one a tensor.
+        inputs: whether inputs of weighted operators are quantised at all.
+        input_symmetric, input_signed: the same for inputs.
+        chain: further operators whose inputs are quantised (add, concat, global_avg_pool ...).
+        outputs: whether results are quantised too, so that integer kernels follow one another.
+        bias_bits: 32 to hold biases as integers of scale s_x s_w; 0 for float.
+    """
+
+    name: str
+    description: str = ""
+    weight_bits: tuple[int, ...] = ALLOWED_BITS
+    weight_symmetric: bool = False
+    weight_signed: bool = False
+    weight_per_channel: bool = True
+    inputs: bool = True
+    input_bits: tuple[int, ...] = ALLOWED_BITS
+    input_symmetric: bool = False
+    input_signed: bool = False
+    chain: tuple[str, ...] = ()
+    outputs: bool = False
+    bias_bits: int = 0
+
+    def weight_grid(self, bits: int) -> Grid:
+        """The integer grid of weights of so many bits."""
+        return Grid(bits, self.weight_signed)
+
+    def input_grid(self, bits: int) -> Grid:
+        """The integer grid of inputs of so many bits."""
+        return Grid(bits, self.input_signed)
+
+
+def load_target(name: str) -> Target:
+    """A built-in target by name, or one of the user's from a TOML file.
+
+    Raises:
+        RecipeError: unknown name, unreadable file, unknown key or a value of the wrong type.
+    """
+    if name in BUILT_IN:
+        text = (resources.files("bitwright") / "targets" / f"{name}.toml").read_text()
+        return parse_target(text, f"target {name}")
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise RecipeError(
+            unknown("target", name, BUILT_IN) + " Or give a TOML file of your own: --target X.toml."
+        )
+    if not path.is_file():
+        raise RecipeError(f"target file {name!r} does not exist. Check the path.")
+    return parse_target(path.read_text(), name)
+
+
+def parse_target(text: str, place: str) -> Target:
+    """Read a target from TOML text; `place` names it in errors."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{place} is not valid TOML: {error}.") from error
+    known = {f.name: f for f in fields(Target)}
+    for key in raw:
+        if key not in known:
+            raise RecipeError(unknown("key", key, known, place))
+    if "name" not in raw:
+        raise RecipeError(f"{place} lacks the key 'name'. Add name = \"my-runtime\".")
+    return Target(**{key: _value(key, value, place) for key, value in raw.items()})
+
+
+_TYPES: Mapping[str, type[Any]] = {
+    "name": str, "description": str, "weight_bits": list, "input_bits": list, "chain": list,
+    "bias_bits": int,
+}  # fmt: skip
+
+
+def _value(key: str, value: Any, place: str) -> Any:
+    wanted = _TYPES.get(key, bool)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise RecipeError(
+            f"{place}: key {key!r} has the value {value!r}; it must be a {wanted.__name__}."
+        )
+    if key in ("weight_bits", "input_bits"):
+        wrong = [b for b in value if b not in ALLOWED_BITS]
+        if wrong:
+            raise RecipeError(f"{place}: {key} holds {wrong[0]!r}. Bits are 2 to 8, or 16.")
+    if key == "chain":
+        for word in value:
+            if word not in set(CHAIN.values()):
+                raise RecipeError(unknown("operator", str(word), set(CHAIN.values()), place))
+    if key == "bias_bits" and value not in (0, 32):
+        raise RecipeError(f"{place}: bias_bits is {value}. It is 0 (float) or 32.")
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""Methods that solve one unit at a time."""

@@ -1,0 +1,22 @@
+"""The literal catalogue of methods: a new one is one file and one line here."""
+
+from __future__ import annotations
+
+from bitwright.errors import RecipeError, unknown
+from bitwright.methods.nearest import Nearest
+from bitwright.methods.problem import Catalogue, Method
+
+METHODS: Catalogue = {
+    "nearest": Nearest(),
+}
+
+
+def method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        RecipeError: unknown name.
+    """
+    if name not in METHODS:
+        raise RecipeError(unknown("method", name, METHODS, "--method"))
+    return METHODS[name]

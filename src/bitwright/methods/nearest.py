@@ -1,0 +1,40 @@
+"""Nearest rounding: each weight to the closest point of its grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
+from bitwright.numerics.affine import dequantize, quantize
+from bitwright.numerics.ranges import range_rule, weight_qparams
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """q = clamp(round(W / s) + z): the baseline of every comparison, and enough at eight bits.
+
+    Attributes:
+        weight_range: how s and z are chosen for each channel: minmax, mse, lp, percentile or kl.
+    """
+
+    weight_range: str = "mse"
+    name: str = "nearest"
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing but the weights."""
+        return Needs(
+            data=False, labels=False, backward=False, paper="arXiv 1806.08342", cost="milliseconds"
+        )
+
+    def solve(self, problem: UnitProblem) -> UnitSolution:
+        """Round every weight to its nearest grid point."""
+        axis = problem.channel_axis if problem.per_channel else None
+        weight = problem.weight.detach().float()
+        qparams = weight_qparams(
+            weight, problem.grid, axis, range_rule(self.weight_range), problem.symmetric
+        )
+        q = quantize(weight, qparams)
+        energy = weight.double().square().sum().clamp_min(1e-30)
+        error = (weight - dequantize(q, qparams)).double().square().sum() / energy
+        return UnitSolution(q, qparams, problem.bias, problem.inputs, self.name, float(error))

@@ -1,0 +1,89 @@
+"""The interface of every method: one unit's problem in, one unit's solution out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from bitwright.graph.choice import Choice
+from bitwright.numerics.affine import QParams
+from bitwright.numerics.grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class UnitProblem:
+    """All that a method may see of a unit.
+
+    Attributes:
+        name: the unit's module path; for messages and seeds only.
+        kind: the kind of operation (`linear`, `conv2d`, ...).
+        weight, bias: the float parameters, batch-norm folded in.
+        channel_axis: the weight's axis of output channels.
+        groups: the convolution's groups.
+        choice: the bits asked for.
+        grid: the weight's grid; `symmetric` and `per_channel` how the target wants it used.
+        inputs: the grids already chosen for the inputs, one a call; None where they stay float.
+        seed: derived from (run seed, unit, choice, method); a method draws from nothing else.
+    """
+
+    name: str
+    kind: str
+    weight: Tensor
+    bias: Tensor | None
+    channel_axis: int
+    groups: int
+    choice: Choice
+    grid: Grid
+    symmetric: bool
+    per_channel: bool
+    inputs: tuple[QParams | None, ...]
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class UnitSolution:
+    """A solved unit: integers on the grid, their parameters, the bias, the inputs' grids.
+
+    `error` is the squared weight error relative to the weight's own energy.
+    `fallback` says why another method's result was taken, where that happened.
+    """
+
+    q: Tensor
+    weight: QParams
+    bias: Tensor | None
+    inputs: tuple[QParams | None, ...]
+    method: str
+    error: float
+    fallback: str | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks for, for `bitwright list methods`."""
+
+    data: bool
+    labels: bool
+    backward: bool
+    paper: str
+    cost: str
+
+
+class Method(Protocol):
+    """A frozen dataclass of hyper-parameters with a pure `solve`."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it asks for."""
+
+    def solve(self, problem: UnitProblem) -> UnitSolution:
+        """Solve one unit; deterministic, and the problem is left as it was."""
+
+
+Catalogue = Mapping[str, Method]

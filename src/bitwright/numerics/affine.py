@@ -1,0 +1,215 @@
+"""The affine quantiser: the one formula and the only rounding of the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitwright.errors import DataError
+from bitwright.numerics.grid import Grid
+
+FLOAT32_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True, eq=False)
+class QParams:
+    """A grid, a scale and a zero point; granularity is the shape of the scale.
+
+    Equation: x^ = (q - zero_point) * scale, q on the grid.
+    Shape () is per tensor, [C, 1, 1, 1] per channel, and any shape that broadcasts to the tensor
+    is allowed. `scale` is float32 and positive, `zero_point` is int32 and lies on the grid.
+    Reference: Jacob et al., arXiv 1712.05877, section 2.1.
+    """
+
+    grid: Grid
+    scale: Tensor
+    zero_point: Tensor
+
+    def __post_init__(self) -> None:
+        if self.scale.dtype != torch.float32 or self.zero_point.dtype != torch.int32:
+            raise DataError(
+                f"scale is {self.scale.dtype} and zero_point is {self.zero_point.dtype} in QParams:"
+                " convert them to float32 and int32."
+            )
+        if self.scale.shape != self.zero_point.shape:
+            raise DataError(
+                f"scale has shape {tuple(self.scale.shape)} and zero_point has shape"
+                f" {tuple(self.zero_point.shape)} in QParams: give both the same shape."
+            )
+
+
+def round_half_even(x: Tensor) -> Tensor:
+    """The nearest integer, ties to the even one.
+
+    Equation: round(x) of IEEE 754 roundTiesToEven; the only rounding in the package.
+    Reference: ONNX operator QuantizeLinear.
+    """
+    return torch.round(x)
+
+
+def quantize(x: Tensor, qp: QParams) -> Tensor:
+    """Integers of the grid, bit for bit those of ONNX Runtime's QuantizeLinear.
+
+    Equation: q = clamp(round(x / s) + z, qmin, qmax)
+    The quotient is a true float32 division and is rounded before z is added (the two orders differ
+    at ties). Infinities saturate; the result for NaN is unspecified, as it is in ONNX.
+    Reference: ONNX operator QuantizeLinear.
+    """
+    # The scale goes to the device of x: CUDA replaces division by a host scalar with
+    # multiplication by its reciprocal, which is not the same number.
+    levels = round_half_even(x.detach().float() / qp.scale.to(x.device))
+    levels.add_(qp.zero_point.to(x.device)).clamp_(qp.grid.qmin, qp.grid.qmax)
+    return levels.to(qp.grid.dtype)
+
+
+def dequantize(q: Tensor, qp: QParams) -> Tensor:
+    """Real values of grid integers, bit for bit those of ONNX Runtime's DequantizeLinear.
+
+    Equation: x^ = (q - z) * s
+    Reference: ONNX operator DequantizeLinear.
+    """
+    steps = q.to(torch.int32) - qp.zero_point.to(q.device)
+    return steps.float().mul_(qp.scale.to(q.device))
+
+
+def fake_quantize(x: Tensor, qp: QParams) -> Tensor:
+    """Quantise and return to real values: equals dequantize(quantize(x)) exactly.
+
+    Equation: x^ = clamp(round(x / s), qmin - z, qmax - z) * s
+    A result of zero may carry a minus sign where the two-step form has a plus; they compare equal.
+    NaN stays NaN. The memory format of x (channels last, say) is kept. Not differentiable.
+    Reference: ONNX operators QuantizeLinear and DequantizeLinear.
+    """
+    # Hot path, bound by memory: four passes (divide, round, clamp, multiply), three of them in
+    # place on the one fresh buffer. Moving z into the clamp bounds saves the two passes that add
+    # and subtract it; every integer involved is below 2^24, so float32 holds it exactly.
+    scale = qp.scale.to(x.device)
+    steps = torch.div(x.detach().float(), scale)
+    steps = torch.round_(steps)
+    _clamp_steps_(steps, qp)
+    return steps.mul_(scale)
+
+
+def _clamp_steps_(steps: Tensor, qp: QParams) -> None:
+    """Clamp steps (q - z) in place to the grid."""
+    grid, zero = qp.grid, qp.zero_point
+    if zero.dim() == 0 and zero.device.type == "cpu":
+        # Number bounds take the vector kernel; tensor bounds cost 40 % more on the whole path.
+        steps.clamp_(grid.qmin - int(zero), grid.qmax - int(zero))
+    else:
+        zero = zero.to(steps.device)
+        steps.clamp_((grid.qmin - zero).float(), (grid.qmax - zero).float())
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward: `fake_quantize`. Backward: see `fake_quantize_ste`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:  # noqa: ANN401
+        zero = round_half_even(zero_point).clamp_(grid.qmin, grid.qmax)
+        ctx.save_for_backward(x, scale, zero)
+        ctx.grid, ctx.zero_shape = grid, zero_point.shape
+        # The bounds are tensors here because scale and zero point may differ in shape.
+        steps = torch.round_(x / scale).clamp_(grid.qmin - zero, grid.qmax - zero)
+        return steps.mul_(scale)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, scale, zero = ctx.saved_tensors
+        low, high = ctx.grid.qmin - zero, ctx.grid.qmax - zero
+        ratio = x / scale
+        steps = round_half_even(ratio)
+        inside = (steps >= low) & (steps <= high)
+        grad_x = grad_scale = grad_zero = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad * inside).sum_to_size(x.shape)
+        if ctx.needs_input_grad[1]:
+            slope = torch.where(inside, steps - ratio, steps.clamp(low, high))
+            grad_scale = (grad * slope).sum_to_size(scale.shape)
+        if ctx.needs_input_grad[2]:
+            slope = torch.where(inside, torch.zeros_like(ratio), -scale)
+            grad_zero = (grad * slope).sum_to_size(ctx.zero_shape)
+        return grad_x, grad_scale, grad_zero, None
+
+
+def fake_quantize_ste(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+    """Differentiable quantiser: straight through inside the clamp, nothing outside.
+
+    Equation: x^ = clamp(round(x / s), qmin - z', qmax - z') * s with z' = clamp(round(z));
+    dx^/dx = 1 inside, 0 outside; dx^/ds = round(x/s) - x/s inside, the clamp bound outside;
+    dx^/dz = 0 inside, -s outside. "Inside" is judged on the rounded integer.
+    `scale` and `zero_point` are float tensors that broadcast to x; z is rounded straight through,
+    so what is learned is what is deployed. No gradient scaling: that is the optimiser's matter.
+    Reference: Esser et al., arXiv 1902.08153, equation 3; Bhalgat et al., arXiv 2004.09576.
+    """
+    result: Tensor = _StraightThrough.apply(x, scale, zero_point, grid)
+    return result
+
+
+def from_range(lo: Tensor, hi: Tensor, grid: Grid, symmetric: bool = False) -> QParams:
+    """Scale and zero point that cover [lo, hi] and represent real zero exactly.
+
+    Equation, asymmetric: lo <- min(lo, 0), hi <- max(hi, 0), s = (hi - lo) / (levels - 1),
+    z = clamp(round(qmin - lo / s)); symmetric: s = max(|lo|, |hi|) / (qmax - z) with z = 0 on a
+    signed grid and z = 2^(bits-1) on an unsigned one. A range too narrow for a normal float32
+    scale gets s = 1.
+    Reference: Jacob et al., arXiv 1712.05877, section 3.
+    """
+    lo, hi = lo.float(), hi.float()
+    _check_range(lo, hi)
+    # float64 inside: hi - lo of two large float32 overflows float32, their scale does not.
+    low, high = lo.double().clamp(max=0.0), hi.double().clamp(min=0.0)
+    if symmetric:
+        zero = torch.full_like(low, 0 if grid.signed else 1 << (grid.bits - 1))
+        scale = _usable(torch.maximum(-low, high) / (grid.qmax - zero))
+    else:
+        scale = _usable((high - low) / (grid.levels - 1))
+        zero = round_half_even(grid.qmin - low / scale.double()).clamp_(grid.qmin, grid.qmax)
+        # Exact ends whatever the rounding of the quotient did.
+        zero = torch.where((high <= 0) & (low < 0), float(grid.qmax), zero)
+        zero = torch.where(low >= 0, float(grid.qmin), zero)
+        # One unit in the last place down where the top of the grid would lie above an exact hi:
+        # saturation then implies the clamp of, say, a ReLU6.
+        top = scale * (grid.levels - 1)
+        over = (low >= 0) & (high >= FLOAT32_TINY) & (top > hi)
+        nudged = torch.nextafter(scale, torch.zeros_like(scale))
+        scale = torch.where(over & (nudged >= FLOAT32_TINY), nudged, scale)
+    return QParams(grid, scale, zero.to(torch.int32))
+
+
+def _usable(scale: Tensor) -> Tensor:
+    """The scale as float32, or 1 where it is zero or denormal."""
+    single = scale.float()
+    return torch.where(single >= FLOAT32_TINY, single, torch.ones_like(single))
+
+
+def _check_range(lo: Tensor, hi: Tensor) -> None:
+    if lo.shape != hi.shape:
+        raise DataError(
+            f"lo has shape {tuple(lo.shape)} and hi has shape {tuple(hi.shape)} in from_range:"
+            " give both the shape of the scale."
+        )
+    good = torch.isfinite(lo) & torch.isfinite(hi) & (lo <= hi)
+    if not bool(good.all()):
+        at = int(torch.nonzero(~good.reshape(-1))[0])
+        pair = f"[{float(lo.reshape(-1)[at])}, {float(hi.reshape(-1)[at])}]"
+        raise DataError(
+            f"range {pair} at position {at} in from_range: both ends must be finite and in order;"
+            " look for NaN or infinities in the tensor that the range was taken from."
+        )
+
+
+def quantize_bias(bias: Tensor, scale: Tensor) -> Tensor | None:
+    """A bias as int32 on the grid of products, or None where it does not fit.
+
+    Equation: q = round(b / (s_x s_w)), the accumulator's own scale.
+    Reference: Jacob et al., arXiv 1712.05877, section 2.4.
+    """
+    steps = round_half_even(bias.double() / scale.double())
+    if not bool((steps.abs() < 2**30).all()):
+        return None
+    return steps.to(torch.int32)

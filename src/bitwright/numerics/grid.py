@@ -1,0 +1,49 @@
+"""The integer grid that a quantised tensor lives on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bitwright.errors import RecipeError
+
+WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All integers of `bits` bits, signed (two's complement) or not.
+
+    Equation: [0, 2^bits - 1], or [-2^(bits-1), 2^(bits-1) - 1] when signed.
+    Reference: Jacob et al., arXiv 1712.05877, section 2.1.
+    """
+
+    bits: int
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or self.bits not in WIDTHS:
+            raise RecipeError(f"bits={self.bits!r} in Grid: use a whole number from 2 to 8, or 16.")
+
+    @property
+    def qmin(self) -> int:
+        """The least integer."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """The greatest integer."""
+        return self.qmin + self.levels - 1
+
+    @property
+    def levels(self) -> int:
+        """How many integers there are: 2^bits."""
+        return 1 << self.bits
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The least torch dtype that holds the grid: one byte up to 8 bits, two bytes for 16."""
+        if self.bits == 16:
+            return torch.int16 if self.signed else torch.uint16
+        return torch.int8 if self.signed else torch.uint8

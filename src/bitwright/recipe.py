@@ -1,0 +1,190 @@
+"""The run as one frozen, versioned value, read from and written to TOML."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bitwright.errors import RecipeError, unknown
+from bitwright.graph.choice import parse_keep, parse_scheme
+from bitwright.graph.target import load_target
+from bitwright.methods.catalogue import method
+from bitwright.metrics import metric
+from bitwright.numerics.ranges import range_rule
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the same reader under its older name
+    import tomli as tomllib
+
+VERSION = 1
+BUILT_IN = ("fixed",)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a run's result; execution details such as --out are not here.
+
+    Attributes:
+        version: of this schema.
+        model, weights: MODEL and the file of its weights, where that is separate.
+        data, eval: D of the calibration and of the evaluation; "" for no evaluation.
+        method: how each unit is solved.
+        scheme: bits of every unit that `keep` does not name.
+        keep: PATTERN=SCHEME rules.
+        target: what the runtime can do.
+        metric: what --eval measures.
+        calib: calibration samples used at most; 0 for all.
+        activation_range, weight_range: how ranges are chosen.
+        batch: samples in a forward pass.
+        size, mean, std, crop: preprocessing of image folders where the model brings none, or
+            instead of it; 0, empty and -1 mean not stated.
+        device: cpu or cuda.
+        seed: of everything random.
+    """
+
+    version: int = VERSION
+    model: str = ""
+    weights: str = ""
+    data: str = ""
+    eval: str = ""
+    method: str = "nearest"
+    scheme: str = "w8a8"
+    keep: str = ""
+    target: str = "paper"
+    metric: str = "top1"
+    calib: int = 1000
+    activation_range: str = "mse"
+    weight_range: str = "mse"
+    batch: int = 25
+    size: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    crop: float = -1.0
+    device: str = "cpu"
+    seed: int = 0
+
+    def validated(self) -> Recipe:
+        """The recipe itself if every value makes sense.
+
+        Raises:
+            RecipeError: naming the value and the known ones.
+        """
+        if self.version != VERSION:
+            raise RecipeError(
+                f"the recipe has version {self.version}; this bitwright reads {VERSION}. Remove "
+                "the key 'version' and check the keys against 'bitwright list recipes'."
+            )
+        method(self.method)
+        choice = parse_scheme(self.scheme)
+        keep = parse_keep(self.keep)
+        target = load_target(self.target)
+        _check_bits(
+            choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name
+        )
+        for _, kept in keep:
+            _check_bits(
+                kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name
+            )
+        metric(self.metric)
+        range_rule(self.activation_range)
+        range_rule(self.weight_range)
+        if self.calib < 0 or self.batch < 1:
+            raise RecipeError(
+                f"calib is {self.calib} and batch {self.batch}: samples are counted from 1 (calib "
+                "0 takes all)."
+            )
+        if self.device.split(":")[0] not in ("cpu", "cuda", "mps"):
+            raise RecipeError(unknown("device", self.device, ("cpu", "cuda", "mps"), "--device"))
+        return self
+
+
+def _check_bits(
+    w_bits: int, a_bits: int, weights: tuple[int, ...], inputs: tuple[int, ...], target: str
+) -> None:
+    for what, bits, allowed in (("weights", w_bits, weights), ("inputs", a_bits, inputs)):
+        if bits and bits not in allowed:
+            raise RecipeError(
+                f"target {target!r} holds no {what} of {bits} bits. It holds "
+                f"{', '.join(map(str, allowed))}."
+            )
+
+
+_NAMES = {f.name: f for f in fields(Recipe)}
+
+
+def update(recipe: Recipe, values: Mapping[str, Any], place: str) -> Recipe:
+    """The recipe with some keys set.
+
+    Raises:
+        RecipeError: unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    clean = {}
+    for key, value in values.items():
+        if key not in _NAMES:
+            raise RecipeError(unknown("recipe key", key, _NAMES, place))
+        clean[key] = _typed(key, value, place)
+    return replace(recipe, **clean)
+
+
+def _typed(key: str, value: Any, place: str) -> Any:
+    default = getattr(Recipe(), key)
+    if isinstance(default, tuple):
+        good = isinstance(value, (list, tuple)) and all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
+        )
+        if good:
+            return tuple(float(v) for v in value)
+    elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool):
+        return value
+    wanted = "a list of numbers" if isinstance(default, tuple) else type(default).__name__
+    raise RecipeError(f"{place}: {key!r} has the value {value!r}; it must be {wanted}.")
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """The keys that a built-in recipe or a TOML file sets.
+
+    Raises:
+        RecipeError: unknown name, missing file, or not TOML.
+    """
+    if name in BUILT_IN:
+        text = (resources.files("bitwright") / "recipes" / f"{name}.toml").read_text()
+    else:
+        path = Path(name)
+        if path.suffix != ".toml":
+            raise RecipeError(
+                unknown("recipe", name, BUILT_IN, "--recipe") + " Or give a TOML file."
+            )
+        if not path.is_file():
+            raise RecipeError(f"recipe file {name!r} does not exist. Check the path.")
+        text = path.read_text()
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name!r} is not valid TOML: {error}.") from error
+
+
+def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe from defaults, then a named recipe or file, then the options of the command."""
+    recipe = update(Recipe(), load_recipe(name), f"recipe {name}")
+    return update(recipe, overrides, "the options").validated()
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML with every default resolved; reading it gives the same recipe.
+
+    >>> update(Recipe(), tomllib.loads(to_toml(Recipe(seed=3))), "here") == Recipe(seed=3)
+    True
+    """
+    lines = ["# A bitwright run. 'bitwright quantize --recipe THIS' repeats it, bit for bit."]
+    for key, value in asdict(recipe).items():
+        shown = list(value) if isinstance(value, tuple) else value
+        lines.append(f"{key} = {json.dumps(shown, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,162 @@
+"""What a run leaves: the quantised network, the figures, and how to write them down."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import nn
+
+from bitwright.export import rundir
+from bitwright.export.onnx_file import export_onnx
+from bitwright.export.packed import save_packed
+from bitwright.export.rundir import RunDirectory
+from bitwright.export.verify import verify as verify_file
+from bitwright.graph.model_graph import ModelGraph, named_tensors
+from bitwright.graph.simulate import Assignment, stitch
+from bitwright.numerics.stats import TensorStats
+from bitwright.recipe import Recipe, to_toml
+from bitwright.reporting import render
+from bitwright.run.files import write_atomically
+from bitwright.run.progress import Progress
+from bitwright.sources.batches import Dataset, rebatch, take
+from bitwright.stages import flat_example
+
+VERIFY_SAMPLES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A quantised network with everything that is known about it.
+
+    Attributes:
+        model: an ordinary nn.Module with the inputs and outputs of the user's network.
+        graph: the captured float network.
+        assignment: the solved parameters.
+        recipe: what was asked for, every default resolved.
+        metrics, census, table, allocation: as in the run directory.
+        stats: statistics of the quantised edges.
+        errors: squared weight error of each unit relative to its weight's energy.
+        data: the calibration data, for the verification.
+        progress: receives what happens; keeps the stages' times.
+    """
+
+    model: nn.Module
+    graph: ModelGraph
+    assignment: Assignment
+    recipe: Recipe
+    metrics: dict[str, Any]
+    census: dict[str, Any]
+    table: list[dict[str, Any]]
+    allocation: dict[str, Any]
+    stats: Mapping[str, TensorStats]
+    errors: Mapping[str, float]
+    data: Dataset
+    progress: Progress
+
+    def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
+        """Write the whole run directory; verification included unless told otherwise."""
+        run = rundir.create(Path(out), to_toml(self.recipe))
+        with self.progress.stage("save"):
+            run.write_json(rundir.CENSUS, self.census)
+            run.write_table(self.table)
+            run.write_json(rundir.ALLOCATION, self.allocation)
+            save_packed(run[rundir.MODEL], self.graph, self.assignment)
+        with self.progress.stage("export"):
+            self.export(run[rundir.ONNX])
+        if verify:
+            run.write_json(rundir.VERIFY, self.verify(run[rundir.ONNX]))
+        run.write_json(rundir.METRICS, self.measured(run))
+        self.report(run[rundir.REPORT], run)
+        return run
+
+    def export(self, path: str | Path) -> Path:
+        """Write standard ONNX."""
+        first = next(iter(take(self.data, 2)))
+        marked = stitch(self.graph, self.assignment, marks=True)
+        example = flat_example(self.graph, first.inputs)
+        return export_onnx(self.graph, marked, example, Path(path)).path
+
+    def verify(self, path: str | Path, dataset: Dataset | None = None) -> dict[str, Any]:
+        """Run an exported file in ONNX Runtime against the simulation; see `export.verify`."""
+        marked = stitch(self.graph, self.assignment, marks=True)
+        with self.progress.stage("verify") as tick:
+            return verify_file(
+                Path(path), self.graph, marked, self._batches(dataset or self.data), tick
+            )
+
+    def report(self, path: str | Path, run: RunDirectory | None = None) -> Path:
+        """Write the self-contained report page."""
+        verified = run.read_json(rundir.VERIFY) if run and run[rundir.VERIFY].exists() else None
+        page = render(
+            recipe_of=self.recipe,
+            metrics=self.measured(run),
+            census=self.census,
+            verified=verified,
+            files=run.sizes() if run else {},
+        )
+        write_atomically(Path(path), page.encode())
+        return Path(path)
+
+    def measured(self, run: RunDirectory | None = None) -> dict[str, Any]:
+        """metrics.json: accuracy, stages, sizes on disk, environment."""
+        sizes = run.sizes() if run is not None else {}
+        return {
+            **self.metrics,
+            "stages": [dataclasses.asdict(s) for s in self.progress.stages],
+            "size": size_figures(self.graph, self.table, sizes),
+            "bops_ratio": _ratio(self.table),
+            "environment": environment(),
+        }
+
+    def _batches(self, dataset: Dataset) -> Iterator[Any]:
+        limited = take(dataset, VERIFY_SAMPLES)
+        return (batch.inputs for batch in rebatch(limited, self.recipe.batch))
+
+
+def size_figures(
+    graph: ModelGraph, table: list[dict[str, Any]], files: Mapping[str, int]
+) -> dict[str, Any]:
+    """Sizes in bytes: the float tensors, the weights at their bits, the files on disk."""
+    tensors = named_tensors(graph.module)
+    float_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
+    weight_bytes = sum(-(-int(row["weight_bits"]) // 8) for row in table)
+    packed = files.get(rundir.MODEL)
+    return {
+        "float_bytes": float_bytes,
+        "weight_bytes": weight_bytes,
+        "file_bytes": packed,
+        "onnx_bytes": files.get(rundir.ONNX),
+        "ratio": None if packed is None else packed / float_bytes,
+        "weight_ratio": weight_bytes / max(sum(4 * int(row["params"]) for row in table), 1),
+    }
+
+
+def _ratio(table: list[dict[str, Any]]) -> float:
+    used = sum(int(row["bops"]) for row in table)
+    return used / max(sum(int(row["macs"]) * 32 * 32 for row in table), 1)
+
+
+def environment() -> dict[str, Any]:
+    """What a figure was measured with."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+    }
+
+
+def worst(errors: Mapping[str, float], count: int) -> list[str]:
+    """The units with the largest relative error."""
+    return list(islice(sorted(errors, key=lambda name: -errors[name]), count))

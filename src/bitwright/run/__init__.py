@@ -1,0 +1,1 @@
+"""How work is run: memory, progress, the store."""

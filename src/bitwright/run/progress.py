@@ -1,0 +1,62 @@
+"""What happens during a run, as events: the command shows them, the run directory logs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from bitwright.run.memory import peak_rss_mb, reset_peak
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened: `kind` is start, tick, end or note."""
+
+    kind: str
+    stage: str
+    done: int = 0
+    total: int | None = None
+    seconds: float = 0.0
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A finished stage: its wall time and the process's peak memory while it ran."""
+
+    name: str
+    seconds: float
+    peak_rss_mb: float
+
+
+@dataclass
+class Progress:
+    """Passes events to its listeners and keeps the record of finished stages."""
+
+    listeners: list[Callable[[Event], None]] = field(default_factory=list)
+    stages: list[StageRecord] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Time a stage; the value given is called with the amount done so far."""
+        started = time.perf_counter()
+        reset_peak()
+        self._tell(Event("start", name, 0, total))
+
+        def tick(done: int) -> None:
+            self._tell(Event("tick", name, done, total, time.perf_counter() - started))
+
+        yield tick
+        seconds = time.perf_counter() - started
+        self.stages.append(StageRecord(name, seconds, peak_rss_mb()))
+        self._tell(Event("end", name, total or 0, total, seconds))
+
+    def note(self, stage: str, text: str) -> None:
+        """Something the user should read."""
+        self._tell(Event("note", stage, text=text))
+
+    def _tell(self, event: Event) -> None:
+        for listener in self.listeners:
+            listener(event)

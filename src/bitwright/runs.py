@@ -1,0 +1,188 @@
+"""Working on an existing run directory: load it, measure it, export and verify it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bitwright.errors import RunDirectoryError
+from bitwright.evaluation import compare
+from bitwright.export import rundir
+from bitwright.export.onnx_file import export_onnx
+from bitwright.export.packed import load_packed
+from bitwright.export.rundir import RunDirectory
+from bitwright.export.verify import verify as verify_file
+from bitwright.graph.capture import capture
+from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
+from bitwright.graph.simulate import Assignment, stitch
+from bitwright.metrics import metric
+from bitwright.recipe import Recipe, load_recipe, update
+from bitwright.reporting import render_run
+from bitwright.run.files import write_atomically
+from bitwright.run.progress import Progress
+from bitwright.sources.batches import Dataset, rebatch, take
+from bitwright.sources.data import load_data
+from bitwright.sources.images import ImageOptions
+from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
+from bitwright.stages import flat_example, forward_of
+
+VERIFY_SAMPLES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A run read back: the captured network with the run's float tensors, and the solutions."""
+
+    directory: RunDirectory
+    recipe: Recipe
+    source: LoadedModel
+    graph: ModelGraph
+    assignment: Assignment
+
+
+def load(run: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """The quantised network of a run directory as an ordinary nn.Module.
+
+    Args:
+        run: the folder that `bitwright quantize` or `Result.save` wrote.
+        model: the float network, where the run was made from Python and names no MODEL. Only its
+            structure is used: every number comes from the run.
+    """
+    loaded = load_run(Path(run), model)
+    return stitch(loaded.graph, loaded.assignment)
+
+
+def load_run(path: Path, model: nn.Module | None = None) -> LoadedRun:
+    """Read a run directory and capture its network again.
+
+    Raises:
+        RunDirectoryError: not a run, of another version, damaged, or of another network.
+    """
+    directory = rundir.existing(path)
+    recipe = recipe_of(directory)
+    packed = load_packed(directory[rundir.MODEL])
+    source = _source(recipe, model, path)
+    example = source.example_inputs
+    if example is None:
+        data = _open(recipe.data, recipe, source)
+        example = next(batch.inputs for batch in take(data, 2))
+    graph = capture(source.module, example)
+    _check_same_network(graph, packed.assignment, path)
+    module = shallow_copy(graph.module)
+    known = named_tensors(module)
+    for target, tensor in packed.rest.items():
+        if target in known:
+            set_tensor(module, target, tensor)
+    return LoadedRun(directory, recipe, source, replace(graph, module=module), packed.assignment)
+
+
+def recipe_of(directory: RunDirectory) -> Recipe:
+    """The recipe of a run directory.
+
+    Raises:
+        RunDirectoryError: written by another version.
+    """
+    path = directory[rundir.RECIPE]
+    values = load_recipe(str(path))
+    version = values.get("version", Recipe.version)
+    if version != Recipe.version:
+        raise RunDirectoryError(
+            f"{path} has version {version}; this bitwright reads {Recipe.version}. Quantise again "
+            "with this version, or use the one that wrote it."
+        )
+    return update(Recipe(), values, str(path))
+
+
+def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress) -> dict[str, Any]:
+    """Float and quantised side by side on any data."""
+    dataset = _open(data or loaded.recipe.eval or loaded.recipe.data, loaded.recipe, loaded.source)
+    graph = capture(loaded.source.module, _example(loaded))
+    with progress.stage("evaluate") as tick:
+        return compare(
+            forward_of(graph, graph.module),
+            forward_of(graph, stitch(loaded.graph, loaded.assignment)),
+            rebatch(dataset, loaded.recipe.batch),
+            metric(metric_name or loaded.recipe.metric),
+            tick,
+        )
+
+
+def export(loaded: LoadedRun) -> Path:
+    """Write model.onnx again."""
+    marked = stitch(loaded.graph, loaded.assignment, marks=True)
+    example = flat_example(loaded.graph, _example(loaded))
+    return export_onnx(loaded.graph, marked, example, loaded.directory[rundir.ONNX]).path
+
+
+def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
+    """Verify model.onnx against the simulation and write verify.json."""
+    dataset = take(_open(data or loaded.recipe.data, loaded.recipe, loaded.source), VERIFY_SAMPLES)
+    marked = stitch(loaded.graph, loaded.assignment, marks=True)
+    with progress.stage("verify") as tick:
+        found = verify_file(
+            loaded.directory[rundir.ONNX],
+            loaded.graph,
+            marked,
+            (batch.inputs for batch in rebatch(dataset, loaded.recipe.batch)),
+            tick,
+        )
+    loaded.directory.write_json(rundir.VERIFY, found)
+    return found
+
+
+def report(path: Path) -> Path:
+    """Write report.html again from the files of the run."""
+    directory = rundir.existing(path)
+    recipe_of(directory)
+    write_atomically(directory[rundir.REPORT], render_run(directory).encode())
+    return directory[rundir.REPORT]
+
+
+def open_data(spec: str, recipe: Recipe, source: LoadedModel) -> Dataset:
+    """Open D with the network's own preprocessing, or the recipe's where it states one."""
+    return _open(spec, recipe, source)
+
+
+def _open(spec: str, recipe: Recipe, source: LoadedModel) -> Dataset:
+    stated = recipe.size or recipe.mean or recipe.std or recipe.crop >= 0
+    options = ImageOptions(
+        size=recipe.size or None,
+        mean=_channels(recipe.mean),
+        std=_channels(recipe.std),
+        crop=None if recipe.crop < 0 else recipe.crop,
+    )
+    return load_data(spec, preprocess=source.preprocess, image=options if stated else None)
+
+
+def _channels(values: tuple[float, ...]) -> tuple[float, ...] | float | None:
+    return None if not values else values[0] if len(values) == 1 else values
+
+
+def _example(loaded: LoadedRun) -> Any:
+    if loaded.source.example_inputs is not None:
+        return loaded.source.example_inputs
+    return next(b.inputs for b in take(_open(loaded.recipe.data, loaded.recipe, loaded.source), 2))
+
+
+def _source(recipe: Recipe, model: nn.Module | None, path: Path) -> LoadedModel:
+    if model is not None:
+        return LoadedModel(model, type(model).__name__, example_inputs_of(model))
+    if not recipe.model:
+        raise RunDirectoryError(
+            f"the run {str(path)!r} was made from Python and names no MODEL. Pass the network: "
+            "bitwright.load(RUN, model=net)."
+        )
+    return load_model(recipe.model, Path(recipe.weights) if recipe.weights else None)
+
+
+def _check_same_network(graph: ModelGraph, assignment: Assignment, path: Path) -> None:
+    shapes = {u.name: u.shape for u in graph.units}
+    for name, solved in assignment.weights.items():
+        if shapes.get(name) != tuple(solved.q.shape):
+            raise RunDirectoryError(
+                f"the run {str(path)!r} belongs to another network: its unit {name!r} has shape "
+                f"{tuple(solved.q.shape)}, the network's {shapes.get(name)}. Was MODEL changed?"
+            )

@@ -1,0 +1,1 @@
+"""MODEL and D specifications turned into objects."""

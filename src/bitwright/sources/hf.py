@@ -1,0 +1,209 @@
+"""Networks of transformers from a local folder; nothing is downloaded, no code of it is run."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from PIL import Image
+from torch import nn
+
+from bitwright.errors import ModelError
+from bitwright.sources.batches import Inputs
+from bitwright.sources.guard import Foreign, reason
+from bitwright.sources.images import ImagePreprocess
+from bitwright.sources.specs import Spec
+from bitwright.sources.text import TextPreprocess
+from bitwright.sources.zoo import ZooNetwork, check_keys, import_optional, load_weights
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
+MAX_TOKENS = 128
+EXAMPLE_TOKENS = 16
+_SIDE = 224
+
+
+def load_hf(spec: Spec, weights: Path | None) -> ZooNetwork:
+    """`hf:FOLDER`: config.json, weights and, where they are there, tokenizer or image processor."""
+    folder = spec.path
+    if not folder.is_dir():
+        raise ModelError(
+            f"{spec.text!r}: no folder {str(folder)!r}. Nothing is downloaded: fetch the network "
+            "first (for example by `hf download NAME --local-dir FOLDER`) and write hf:FOLDER."
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{spec.text!r}: the folder holds no config.json. Save the network there.")
+    transformers = import_optional("transformers", "text", spec.text)
+    with _quiet(transformers):
+        module = _build(transformers, folder, weights, spec.text)
+        accepts = tuple(inspect.signature(module.forward).parameters)
+        config = cast("PretrainedConfig", module.config)
+        if hasattr(config, "use_cache"):
+            config.use_cache = False  # a cache among the outputs is of no use in one pass
+        if "pixel_values" in accepts and "input_ids" not in accepts:
+            image = _image_preprocess(folder)
+            return ZooNetwork(module, _image_example(config, image), image)
+        text = _text_preprocess(transformers, folder, config, accepts, spec.text)
+    return ZooNetwork(module, _text_example(config, text, accepts), text)
+
+
+def _build(transformers: ModuleType, folder: Path, weights: Path | None, name: str) -> nn.Module:
+    with Foreign(ModelError, f"reading the configuration of {name}"):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    kind = _network_class(transformers, config, name)
+    if weights is not None:
+        with Foreign(ModelError, f"building {name}"):
+            module = kind._from_config(config, attn_implementation="eager").float().eval()
+        load_weights(module, weights, name)
+        return module
+    with Foreign(ModelError, f"loading {name}"):
+        module, outcome = kind.from_pretrained(
+            folder, local_files_only=True, attn_implementation="eager", output_loading_info=True
+        )
+    # transformers fills what is missing with random numbers and only warns.
+    check_keys("the weights in the folder", name, outcome["missing_keys"])
+    return module.float().eval()
+
+
+def _network_class(
+    transformers: ModuleType, config: PretrainedConfig, name: str
+) -> type[PreTrainedModel]:
+    """The class that the weights were saved from: it knows the head, the Auto classes do not."""
+    names = list(getattr(config, "architectures", None) or ())
+    if not names:
+        raise ModelError(
+            f"{name!r}: config.json names no architecture. Add "
+            '"architectures": ["BertForSequenceClassification"] or what it is.'
+        )
+    kind = getattr(transformers, names[0], None)
+    if kind is None:
+        raise ModelError(
+            f"{name!r}: architecture {names[0]!r} is not in transformers "
+            f"{transformers.__version__}. Update transformers, or build the network in a "
+            "FILE.py:FUNCTION: code in the folder is never run."
+        )
+    return kind
+
+
+@contextmanager
+def _quiet(transformers: ModuleType) -> Iterator[None]:
+    """Progress bars and warnings of transformers off: the command has a display of its own."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+# ---- text ------------------------------------------------------------------------------------
+
+
+def _text_preprocess(
+    transformers: ModuleType,
+    folder: Path,
+    config: PretrainedConfig,
+    accepts: tuple[str, ...],
+    name: str,
+) -> TextPreprocess | None:
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return None
+    with Foreign(ModelError, f"loading the tokenizer of {name}"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+    longest = getattr(config, "max_position_embeddings", None) or MAX_TOKENS
+    classes = {str(key): int(value) for key, value in (config.label2id or {}).items()}
+    return TextPreprocess(
+        tokenizer, max_length=min(MAX_TOKENS, longest), accepts=accepts, classes=classes
+    )
+
+
+def _text_example(
+    config: PretrainedConfig, text: TextPreprocess | None, accepts: tuple[str, ...]
+) -> Inputs:
+    """Two rows of tokens, under the names that the tokenizer will use for the real data."""
+    names = ["input_ids", "attention_mask"]
+    if text is not None:
+        names = list(text.tokenizer.model_input_names)
+    length = min(EXAMPLE_TOKENS, getattr(config, "max_position_embeddings", EXAMPLE_TOKENS))
+    ids = torch.arange(2 * length).reshape(2, length) % int(config.vocab_size)
+    values = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {n: values.get(n, torch.zeros_like(ids)) for n in names if n in accepts}
+
+
+# ---- images ----------------------------------------------------------------------------------
+
+
+def _image_example(config: PretrainedConfig, image: ImagePreprocess | None) -> Inputs:
+    side = getattr(config, "image_size", None)
+    if isinstance(side, int):
+        size = (side, side)
+    elif side:
+        size = (int(side[0]), int(side[1]))
+    else:
+        size = image.size if image is not None else (_SIDE, _SIDE)
+    return {"pixel_values": torch.zeros(2, int(getattr(config, "num_channels", 3)), *size)}
+
+
+def _image_preprocess(folder: Path) -> ImagePreprocess | None:
+    """What preprocessor_config.json says. Read here: transformers' own classes want torchvision."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        size, crop, keep_aspect = _geometry(config)
+        normalise = config.get("do_normalize", True)
+        if normalise and not {"image_mean", "image_std"} <= config.keys():
+            return None  # the defaults differ from class to class: better unknown than wrong
+        rescale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+        return ImagePreprocess(
+            size,
+            tuple(config["image_mean"]) if normalise else (0.0,) * 3,
+            tuple(config["image_std"]) if normalise else (1.0,) * 3,
+            crop=crop,
+            keep_aspect=keep_aspect,
+            interpolation=_interpolation(config.get("resample", Image.Resampling.BILINEAR)),
+            scale=1.0 / rescale,
+            input_name="pixel_values",
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ModelError(f"{file} cannot be understood: {reason(exc)}. Mend this file.") from exc
+
+
+def _geometry(config: dict[str, Any]) -> tuple[tuple[int, int], float | None, bool]:
+    """Output size, the fraction kept, and whether the picture keeps its aspect on the way.
+
+    A shortest edge keeps it; a height and width squash the picture, as does a bare number.
+    """
+    size = config["size"]
+    by_edge = isinstance(size, dict) and "height" not in size
+    if isinstance(size, dict) and not by_edge:
+        resized = (int(size["height"]), int(size["width"]))
+    else:
+        edge = int(size["shortest_edge"] if by_edge else size)
+        resized = (edge, edge)
+    if config.get("do_center_crop"):
+        crop = config["crop_size"]
+        kept = (crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop)
+        return (int(kept[0]), int(kept[1])), min(1.0, kept[0] / resized[0]), by_edge
+    if config.get("crop_pct"):  # ConvNeXt: small sizes are cropped, large ones are squashed
+        return resized, float(config["crop_pct"]) if resized[0] < 384 else None, by_edge
+    return resized, 1.0 if by_edge else None, by_edge
+
+
+def _interpolation(code: int) -> str:
+    return Image.Resampling(code).name.lower()

@@ -1,0 +1,172 @@
+"""The stages of a run as plain functions: a researcher composes them, the pipeline calls them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.graph.choice import Choice, assign, parse_keep, parse_scheme
+from bitwright.graph.execute import bind, first_tensor
+from bitwright.graph.model_graph import ModelGraph, Unit
+from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor, sites_by_unit
+from bitwright.graph.sites import Site
+from bitwright.graph.target import Target
+from bitwright.methods.problem import Method, UnitProblem, UnitSolution
+from bitwright.numerics.affine import QParams, from_range, quantize_bias
+from bitwright.numerics.ranges import RangeRule
+from bitwright.numerics.stats import TensorStats
+from bitwright.recipe import Recipe
+from bitwright.sources.batches import Dataset, rebatch, take
+
+CHAIN_BITS = 8
+
+
+def choices_of(graph: ModelGraph, recipe: Recipe) -> dict[str, Choice]:
+    """The bits of every unit: the scheme, overruled by --keep."""
+    names = [unit.name for unit in graph.units]
+    return dict(assign(names, parse_scheme(recipe.scheme), parse_keep(recipe.keep)))
+
+
+def stream(dataset: Dataset, recipe: Recipe, limit: bool = True) -> Iterator[Any]:
+    """The inputs of the calibration set in batches of the recipe's size, at most `calib` samples.
+
+    Small batches are deliberate: activations of 25 photos stay near the caches, and memory does not
+    depend on the batches that the user's loader makes.
+    """
+    limited = take(dataset, recipe.calib) if limit and recipe.calib else dataset
+    for batch in rebatch(limited, recipe.batch):
+        yield batch.inputs
+
+
+def input_grids(
+    sites: Iterable[Site],
+    stats: Mapping[str, TensorStats],
+    choices: Mapping[str, Choice],
+    target: Target,
+    rule: RangeRule,
+) -> dict[tuple[str, str], QParams]:
+    """The grid of every quantised edge, from the statistics of its root."""
+    made: dict[tuple[str, int], QParams] = {}
+    edges: dict[tuple[str, str], QParams] = {}
+    for site in sites:
+        bits = CHAIN_BITS if site.unit is None else choices[site.unit].a_bits
+        if not bits or site.root not in stats:
+            continue
+        key = (site.root, bits)
+        if key not in made:
+            grid = target.input_grid(bits)
+            low, high = rule.of_stats(stats[site.root], grid, target.input_symmetric)
+            made[key] = from_range(low, high, grid, target.input_symmetric)
+        edges[site.source, site.reader] = made[key]
+    return edges
+
+
+def active_sites(
+    sites: tuple[Site, ...], graph: ModelGraph, choices: Mapping[str, Choice]
+) -> tuple[Site, ...]:
+    """The sites that matter: none of float units, and no chain where nothing is quantised."""
+    if all(choices[u.name].is_float for u in graph.units):
+        return ()
+    return tuple(s for s in sites if s.unit is None or not choices[s.unit].is_float)
+
+
+def problem(
+    graph: ModelGraph,
+    unit: Unit,
+    choice: Choice,
+    target: Target,
+    inputs: tuple[QParams | None, ...],
+    seed: int,
+) -> UnitProblem:
+    """What a method sees of one unit."""
+    text = f"{seed}|{unit.name}|{choice}"
+    own_seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+    return UnitProblem(
+        name=unit.name,
+        kind=unit.kind,
+        weight=graph.tensor(unit.weight),
+        bias=graph.tensor(unit.bias) if unit.bias else None,
+        channel_axis=unit.channel_axis,
+        groups=unit.groups,
+        choice=choice,
+        grid=target.weight_grid(choice.w_bits),
+        symmetric=target.weight_symmetric,
+        per_channel=target.weight_per_channel,
+        inputs=inputs,
+        seed=own_seed,
+    )
+
+
+def solve_units(
+    graph: ModelGraph,
+    choices: Mapping[str, Choice],
+    target: Target,
+    method: Method,
+    edges: Mapping[tuple[str, str], QParams],
+    sites: tuple[Site, ...],
+    tick: Callable[[int], None] = lambda _: None,
+) -> dict[str, UnitSolution]:
+    """Solve every unit that is not float, each on its own."""
+    by_unit = sites_by_unit(sites)
+    solved: dict[str, UnitSolution] = {}
+    for done, unit in enumerate(graph.units, 1):
+        choice = choices[unit.name]
+        if not choice.is_float:
+            inputs = tuple(edges.get((s.source, s.reader)) for s in by_unit.get(unit.name, ()))
+            solved[unit.name] = method.solve(problem(graph, unit, choice, target, inputs, 0))
+        tick(done)
+    return solved
+
+
+def assemble(
+    graph: ModelGraph,
+    solved: Mapping[str, UnitSolution],
+    edges: Mapping[tuple[str, str], QParams],
+    target: Target,
+) -> Assignment:
+    """Solutions and grids as one assignment, biases in the target's form."""
+    weights = {name: QuantizedTensor(s.q, s.weight) for name, s in solved.items()}
+    biases: dict[str, Tensor | IntegerBias] = {}
+    for unit in graph.units:
+        solution = solved.get(unit.name)
+        if solution is None or solution.bias is None:
+            continue
+        biases[unit.name] = _bias(unit, solution, target)
+    return Assignment(weights, biases, dict(edges))
+
+
+def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | IntegerBias:
+    assert solution.bias is not None
+    known = [qp for qp in solution.inputs if qp is not None]
+    if target.bias_bits != 32 or len(known) != 1 or len(unit.calls) != 1:
+        return solution.bias
+    scale = (known[0].scale * solution.weight.scale).reshape(-1)
+    scale = scale.expand(solution.bias.shape).contiguous()
+    q = quantize_bias(solution.bias, scale)
+    # A channel whose weights all but vanish has a scale so small that its bias does not fit.
+    return solution.bias if q is None else IntegerBias(q, scale)
+
+
+def flat_example(graph: ModelGraph, inputs: Any) -> tuple[Tensor, ...]:
+    """Two samples as the graph's flat inputs, for export."""
+    flat = [t for t in bind(graph, inputs) if isinstance(t, Tensor)]
+    return tuple(torch.cat([t, t])[:2] if t.shape[0] < 2 else t[:2] for t in flat)
+
+
+def forward_of(graph: ModelGraph, module: nn.Module, device: str = "cpu") -> Any:
+    """A function from a batch's inputs to the network's main output."""
+    names = {spec.name for spec in graph.inputs}
+
+    def forward(inputs: Any) -> Tensor:
+        flat = bind(graph, inputs)
+        if isinstance(inputs, Mapping):
+            values = {k: v.to(device) for k, v in inputs.items() if k in names}
+            return first_tensor(module(**values)).cpu()
+        given = (t.to(device) for t in flat if isinstance(t, Tensor))
+        return first_tensor(module(*given)).cpu()
+
+    return forward
