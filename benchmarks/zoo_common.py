@@ -40,7 +40,7 @@ def enliven(model: nn.Module) -> None:
 def settle(model: nn.Module, inputs: object) -> None:
     """Give every batch norm the statistics of its input, so that signals keep their size."""
     norms = [m for m in model.modules() if isinstance(m, NORMS) and m.running_mean is not None]
-    if not norms:
+    if not norms or not all(x.is_floating_point() for x in leaves(inputs)):
         return
     kept = [norm.momentum for norm in norms]
     for norm in norms:

@@ -23,7 +23,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
-
 from zoo_common import Builder
 from zoo_text import AUDIO, TEXT
 from zoo_topologies import TOPOLOGIES
@@ -48,7 +47,7 @@ def call(inputs: object) -> Call:
 
 
 def batch_of_three(inputs: object) -> object:
-    """Other inputs of the same kind: fresh noise, and a third row of the first one's ids reversed."""
+    """Other inputs of the same kind: fresh noise, or the ids with their first row reversed last."""
 
     def grow(x: torch.Tensor) -> torch.Tensor:
         x = torch.cat([x, x[:1].flip(1)])
@@ -108,7 +107,7 @@ def check(name: str) -> tuple[int, int]:
     gap = difference(eager, captured)
     if not gap < 1e-4:
         raise ValueError(f"the program differs from the network by {gap:.1e}")
-    if difference([x[:1] for x in eager], [x[1:2] for x in eager]) < 1e-4:
+    if difference([x[:1] for x in eager], [x[1:2] for x in eager]) < 1e-2:
         raise ValueError("the output does not depend on the input")
     return sum(p.numel() for p in model.parameters()), len(program.graph.nodes)
 

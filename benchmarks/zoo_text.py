@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from zoo_common import VOCAB, Builder, floats, hf, tokens, wave
 
 TINY = {
@@ -65,7 +64,10 @@ TEXT: dict[str, Builder] = {
         d_model=32, n_head=4, d_head=8, d_inner=64, num_labels=4,
     ),
     "layoutlm": hf("LayoutLMForSequenceClassification", boxed, **BASE),
-    "lilt": hf("LiltForSequenceClassification", boxed, channel_shrink_ratio=2, **{**BASE, "hidden_size": 48}),
+    "lilt": hf(
+        "LiltForSequenceClassification", boxed, channel_shrink_ratio=2,
+        **{**BASE, "hidden_size": 48},
+    ),
     "roformer": hf("RoFormerForSequenceClassification", tokens(), **BASE),
     "modernbert": hf(
         "ModernBertForSequenceClassification", tokens(), local_attention=8,

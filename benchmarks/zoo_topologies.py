@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from zoo_common import Builder, image, plain
 
 CLASSES = 10
@@ -241,7 +240,7 @@ def googlenet() -> nn.Sequential:
 
 
 class DenseLayer(nn.Module):
-    """BN, ReLU, 1x1, BN, ReLU, 3x3, joined to what came in: no norm here follows its convolution."""
+    """BN, ReLU, 1x1, BN, ReLU, 3x3, joined to what came in: no norm follows its convolution."""
 
     def __init__(self, cin: int, growth: int = 32) -> None:
         super().__init__()

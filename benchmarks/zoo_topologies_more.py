@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-
 from zoo_common import Builder, floats, image, plain
 from zoo_topologies import CLASSES, conv_bn, head
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-
-from zoo_common import Builder, floats, hf, image, pixels
+from zoo_common import Builder, hf, image, pixels
 
 # A transformer of two layers, in the names most configurations share.
 TINY = {
@@ -171,7 +170,7 @@ VISION: dict[str, Builder] = {
         {**PATCHED, "num_hidden_layers": 4, "mlp_ratio": 2, "reshape_hidden_states": False,
          "out_features": ["stage1", "stage2", "stage3", "stage4"]},
         patch_size=16, reassemble_hidden_size=32, neck_hidden_sizes=[8, 16, 24, 32],
-        fusion_hidden_size=16, head_hidden_size=8,
+        fusion_hidden_size=16, head_hidden_size=8, depth_estimation_type="metric",
     ),
     "upernet": nested(
         "UperNetForSemanticSegmentation", pixels(), "backbone_config", "ConvNextConfig",

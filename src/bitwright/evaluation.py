@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitwright.metrics import Metric, class_rows
+from bitwright.graph.execute import class_rows
+from bitwright.metrics import Metric
 from bitwright.numerics.losses import agreement, kl_divergence
 
 Forward = Callable[[Any], Tensor]

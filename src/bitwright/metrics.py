@@ -47,13 +47,6 @@ def predictions(outputs: Tensor) -> Tensor:
     return outputs.argmax(dim=1 if outputs.dim() == 4 else -1)
 
 
-def class_rows(outputs: Tensor) -> Tensor:
-    """Outputs as rows of class scores, whatever their rank."""
-    if outputs.dim() == 4:
-        outputs = outputs.permute(0, 2, 3, 1)
-    return outputs.reshape(-1, outputs.shape[-1]) if outputs.dim() else outputs.reshape(1, 1)
-
-
 METRICS = {
     "top1": Metric("top1", _top1, True, "share of inputs whose highest score is the label's"),
     "agreement": Metric(

@@ -19,11 +19,10 @@ from torch import Tensor, fx
 from bitwright.errors import RunDirectoryError
 from bitwright.export.onnx_file import unit_values
 from bitwright.graph.custom_ops import FAKE_QUANTIZE, MARK
-from bitwright.graph.execute import Inputs, bind, first_tensor, walk
+from bitwright.graph.execute import Inputs, bind, class_rows, first_tensor, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.sites import is_zero_pad
 from bitwright.graph.units import input_of
-from bitwright.metrics import class_rows
 from bitwright.numerics.losses import agreement
 
 UNIT_TOLERANCE = 1e-5

@@ -154,3 +154,10 @@ def first_tensor(result: Any) -> Tensor:
         if isinstance(leaf, Tensor) and leaf.dtype.is_floating_point:
             return leaf
     raise DataError("the network returns no float tensor, so there is nothing to compare.")
+
+
+def class_rows(outputs: Tensor) -> Tensor:
+    """Outputs as rows of class scores, whatever their rank (axis 1 of images, else the last)."""
+    if outputs.dim() == 4:
+        outputs = outputs.permute(0, 2, 3, 1)
+    return outputs.reshape(-1, outputs.shape[-1]) if outputs.dim() else outputs.reshape(1, 1)

@@ -1,0 +1,376 @@
+"""The report of a run: one self-contained HTML page, readable without a network or a script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from itertools import accumulate
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from bitwright.export import report_text as text
+from bitwright.export import svg
+
+_STAGE_KEYS = ("name", "seconds", "peak_rss_mb")
+_LEVELS = {"good": "Good", "warn": "Look closer", "bad": "Failed", "none": "Nothing measured"}
+
+# Sorts a table by the column whose heading is pressed; without it the page lacks nothing else.
+_SORTER = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  table.querySelectorAll("th button").forEach((button, column) => {
+    button.addEventListener("click", () => {
+      const down = button.parentNode.getAttribute("aria-sort") === "ascending";
+      const body = table.tBodies[0];
+      const cell = row => row.cells[column];
+      const exact = [...body.rows].every(row => "v" in cell(row).dataset);
+      const sorted = [...body.rows].sort((a, b) => exact
+        ? cell(a).dataset.v - cell(b).dataset.v
+        : cell(a).textContent.localeCompare(cell(b).textContent, "en", {numeric: true}));
+      table.querySelectorAll("th").forEach(head => head.removeAttribute("aria-sort"));
+      button.parentNode.setAttribute("aria-sort", down ? "descending" : "ascending");
+      body.append(...(down ? sorted.reverse() : sorted));
+    });
+  });
+}
+"""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the page shows; whatever is missing or empty is said to be missing.
+
+    Attributes:
+        title: the model as the user named it.
+        command: the line that repeats the run.
+        created: when the run was made.
+        metrics: contents of metrics.json.
+        census: contents of census.json; its units may carry `sqnr_db`.
+        verify: contents of verify.json, None where verification did not run.
+        histograms: of the worst units: `unit`, `what` (weight or input), `edges`, `counts`,
+            `range` (lowest and highest representable value), `bits`, `error`.
+        files: sizes in bytes of the run's files.
+        warnings: to be read before any figure.
+    """
+
+    title: str = ""
+    command: str = ""
+    created: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    census: Mapping[str, Any] = field(default_factory=dict)
+    verify: Mapping[str, Any] | None = None
+    histograms: Sequence[Mapping[str, Any]] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar: where it starts and ends as percentages of the whole."""
+
+    label: str
+    shown: str
+    start: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: the text, a number to sort by, and a CSS class."""
+
+    shown: str
+    value: float | None = None
+    style: str = ""
+
+
+def render_report(data: ReportData) -> str:
+    """The page as HTML text.
+
+    Everything from `data` is escaped, and the page's own policy forbids every load and every
+    script but the sorter's.
+    """
+    units = text.rows(data.census.get("units"))
+    summary = text.summarise(data.metrics, units, data.verify)
+    sorter = Markup(_SORTER)  # a constant of this file
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(bits=text.shown_bits, bits_class=svg.bits_class)
+    source = resources.files("bitwright.export").joinpath("report.html.j2")
+    return environment.from_string(source.read_text("utf-8")).render(
+        data=data,
+        level=summary.level,
+        level_name=_LEVELS[summary.level],
+        verdict=text.verdict(summary),
+        accuracy=_accuracy(data.metrics),
+        measured_on=_measured_on(data.metrics),
+        verification=_verification(data.verify),
+        sizes=_sizes(data),
+        bops=text.number(data.metrics.get("bops_ratio")),
+        percent=text.percent,
+        files=[(name, text.shown_bytes(size)) for name, size in data.files.items()],
+        strips=_strips(units),
+        legend=_legend(units),
+        table=_table(units, data.verify),
+        histograms=[_histogram(entry) for entry in data.histograms],
+        stages=_stages(text.rows(data.metrics.get("stages"))),
+        float_ops=_float_operators(data.census),
+        notes=[note for note in _notes(data.census) if note not in data.warnings],
+        protocol=_facts(data.census.get("protocol")),
+        environment=_facts(data.metrics.get("environment")),
+        advice=text.advice(summary, units, data.census.get("calibration_samples")),
+        sorter=sorter,
+        sorter_hash=base64.b64encode(hashlib.sha256(sorter.encode()).digest()).decode(),
+    )
+
+
+# ---- figures ---------------------------------------------------------------------------------
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of (name, float, quantised, difference)."""
+    before, after = (text.mapping(metrics.get(key)) for key in ("float", "quantized"))
+    found = [
+        (
+            text.metric_name(key),
+            text.shown_metric(key, before.get(key)),
+            text.shown_metric(key, after.get(key)),
+            text.shown_difference(key, before.get(key), after.get(key)),
+        )
+        for key in dict.fromkeys((*before, *after))
+    ]
+    for key, name in (
+        ("agreement", "same answer as float"),
+        ("kl", "KL divergence from float"),
+        ("relative_noise", "relative noise of the output"),
+    ):
+        if text.number(metrics.get(key)) is not None:
+            found.append((name, "", text.shown_metric(key, metrics[key]), ""))
+    return found
+
+
+def _measured_on(metrics: Mapping[str, Any]) -> str:
+    samples = text.number(metrics.get("samples"))
+    if samples is None:
+        return ""
+    return f"Measured on {samples:.0f} samples of the {metrics.get('evaluated_on', 'data given')}."
+
+
+def _verification(verify: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What verify.json says of the whole network."""
+    if not verify:
+        return []
+    facts = [("passed", text.shown_value(verify.get("passed")))]
+    for key, name in (("agreement", "answers that agree"), ("samples", "samples")):
+        if key in verify:
+            facts.append((name, text.shown_metric(key, verify[key])))
+    for key in ("max_difference", "max_relative_difference", "tolerance", "first_failure"):
+        if key in verify:
+            found = text.number(verify[key])
+            shown = text.shown_value(verify[key]) if found is None else f"{found:.3g}"
+            facts.append((key.replace("_", " "), shown))
+    return facts
+
+
+def _sizes(data: ReportData) -> list[Bar]:
+    size = text.mapping(data.metrics.get("size"))
+    figures = {
+        "float network": size.get("float_bytes"),
+        "quantised weights alone": size.get("weight_bytes"),
+        "model.safetensors": size.get("file_bytes", data.files.get("model.safetensors")),
+        "model.onnx": size.get("onnx_bytes", data.files.get("model.onnx")),
+    }
+    known = {name: found for name, v in figures.items() if (found := text.number(v)) is not None}
+    most = max(known.values(), default=0.0) or 1.0
+    whole = known.get("float network")
+    return [
+        Bar(
+            name,
+            text.shown_bytes(value) + (f" ({value / whole:.3f} of float)" if whole else ""),
+            0.0,
+            100 * value / most,
+        )
+        for name, value in known.items()
+    ]
+
+
+def _stages(stages: Sequence[Mapping[str, Any]]) -> list[Bar]:
+    """The stages one after the other along one axis of time."""
+    spent = [max(text.number(stage.get("seconds")) or 0.0, 0.0) for stage in stages]
+    total = sum(spent) or 1.0
+    starts = accumulate(spent, initial=0.0)
+    return [
+        Bar(str(stage.get("name", "?")), _stage(stage), 100 * start / total, 100 * seconds / total)
+        for stage, start, seconds in zip(stages, starts, spent, strict=False)
+    ]
+
+
+def _stage(stage: Mapping[str, Any]) -> str:
+    seconds, peak = text.number(stage.get("seconds")), text.number(stage.get("peak_rss_mb"))
+    parts = ["time not known" if seconds is None else f"{seconds:.2f} s"]
+    if peak is not None:
+        parts.append(f"peak {peak:.0f} MB")
+    parts += [
+        f"{key} {text.shown_metric(key, value)}"
+        for key, value in stage.items()
+        if key not in _STAGE_KEYS
+    ]
+    return ", ".join(parts)
+
+
+# ---- units -----------------------------------------------------------------------------------
+
+
+def _strips(units: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+    found = []
+    for name, key in (("weights", "w_bits"), ("inputs", "a_bits")):
+        columns = [
+            (_bits(unit, key), f"{unit.get('name')}: {text.shown_bits(unit.get(key))}")
+            for unit in units
+        ]
+        found.append((name, svg.strip(columns, f"bits of the {name}, one column a unit")))
+    return found if units else []
+
+
+def _legend(units: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The numbers of bits that occur, float (0) last."""
+    seen = {_bits(unit, key) for unit in units for key in ("w_bits", "a_bits")}
+    return sorted(seen, key=lambda bits: bits or 99)
+
+
+def _bits(unit: Mapping[str, Any], key: str) -> int:
+    return int(text.number(unit.get(key)) or 0)
+
+
+def _table(
+    units: Sequence[Mapping[str, Any]], verify: Mapping[str, Any] | None
+) -> tuple[list[str], list[list[Cell]]]:
+    """Headings and rows of the table of units; a column that no unit fills is left out.
+
+    Sorting by name brings back the order of execution.
+    """
+    differences = text.mapping((verify or {}).get("units"))
+    heads = {
+        "unit": True,
+        "kind": any("kind" in unit for unit in units),
+        "shape": any("shape" in unit for unit in units),
+        "weight bits": True,
+        "input bits": True,
+        "points": any((unit.get("points") or 1) != 1 for unit in units),
+        "params": any("params" in unit for unit in units),
+        "MACs": any("macs" in unit for unit in units),
+        "output SQNR": any(text.number(unit.get("sqnr_db")) is not None for unit in units),
+        "ONNX Runtime": bool(differences),
+    }
+    body = [
+        [cell for cell, wanted in zip(cells, heads.values(), strict=True) if wanted]
+        for cells in (
+            [Cell(str(unit.get("name", "?")), index, "name"), *_cells(unit, differences, verify)]
+            for index, unit in enumerate(units)
+        )
+    ]
+    return [head for head, wanted in heads.items() if wanted], body
+
+
+def _cells(
+    unit: Mapping[str, Any], differences: Mapping[str, Any], verify: Mapping[str, Any] | None
+) -> list[Cell]:
+    """The cells of a unit after its name."""
+    shape, sqnr = unit.get("shape"), text.number(unit.get("sqnr_db"))
+    return [
+        Cell(str(unit.get("kind", text.MISSING))),
+        Cell("×".join(map(str, shape)) if isinstance(shape, (list, tuple)) else text.MISSING),
+        _bits_cell(unit, "w_bits"),
+        _bits_cell(unit, "a_bits"),
+        _cell(text.shown_count(unit.get("points", 1)), unit.get("points", 1)),
+        _cell(text.shown_count(unit.get("params")), unit.get("params")),
+        _cell(text.shown_count(unit.get("macs")), unit.get("macs")),
+        _cell(text.MISSING if sqnr is None else f"{sqnr:.1f} dB", sqnr),
+        _difference(str(unit.get("name")), differences, verify or {}),
+    ]
+
+
+def _cell(shown: str, value: object) -> Cell:
+    found = text.number(value)
+    return Cell(shown, -1e30 if found is None else found, "number")
+
+
+def _bits_cell(unit: Mapping[str, Any], key: str) -> Cell:
+    bits = _bits(unit, key)
+    return Cell(text.shown_bits(unit.get(key)), bits or 99.0, f"bits {svg.bits_class(bits)}")
+
+
+def _difference(name: str, differences: Mapping[str, Any], verify: Mapping[str, Any]) -> Cell:
+    if name not in differences:
+        return Cell("not checked", -1.0, "number")
+    value = differences[name]
+    found = text.number(value)
+    shown = "not a finite number" if found is None else f"{found:.1e}"
+    if text.agrees(value, verify):
+        return Cell(f"{shown} ✓", found, "number")
+    return Cell(f"{shown} ✗ out of tolerance", 1e30 if found is None else found, "number failed")
+
+
+def _histogram(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One figure: its title, its picture or None, and the line below."""
+    edges, counts, ends = (_numbers(entry.get(key)) for key in ("edges", "counts", "range"))
+    error = text.number(entry.get("error"))
+    what = str(entry.get("what", "values"))
+    title = f"{entry.get('unit', '?')}: {what}"
+    chart = svg.histogram(edges, counts, ends, f"histogram of {title}")
+    parts = [f"{text.shown_bits(entry.get('bits'))} bits"]
+    if chart is not None:
+        lost = svg.outside(edges, counts, ends)
+        parts += [f"range {ends[0]:.4g} to {ends[1]:.4g}", f"about {lost:.2%} outside"]
+    if error is not None:
+        parts.append(f"relative error {error:.3g}")
+    span = (f"{min(edges[0], ends[0]):.3g}", f"{max(edges[-1], ends[1]):.3g}") if chart else None
+    return {"title": title, "chart": chart, "below": ", ".join(parts), "span": span}
+
+
+def _numbers(values: object) -> list[float]:
+    """The values as floats; empty where one of them is no finite number."""
+    if not isinstance(values, (list, tuple)):
+        return []
+    found = [text.number(value) for value in values]
+    return [] if None in found else [value for value in found if value is not None]
+
+
+# ---- words -----------------------------------------------------------------------------------
+
+
+def _float_operators(census: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of (what, how many, why): operators, then units that were kept."""
+    operators = [
+        (str(row.get("op", "?")), text.shown_count(row.get("count")), str(row.get("reason", "")))
+        for row in text.rows(census.get("float_ops"))
+    ]
+    units = [
+        (str(unit.get("name", "?")), "1", str(unit.get("reason") or "no reason recorded"))
+        for unit in text.rows(census.get("units"))
+        if "w_bits" in unit and not unit["w_bits"]
+    ]
+    return units + operators
+
+
+def _notes(census: Mapping[str, Any]) -> list[str]:
+    """Notes as lines, whether they are text or (place, text)."""
+    found = census.get("notes")
+    return [
+        f"{note.get('place', '?')}: {note.get('text', '')}"
+        if isinstance(note, Mapping)
+        else str(note)
+        for note in (found if isinstance(found, list) else [])
+    ]
+
+
+def _facts(record: object) -> list[tuple[str, str]]:
+    """A record as (name, value) lines."""
+    return [
+        (str(key).replace("_", " "), text.shown_value(value))
+        for key, value in text.mapping(record).items()
+    ]

