@@ -15,7 +15,7 @@ from bitwright.export import report_text, svg
 from bitwright.export.report import ReportData, render_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
-VOID = {"meta", "rect", "path", "i/", "img", "br", "link"}
+VOID = {"meta", "img", "br", "link"}
 
 
 class Page(HTMLParser):
@@ -120,7 +120,7 @@ def test_verdict_is_one_sentence_with_the_given_numbers():
         "18.60 MB", "4.60 MB", "4.77 MB (0.256 of float)", "4.90 MB", "6.25 % of float",  # size
         "1.50 s, peak 321 MB", "6.25 s, peak 654 MB, loss 0.25",  # stages
         "blocks.7.conv", "32×16×3×3", "1.24 k", "5.6 M", "31.2 dB", "2.5e-07 ✓",  # units
-        "4 bits, range -1 to 1, about 2.00% outside, relative error 0.125",  # histogram
+        "4 bits, range -1 to 1, about 2.00 % outside, relative error 0.125",  # histogram
         "softmax", "attention is float", "kept in float by --keep",  # float
         "net.py:3: dropout removed", "a plain note", "w8a8: 49", "2.13.0",  # notes, protocol
         "bitwright quantize zoo.py:lite0 --data photos --scheme w8a8", "2026-11-21 05:00:00",
@@ -151,7 +151,7 @@ def test_any_part_may_be_missing(field):
 
 @pytest.mark.parametrize("junk", [None, [], {}, "text", math.nan, math.inf, -1, [None], {"a": []}])
 def test_junk_values_break_nothing(junk):
-    data = full()
+    data = full(units=3)
     for record in ("metrics", "census", "verify"):
         original = getattr(data, record)
         for key in original:
@@ -189,7 +189,7 @@ def test_hostile_names_are_only_text():
     assert "img" not in page.tags
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert page.text.count(HOSTILE) > 15
-    assert "49" not in re.findall(r"\b49\b", page.text)
+    assert "{{ 7*7 }}" in page.text
 
 
 def test_nothing_is_loaded_from_anywhere():

@@ -6,11 +6,12 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from itertools import accumulate
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from bitwright.export import report_text as text
@@ -96,12 +97,7 @@ def render_report(data: ReportData) -> str:
     units = text.rows(data.census.get("units"))
     summary = text.summarise(data.metrics, units, data.verify)
     sorter = Markup(_SORTER)  # a constant of this file
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(bits=text.shown_bits, bits_class=svg.bits_class)
-    source = resources.files("bitwright.export").joinpath("report.html.j2")
-    return environment.from_string(source.read_text("utf-8")).render(
+    return _template().render(
         data=data,
         level=summary.level,
         level_name=_LEVELS[summary.level],
@@ -111,7 +107,6 @@ def render_report(data: ReportData) -> str:
         verification=_verification(data.verify),
         sizes=_sizes(data),
         bops=text.number(data.metrics.get("bops_ratio")),
-        percent=text.percent,
         files=[(name, text.shown_bytes(size)) for name, size in data.files.items()],
         strips=_strips(units),
         legend=_legend(units),
@@ -126,6 +121,18 @@ def render_report(data: ReportData) -> str:
         sorter=sorter,
         sorter_hash=base64.b64encode(hashlib.sha256(sorter.encode()).digest()).decode(),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(
+        bits=text.shown_bits, bits_class=svg.bits_class, percent=text.percent
+    )
+    source = resources.files("bitwright.export").joinpath("report.html.j2")
+    return environment.from_string(source.read_text("utf-8"))
 
 
 # ---- figures ---------------------------------------------------------------------------------
@@ -325,7 +332,7 @@ def _histogram(entry: Mapping[str, Any]) -> dict[str, Any]:
     parts = [f"{text.shown_bits(entry.get('bits'))} bits"]
     if chart is not None:
         lost = svg.outside(edges, counts, ends)
-        parts += [f"range {ends[0]:.4g} to {ends[1]:.4g}", f"about {lost:.2%} outside"]
+        parts += [f"range {ends[0]:.4g} to {ends[1]:.4g}", f"about {text.percent(lost, 2)} outside"]
     if error is not None:
         parts.append(f"relative error {error:.3g}")
     span = (f"{min(edges[0], ends[0]):.3g}", f"{max(edges[-1], ends[1]):.3g}") if chart else None

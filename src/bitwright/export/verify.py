@@ -145,20 +145,20 @@ def _unit_sources(marked: fx.GraphModule) -> dict[fx.Node, fx.Node]:
 
 def _run_unit(extractor: Extractor, place: tuple[str, str], value: Tensor) -> Tensor:
     start, end = place
-    part = _extract(extractor, start, end)
+    array = value.contiguous().numpy()
+    element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    part = _extract(extractor, start, end, element)
     runtime = session(part.SerializeToString(), optimized=False, threads=1)
-    result = runtime.run(None, {runtime.get_inputs()[0].name: value.contiguous().numpy()})
+    result = runtime.run(None, {runtime.get_inputs()[0].name: array})
     return torch.from_numpy(np.asarray(result[0]))
 
 
-def _extract(extractor: Extractor, start: str, end: str) -> onnx.ModelProto:
+def _extract(extractor: Extractor, start: str, end: str, element: int) -> onnx.ModelProto:
     """The part of the file between two values, as a model of its own with free shapes."""
     nodes = _between(extractor, start, end)
     used = {name for node in nodes for name in node.input}
     model = extractor.model
-    weights = [t for t in model.graph.initializer if t.name in used]
-    kind = next((i for i in model.graph.input if i.name == start), None)
-    element = kind.type.tensor_type.elem_type if kind else onnx.TensorProto.FLOAT
+    weights = [t for t in model.graph.initializer if t.name in used and t.name != start]
     graph = onnx.helper.make_graph(
         nodes,
         "unit",

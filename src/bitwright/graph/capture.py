@@ -195,9 +195,14 @@ def _cause(text: str) -> tuple[str, str]:
     )
 
 
+_CHECKS = ("aten._assert_", "aten.sym_constrain_", "aten._check")
+
+
 def _drop_bookkeeping(module: fx.GraphModule) -> None:
-    for node in list(module.graph.nodes):
-        if node.op == "call_module":
+    """Drop what only checks or counts: guards, assertions on types and sizes."""
+    for node in reversed(list(module.graph.nodes)):
+        checks = str(node.target).startswith(_CHECKS) and not node.users
+        if node.op == "call_module" or checks:
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     module.recompile()
@@ -206,7 +211,8 @@ def _drop_bookkeeping(module: fx.GraphModule) -> None:
 def _input_specs(
     module: fx.GraphModule, program: torch.export.ExportedProgram, flat: list[Tensor]
 ) -> tuple[InputSpec, ...]:
-    names = [n.name for n in module.graph.nodes if n.op == "placeholder"]
+    # By target, not by name: fx renames a node that is called as a builtin is, such as `input`.
+    names = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
     values = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
     specs = []
     tensors = iter(flat)

@@ -36,7 +36,7 @@ def bind(graph: ModelGraph, inputs: Inputs, place: str = "the data") -> tuple[An
     values = iter(channels_last(t) if t.dim() == 4 else t for t in tensors)
     named = {spec.name for spec in graph.inputs}
     placeholders = [n for n in graph.module.graph.nodes if n.op == "placeholder"]
-    return tuple(next(values) if n.name in named else None for n in placeholders)
+    return tuple(next(values) if n.target in named else None for n in placeholders)
 
 
 def _expected(graph: ModelGraph) -> str:

@@ -123,11 +123,17 @@ class ModelGraph:
 
 def get_tensor(module: nn.Module, target: str) -> Tensor:
     """The tensor at a dotted attribute path."""
+    value = attribute(module, target)
+    assert isinstance(value, Tensor), f"{target} is no tensor"
+    return value.detach()
+
+
+def attribute(module: nn.Module, target: str) -> object:
+    """What stands at a dotted attribute path: a tensor, or the graph of a higher-order operator."""
     value: object = module
     for part in target.split("."):
-        value = getattr(value, part)
-    assert isinstance(value, Tensor)
-    return value.detach()
+        value = getattr(value, part, None)
+    return value
 
 
 def set_tensor(module: nn.Module, target: str, tensor: Tensor) -> None:
@@ -151,9 +157,7 @@ def named_tensors(module: fx.GraphModule) -> dict[str, Tensor]:
     targets = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
     found = {}
     for target in sorted(targets):
-        value: object = module
-        for part in target.split("."):
-            value = getattr(value, part, None)
+        value = attribute(module, target)
         if isinstance(value, Tensor):
             found[target] = value.detach()
     return found

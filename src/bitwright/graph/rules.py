@@ -10,18 +10,22 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.graph.fold import fold_batch_norm
-from bitwright.graph.model_graph import FoldedBatchNorm, Note, get_tensor, set_tensor
+from bitwright.graph.model_graph import FoldedBatchNorm, Note, attribute, get_tensor, set_tensor
 
 aten = torch.ops.aten
 
 
 @dataclass
 class Rewriting:
-    """What the rules share while they run: the module, the notes and the folded batch-norms."""
+    """What the rules share while they run: the module, the notes and the folded batch-norms.
+
+    `stems` tells what a folded constant should be called once its parts are gone.
+    """
 
     module: fx.GraphModule
     notes: list[Note] = field(default_factory=list)
     folded: dict[str, FoldedBatchNorm] = field(default_factory=dict)
+    stems: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,31 @@ _VIEWS = {
 def rewrite(module: fx.GraphModule) -> tuple[list[Note], dict[str, FoldedBatchNorm]]:
     """Apply every rule at every node, in order, until none applies; return notes and records."""
     state = Rewriting(module)
+    _unify_aliases(module)
     for rule in RULES:
         for node in list(module.graph.nodes):
             if node.op == "call_function" and not node._erased:
                 rule.apply(state, node)
         module.graph.eliminate_dead_code()
+        _name_constants(state)
     module.recompile()
     return state.notes, state.folded
+
+
+def _unify_aliases(module: fx.GraphModule) -> None:
+    """One name for one tensor: tied weights are read under the name that comes first."""
+    first: dict[tuple[object, ...], fx.Node] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "get_attr" or not node.users:
+            continue
+        value = attribute(module, str(node.target))
+        if not isinstance(value, Tensor) or not value.numel():
+            continue
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if key in first:
+            node.replace_all_uses_with(first[key])
+            module.graph.erase_node(node)
+        first.setdefault(key, node)
 
 
 def needs_functional_form(graph: fx.Graph) -> bool:
@@ -150,6 +172,8 @@ def _fold_constant(state: Rewriting, node: fx.Node) -> bool:
     inputs = node.all_input_nodes
     if not inputs or any(i.op != "get_attr" for i in inputs) or _mutates(node):
         return False
+    if not all(isinstance(attribute(state.module, str(i.target)), Tensor) for i in inputs):
+        return False
     if not isinstance(node.target, torch._ops.OpOverload) or node.target in _RANDOM:
         return False
     tensors = {i: get_tensor(state.module, str(i.target)) for i in inputs}
@@ -159,7 +183,10 @@ def _fold_constant(state: Rewriting, node: fx.Node) -> bool:
     limit = 4 * sum(t.numel() for t in tensors.values()) + 4096
     if not isinstance(value, Tensor) or value.numel() > limit:
         return False
-    target = _constant_name(state.module, inputs[0])
+    source = str(inputs[0].target)
+    stem = state.stems.get(source) or _constant_stem(source)
+    target = _free_name(state.module, stem)
+    state.stems[target] = stem
     set_tensor(state.module, target, value.detach().clone())
     with node.graph.inserting_before(node):
         constant = node.graph.get_attr(target)
@@ -170,21 +197,77 @@ def _fold_constant(state: Rewriting, node: fx.Node) -> bool:
 _RANDOM = {aten.rand_like.default, aten.randn_like.default, aten.bernoulli.default}
 
 
-def _constant_name(module: fx.GraphModule, source: fx.Node) -> str:
-    """A free name in the module that owned the source: `conv.weight` for a weight norm's parts."""
-    path = str(source.target)
+def _constant_stem(path: str) -> str:
+    """What an expression over a parameter is: `conv.weight` for the parts of its weight norm."""
     owner, _, leaf = path.rpartition(".")
     if ".parametrizations." in path:
         owner, _, rest = path.partition(".parametrizations.")
         leaf = rest.split(".")[0]
     elif leaf.endswith(("_g", "_v")):
         leaf = leaf[:-2]
+    return f"{owner}.{leaf}" if owner else leaf
+
+
+def _free_name(module: fx.GraphModule, stem: str) -> str:
+    """The stem, or the stem with a number where a tensor that is still read has that name."""
     taken = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
-    stem = f"{owner}.{leaf}" if owner else leaf
     name, count = stem, 1
     while name in taken:
         name, count = f"{stem}_{count}", count + 1
     return name
+
+
+def _name_constants(state: Rewriting) -> None:
+    """Give folded constants the name of what they were made of, once that is no longer read."""
+    for target, stem in list(state.stems.items()):
+        nodes = [n for n in state.module.graph.nodes if n.op == "get_attr" and n.target == target]
+        if not nodes or target == stem or _free_name(state.module, stem) != stem:
+            continue
+        set_tensor(state.module, stem, get_tensor(state.module, target))
+        for node in nodes:
+            node.target = stem
+        state.stems[stem] = state.stems.pop(target)
+
+
+_TRANSPOSES = {aten.t.default, aten.numpy_T.default, aten.mT.default}
+
+
+def _plain_linear(state: Rewriting, node: fx.Node) -> bool:
+    """x @ W.T and bias + x @ W.T are a linear layer with the weight W, by its own name."""
+    if node.target not in (aten.matmul.default, aten.mm.default, aten.addmm.default):
+        return False
+    added = node.target is aten.addmm.default
+    if added and node.kwargs:
+        return False
+    x, turned = node.args[1:3] if added else node.args[:2]
+    if not isinstance(turned, fx.Node) or not _is_transpose(turned):
+        return False
+    weight = turned.args[0]
+    assert isinstance(weight, fx.Node)
+    if weight.op != "get_attr" or get_tensor(state.module, str(weight.target)).dim() != 2:
+        return False
+    bias = node.args[0] if added else None
+    if added and not _is_vector(state.module, bias):
+        return False
+    node.target = aten.linear.default
+    node.args = (x, weight) if bias is None else (x, weight, bias)
+    return True
+
+
+def _is_vector(module: fx.GraphModule, node: object) -> bool:
+    return (
+        isinstance(node, fx.Node)
+        and node.op == "get_attr"
+        and get_tensor(module, str(node.target)).dim() == 1
+    )
+
+
+def _is_transpose(node: fx.Node) -> bool:
+    if node.target in _TRANSPOSES:
+        return True
+    if node.target is aten.permute.default:
+        return list(node.args[1]) in ([1, 0], [-1, -2])  # type: ignore[arg-type]
+    return node.target is aten.transpose.int and {a % 2 for a in node.args[1:]} == {0, 1}  # type: ignore[operator]
 
 
 def _fuse_zero_padding(state: Rewriting, node: fx.Node) -> bool:
@@ -231,6 +314,7 @@ RULES = (
     Rule("views are reshapes", _reshape_views),
     Rule("drop dropout", _drop_dropout),
     Rule("drop identities", _drop_identity),
+    Rule("linear layers written as products", _plain_linear),
     Rule("fold constants", _fold_constant),
     Rule("fuse zero padding", _fuse_zero_padding),
     Rule("fold batch-norm", _fold_norm),

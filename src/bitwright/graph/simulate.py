@@ -80,10 +80,10 @@ def _put_weight(
     module: fx.GraphModule, nodes: Mapping[str, fx.Node], unit: Unit, assignment: Assignment
 ) -> None:
     solved = assignment.weights[unit.name]
-    base = unit.weight.removesuffix(".weight") if unit.weight.endswith(".weight") else unit.weight
-    weight = _insert_dequantize(
-        module, nodes[unit.calls[0]], f"{base}.quantized", solved, unit.name
-    )
+    owner, _, leaf = unit.weight.rpartition(".")
+    stem = "quantized" if leaf == "weight" else f"{leaf}_quantized"
+    base = f"{owner}.{stem}" if owner else stem
+    weight = _insert_dequantize(module, nodes[unit.calls[0]], base, solved, unit.name)
     bias = _insert_bias(module, nodes[unit.calls[0]], base, unit, assignment)
     for call in unit.calls:
         node = nodes[call]
@@ -118,11 +118,11 @@ def _insert_bias(
         return None
     graph = module.graph
     if isinstance(solved, Tensor):
-        target = f"{base}.quantized.bias"
+        target = f"{base}.bias"
         set_tensor(module, target, solved)
         with graph.inserting_before(before):
             return graph.get_attr(target)
-    target = f"{base}.quantized_bias"
+    target = f"{base}_bias"
     zero = torch.zeros(solved.scale.shape, dtype=torch.int32)
     for leaf, value in (("q", solved.q), ("scale", solved.scale), ("zero_point", zero)):
         set_tensor(module, f"{target}.{leaf}", value)

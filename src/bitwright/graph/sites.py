@@ -48,7 +48,7 @@ def find_sites(graph: ModelGraph, target: Target) -> tuple[Site, ...]:
     }
     sites: list[Site] = []
     for node in graph.module.graph.nodes:
-        if node.name in calls:
+        if node.name in calls and node.target is not aten.embedding.default:
             unit, index = calls[node.name]
             sites.append(_unit_site(node, unit, index))
         elif CHAIN.get(node.target) in target.chain and _is_plain(node):

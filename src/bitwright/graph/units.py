@@ -88,7 +88,8 @@ def _unit(
     batch: int,
     taken: set[str],
 ) -> Unit:
-    first = nodes[0]
+    # A table that is also the output layer (tied weights) is a layer with an input to quantise.
+    first = next((n for n in nodes if WEIGHTED[n.target] != "embedding"), nodes[0])
     kind = WEIGHTED[first.target]
     weight_node = weight_of(first)
     assert weight_node is not None
@@ -102,7 +103,8 @@ def _unit(
     after = [activation_after(n) for n in nodes]
     outputs = tuple((a or n).name for a, n in zip(after, nodes, strict=True))
     kinds = {ACTIVATIONS[a.target] if a is not None else None for a in after}
-    per_call = [_work(kind, n, weight, shapes, batch) for n in nodes]
+    kinds_of = [_resolved_kind(WEIGHTED[n.target], n, weight) for n in nodes]
+    per_call = [_work(k, n, weight, shapes, batch) for k, n in zip(kinds_of, nodes, strict=True)]
     return Unit(
         name=name,
         kind=kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,7 @@ def quantize(x: Tensor, qp: QParams) -> Tensor:
     Equation: q = clamp(round(x / s) + z, qmin, qmax)
     The quotient is a true float32 division and is rounded before z is added (the two orders differ
     at ties). Infinities saturate; the result for NaN is unspecified, as it is in ONNX.
+    ONNX says saturate; ONNX Runtime 1.31 wraps quotients of 2^31 and more at 2 and 4 bits.
     Reference: ONNX operator QuantizeLinear.
     """
     # The scale goes to the device of x: CUDA replaces division by a host scalar with
@@ -108,7 +110,7 @@ class _StraightThrough(torch.autograd.Function):
     """Forward: `fake_quantize`. Backward: see `fake_quantize_ste`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
         zero = round_half_even(zero_point).clamp_(grid.qmin, grid.qmax)
         ctx.save_for_backward(x, scale, zero)
         ctx.grid, ctx.zero_shape = grid, zero_point.shape
@@ -118,7 +120,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero = ctx.saved_tensors
         low, high = ctx.grid.qmin - zero, ctx.grid.qmax - zero
         ratio = x / scale
@@ -146,8 +148,8 @@ def fake_quantize_ste(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) 
     so what is learned is what is deployed. No gradient scaling: that is the optimiser's matter.
     Reference: Esser et al., arXiv 1902.08153, equation 3; Bhalgat et al., arXiv 2004.09576.
     """
-    result: Tensor = _StraightThrough.apply(x, scale, zero_point, grid)
-    return result
+    apply: Callable[..., Tensor] = _StraightThrough.apply
+    return apply(x, scale, zero_point, grid)
 
 
 def from_range(lo: Tensor, hi: Tensor, grid: Grid, symmetric: bool = False) -> QParams:
@@ -167,7 +169,8 @@ def from_range(lo: Tensor, hi: Tensor, grid: Grid, symmetric: bool = False) -> Q
         zero = torch.full_like(low, 0 if grid.signed else 1 << (grid.bits - 1))
         scale = _usable(torch.maximum(-low, high) / (grid.qmax - zero))
     else:
-        scale = _usable((high - low) / (grid.levels - 1))
+        step = (high - low) / (grid.levels - 1)
+        scale = _usable(step)
         zero = round_half_even(grid.qmin - low / scale.double()).clamp_(grid.qmin, grid.qmax)
         # Exact ends whatever the rounding of the quotient did.
         zero = torch.where((high <= 0) & (low < 0), float(grid.qmax), zero)
@@ -175,9 +178,9 @@ def from_range(lo: Tensor, hi: Tensor, grid: Grid, symmetric: bool = False) -> Q
         # One unit in the last place down where the top of the grid would lie above an exact hi:
         # saturation then implies the clamp of, say, a ReLU6.
         top = scale * (grid.levels - 1)
-        over = (low >= 0) & (high >= FLOAT32_TINY) & (top > hi)
         nudged = torch.nextafter(scale, torch.zeros_like(scale))
-        scale = torch.where(over & (nudged >= FLOAT32_TINY), nudged, scale)
+        over = (low >= 0) & (top > hi) & (step >= FLOAT32_TINY) & (nudged >= FLOAT32_TINY)
+        scale = torch.where(over, nudged, scale)
     return QParams(grid, scale, zero.to(torch.int32))
 
 

@@ -274,7 +274,8 @@ def _by_blocks(
     if rows.numel() == 0:
         return lo, hi
     size = max(1, BLOCK // max(rows.shape[1], least_width))
-    parts = [solve(*part) for part in zip(rows.split(size), lo.split(size), hi.split(size))]
+    blocks = zip(*(torch.split(each, size) for each in (rows, lo, hi)), strict=True)
+    parts = [solve(*block) for block in blocks]
     return torch.cat([low for low, _ in parts]), torch.cat([high for _, high in parts])
 
 

@@ -24,13 +24,14 @@ def row_score(rows: Tensor, grid: Grid, symmetric: bool, p: float) -> Score:
     Equation: sum_k |x_ck - Q(x_ck)|^p for each row c.
     Reference: Nahshan et al., arXiv 1911.07190, section 3.
     """
-    pieces = rows.split(COLUMNS, dim=1)
+    pieces = torch.split(rows, COLUMNS, dim=1)
 
     def score(lo: Tensor, hi: Tensor) -> Tensor:
         all_qp = from_range(lo, hi, grid, symmetric)
+        pairs = zip(all_qp.scale, all_qp.zero_point, strict=True)
         out = torch.zeros_like(lo)
         # One candidate at a time: memory stays that of one copy of the rows.
-        for index, (scale, zero) in enumerate(zip(all_qp.scale, all_qp.zero_point)):
+        for index, (scale, zero) in enumerate(pairs):
             qp = QParams(grid, scale[:, None], zero[:, None])
             for piece in pieces:
                 error = fake_quantize(piece, qp).sub_(piece)
@@ -97,7 +98,7 @@ def divergence_score(centres: Tensor, counts: Tensor, grid: Grid, symmetric: boo
 
     def score(lo: Tensor, hi: Tensor) -> Tensor:
         qp = from_range(lo, hi, grid, symmetric)
-        pairs = zip(qp.scale[..., None], qp.zero_point[..., None])
+        pairs = zip(qp.scale[..., None], qp.zero_point[..., None], strict=True)
         return torch.stack([_divergence(centres, counts, grid, *pair) for pair in pairs]).float()
 
     return score

@@ -213,7 +213,7 @@ class ChannelStats:
         far = torch.full_like(zeros, math.inf).float()
         total = cls(zeros.long(), zeros, zeros, far, -far)
         rows = max(1, CHUNK * x.shape[0] // x.numel()) if x.numel() else 1
-        for part in x.detach().split(rows) if x.numel() else ():
+        for part in torch.split(x.detach(), rows) if x.numel() else ():
             total = total.merge(_read_channels(part.float(), axis))
         return total
 
@@ -225,7 +225,8 @@ class ChannelStats:
                 " merge readings of the same tensor only."
             )
         count = self.count + other.count
-        safe = count.clamp(min=1)
+        # As float64: a quotient of integer tensors would be float32.
+        safe = count.clamp(min=1).double()
         gap = other.mean - self.mean
         mean = (self.count * self.mean + other.count * other.mean) / safe
         m2 = (self.m2 + other.m2) + gap * gap * (self.count * other.count / safe)
@@ -245,7 +246,7 @@ def _admit(x: Tensor) -> tuple[Tensor, int, int]:
         return flat, 0, 0
     # NaN and infinities reach the extremes, so one fast pass settles the common case.
     lo, hi = (float(end) for end in torch.aminmax(flat))
-    if -MASK_MAGNITUDE < lo and hi < MASK_MAGNITUDE:
+    if lo > -MASK_MAGNITUDE and hi < MASK_MAGNITUDE:
         return flat, 0, 0
     nonfinite = int((~torch.isfinite(flat)).sum())
     kept = flat[flat.abs() < MASK_MAGNITUDE]
@@ -262,7 +263,7 @@ def _chunks(values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Cache-sized pieces, each with a float64 copy in a reused buffer."""
     size = _chunk(values)
     buffer = torch.empty(size, dtype=torch.float64, device=values.device)
-    for piece in values.split(size):
+    for piece in torch.split(values, size):
         yield piece, buffer[: piece.numel()].copy_(piece)
 
 
@@ -364,7 +365,7 @@ def _read_channels(x: Tensor, axis: int) -> ChannelStats:
     shape[axis] = -1
     lo, hi = (float(end) for end in torch.aminmax(x))
     wide = x.double()
-    if -MASK_MAGNITUDE < lo and hi < MASK_MAGNITUDE:  # false when there is a NaN
+    if lo > -MASK_MAGNITUDE and hi < MASK_MAGNITUDE:  # false when there is a NaN
         count = torch.full((x.shape[axis],), x.numel() // x.shape[axis])
         mean = wide.mean(dim=dims)
         m2 = wide.sub_(mean.reshape(shape)).square_().sum(dim=dims)

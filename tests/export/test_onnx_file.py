@@ -1,0 +1,223 @@
+"""The ONNX file: standard operators, packed integers, and the numbers of the simulation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from conftest import SmallNet, trained_looking
+from networks import Chain, Tied, TwoTowers, normal, seeded
+from onnx import TensorProto
+from torch import nn
+
+import bitwright as bw
+from bitwright.export.onnx_file import unit_values
+from bitwright.export.verify import session
+
+IMAGES = normal(48, 3, 16, 16, seed=1)
+SCHEMES = ("w8a8", "w4a8", "w4a4", "w2a8", "w3a5", "w8a16")
+GOLDEN = [(scheme, target) for target in ("paper", "ort-cpu") for scheme in SCHEMES]
+GOLDEN += [(scheme, "weights-only") for scheme in ("w8a8", "w4a8", "w2a8", "w3a8")]
+
+
+@cache
+def small() -> nn.Module:
+    return trained_looking(seeded(SmallNet))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """One export for each scheme and target, made when first asked for."""
+    folder = tmp_path_factory.mktemp("onnx")
+
+    @cache
+    def make(scheme: str, target: str):
+        result = bw.quantize(small(), [IMAGES], scheme=scheme, target=target)
+        path = result.export(folder / f"{scheme}-{target}.onnx")
+        return result, path, onnx.load(str(path))
+
+    return make
+
+
+def ran(path, x, optimized: bool = False) -> torch.Tensor:
+    runtime = session(path, optimized, threads=1)
+    return torch.from_numpy(runtime.run(None, {runtime.get_inputs()[0].name: x.numpy()})[0])
+
+
+def kinds(model) -> Counter:
+    return Counter(TensorProto.DataType.Name(t.data_type) for t in model.graph.initializer)
+
+
+def weights(model) -> list:
+    return [t for t in model.graph.initializer if t.name.endswith(".weight.q")]
+
+
+@pytest.mark.parametrize(("scheme", "target"), GOLDEN)
+def test_the_runtime_computes_what_the_simulation_does(exported, scheme, target):
+    """Optimisations off. A tie may round the other way in one of them: few, and by one step."""
+    result, path, _ = exported(scheme, target)
+    with torch.no_grad():
+        want = result.model(IMAGES)
+    got = ran(path, IMAGES)
+    relative = (got - want).abs() / want.abs().max()
+    assert float((relative < 2e-6).double().mean()) > 0.9
+    assert float(relative.max()) < 0.02
+    assert torch.equal(got.argmax(1), want.argmax(1))
+    found = result.verify(path)
+    assert found["passed"] and found["first_failure"] is None
+    assert set(found["units"]) == {u.name for u in result.graph.units}
+    assert max(found["units"].values()) < 1e-6
+
+
+@pytest.mark.parametrize(("scheme", "target"), GOLDEN)
+def test_the_file_is_valid_standard_onnx(exported, scheme, target):
+    _, path, model = exported(scheme, target)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert {o.domain for o in model.opset_import} == {""}
+    assert {n.domain for n in model.graph.node} == {""}
+    assert model.opset_import[0].version == (25 if scheme == "w2a8" else 21)
+    bits = int(scheme[1])
+    width = next(w for w in (2, 4, 8) if bits <= w)
+    kind = f"{'INT' if target == 'ort-cpu' else 'UINT'}{width}"
+    assert len(weights(model)) == 5
+    assert all(TensorProto.DataType.Name(t.data_type) == kind for t in weights(model))
+    assert all(len(t.raw_data) == -(-int(np.prod(t.dims)) * width // 8) for t in weights(model))
+
+
+@pytest.mark.parametrize(("scheme", "target"), GOLDEN)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_batch_is_dynamic(exported, scheme, target, batch):
+    result, path, model = exported(scheme, target)
+    x = IMAGES[:batch]
+    with torch.no_grad():
+        want = result.model(x)
+    got = ran(path, x)
+    assert got.shape == (batch, 10) and float((got - want).abs().max()) < 0.02 * want.abs().max()
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    assert shape[0].dim_param and [d.dim_value for d in shape[1:]] == [3, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "clips", "kind"),
+    [("w8a8", 0, "UINT8"), ("w4a4", 0, "UINT4"), ("w3a5", 5, "UINT8"), ("w8a16", 0, "UINT16")],
+)
+def test_inputs_of_odd_widths_are_clipped(exported, scheme, clips, kind):
+    _, _, model = exported(scheme, "paper")
+    nodes = {n.name: n for n in model.graph.node}
+    own = [n for n in nodes.values() if n.op_type == "Clip" and n.name.endswith(".clip")]
+    assert len(own) == clips
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in own:
+        assert [int(constants[name]) for name in node.input[1:]] == [0, 31]
+    zeros = [t for t in model.graph.initializer if t.name.endswith(".zero")]
+    quantizers = [n for n in nodes.values() if n.op_type == "QuantizeLinear"]
+    used = {n.input[2] for n in quantizers}
+    assert len(quantizers) == 5
+    assert {TensorProto.DataType.Name(t.data_type) for t in zeros if t.name in used} == {kind}
+
+
+@pytest.mark.parametrize("bits", [5, 6, 7])
+def test_the_other_odd_widths_agree_too(tmp_path, bits):
+    scheme = f"w{bits}a{bits}"
+    result = bw.quantize(small(), [IMAGES], scheme=scheme)
+    path = result.export(tmp_path / "m.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    assert result.verify(path)["passed"]
+
+
+def test_units_are_found_in_the_file(exported):
+    result, _, model = exported("w8a8", "ort-cpu")
+    values = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    places = unit_values(model)
+    assert list(places) == [u.name for u in result.graph.units]
+    assert all(start in values and end in values for start, end in places.values())
+
+
+def test_integer_kernels_really_run(exported):
+    result, path, _ = exported("w8a8", "ort-cpu")
+    operators = result.verify(path)["optimized"]["operators"]
+    assert operators["QLinearConv"] == 4 and operators["QLinearAdd"] == 1
+    assert operators["QLinearGlobalAveragePool"] == 1
+    assert not {"Conv", "Add", "GlobalAveragePool", "ReduceMean", "Relu"} & set(operators)
+    with torch.no_grad():
+        same = ran(path, IMAGES, optimized=True).argmax(1) == result.model(IMAGES).argmax(1)
+    assert float(same.double().mean()) >= 0.95
+
+
+def test_paper_keeps_float_kernels(exported):
+    result, path, _ = exported("w8a8", "weights-only")
+    operators = result.verify(path)["optimized"]["operators"]
+    assert not any(name.startswith("QLinear") for name in operators)
+
+
+def test_no_weight_is_stored_in_float(exported):
+    _, path, model = exported("w4a8", "paper")
+    large = [t for t in model.graph.initializer if np.prod(t.dims) >= 64]
+    assert {TensorProto.DataType.Name(t.data_type) for t in large} == {"UINT4"}
+    result, other, _ = exported("w8a8", "paper")
+    count = sum(u.params for u in result.graph.units)
+    assert other.stat().st_size - path.stat().st_size == pytest.approx(count / 2, rel=0.05)
+
+
+LAYERS = {
+    "conv1d": (lambda: nn.Conv1d(3, 6, 3), (3, 9)),
+    "conv3d": (lambda: nn.Conv3d(3, 6, 2), (3, 4, 4, 4)),
+    "transposed": (lambda: nn.ConvTranspose2d(3, 6, 3, stride=2), (3, 5, 5)),
+    "transposed grouped": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), (4, 5, 5)),
+    "same padding": (lambda: nn.Conv2d(3, 6, 4, padding="same"), (3, 7, 7)),
+    "dilated": (lambda: nn.Conv2d(3, 6, 3, dilation=2), (3, 9, 9)),
+    "linear on a sequence": (lambda: nn.Linear(6, 4), (5, 6)),
+    "linear without bias": (lambda: nn.Linear(6, 4, bias=False), (6,)),
+}
+
+
+@pytest.mark.parametrize("target", ["paper", "ort-cpu"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_kind_of_layer_is_exported(tmp_path, kind, target):
+    make, shape = LAYERS[kind]
+    net, x = seeded(lambda: Chain(make(), nn.ReLU())).eval(), normal(16, *shape)
+    result = bw.quantize(net, [x], scheme="w8a8", target=target)
+    path = result.export(tmp_path / "m.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    found = result.verify(path)
+    assert found["passed"] and found["max_relative_difference"] < 1e-2, found
+
+
+def test_shared_weights_are_stored_once(tmp_path):
+    result = bw.quantize(seeded(Tied).eval(), [normal(32, 6)], scheme="w4a8")
+    path = result.export(tmp_path / "m.onnx")
+    assert len(weights(onnx.load(str(path)))) == 2
+    found = result.verify(path)
+    assert found["passed"] and set(found["units"]) == {"twice", "twice#2", "head"}
+
+
+def test_keyword_inputs_keep_their_names(tmp_path):
+    batch = {"first": normal(32, 4), "second": normal(32, 6, seed=1)}
+    net = seeded(TwoTowers).eval()
+    result = bw.quantize(net, [batch], scheme="w8a8")
+    path = result.export(tmp_path / "m.onnx")
+    runtime = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert {i.name for i in runtime.get_inputs()} == {"first", "second"}
+    assert result.verify(path)["passed"]
+
+
+def test_an_embedding_is_exported(tmp_path):
+    class Embeds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(30, 8), nn.Linear(8, 3)
+
+        def forward(self, tokens):
+            return self.head(self.words(tokens).mean(1))
+
+    tokens = torch.randint(0, 30, (32, 7), generator=torch.Generator().manual_seed(0))
+    result = bw.quantize(seeded(Embeds).eval(), [tokens], scheme="w4a8")
+    path = result.export(tmp_path / "m.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    assert result.verify(path)["passed"]
+    assert kinds(onnx.load(str(path)))["UINT4"] >= 2

@@ -1,0 +1,82 @@
+"""Schemes and keep rules as the user writes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitwright.errors import RecipeError
+from bitwright.graph.choice import FLOAT, Choice, assign, parse_keep, parse_scheme
+
+UNITS = ["stem", "blocks.0.a", "blocks.0.b", "blocks.1.a", "head"]
+
+
+@pytest.mark.parametrize(
+    ("text", "choice", "shown"),
+    [
+        ("w4a8", Choice(4, 8), "w4a8"),
+        (" W2A2 ", Choice(2, 2), "w2a2"),
+        ("w8a16", Choice(8, 16), "w8a16"),
+        ("w3afloat", Choice(3, 0), "w3afloat"),
+        ("w3af", Choice(3, 0), "w3afloat"),
+        ("float", FLOAT, "float"),
+        ("w4a4x1", Choice(4, 4), "w4a4"),
+    ],
+)
+def test_schemes(text, choice, shown):
+    assert parse_scheme(text) == choice and str(choice) == shown
+    assert parse_scheme(str(choice)) == choice
+    assert choice.is_float == (text == "float")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("w4", "unknown scheme 'w4' in --scheme"),
+        ("", "unknown scheme ''"),
+        ("a8w4", "unknown scheme 'a8w4'"),
+        ("int8", "written w4a8"),
+        ("w-4a8", "unknown scheme"),
+        ("w1a8", "'w1a8' in --scheme asks for 1 weight bits. Bits are 2 to 8, or 16"),
+        ("w9a8", "9 weight bits"),
+        ("w0a8", "0 weight bits"),
+        ("w8a12", "12 input bits"),
+        ("w4a4x2", "2 points: this version quantises with one"),
+        ("w4a4x0", "0 points"),
+    ],
+)
+def test_wrong_schemes(text, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_scheme(text)
+
+
+def test_keep_rules_share_the_scheme_that_follows():
+    rules = parse_keep("first,last=w8a8, blocks.0.*=float,head=w4a4,")
+    assert rules == (
+        ("first", Choice(8, 8)),
+        ("last", Choice(8, 8)),
+        ("blocks.0.*", FLOAT),
+        ("head", Choice(4, 4)),
+    )
+    assert parse_keep("") == () and parse_keep(" , ") == ()
+
+
+def test_keep_without_a_scheme():
+    with pytest.raises(RecipeError, match="no scheme for 'last'. Write PATTERN=SCHEME"):
+        parse_keep("first=w8a8,last")
+    with pytest.raises(RecipeError, match="unknown scheme 'w8' in --keep"):
+        parse_keep("first=w8")
+
+
+def test_the_last_rule_that_matches_decides():
+    rules = parse_keep("blocks.*=w8a8,blocks.0.?=w2a2,last=float,first=w3a3")
+    chosen = assign(UNITS, Choice(4, 4), rules)
+    assert {name: str(choice) for name, choice in chosen.items()} == {
+        "stem": "w3a3", "blocks.0.a": "w2a2", "blocks.0.b": "w2a2", "blocks.1.a": "w8a8",
+        "head": "float",
+    }  # fmt: skip
+    assert list(chosen) == UNITS
+
+
+def test_a_pattern_without_a_unit_is_an_error():
+    with pytest.raises(RecipeError, match=r"'layer1' matches no unit.*stem, blocks.0.a.*doctor"):
+        assign(UNITS, Choice(4, 4), parse_keep("layer1=w8a8"))
