@@ -124,19 +124,24 @@ def examine(row: Row, name: str, target: str) -> None:
         row.at("verify")
         found = verify(file, graph, marked, batches)
     row["verify"] = {k: v for k, v in found.items() if k != "units"}
-    missing = [u.name for u in graph.units if u.name not in found["units"]]
     row["units_checked"] = len(found["units"])
     row["worst_unit"] = max(found["units"].values(), default=None)
-    row["verified"] = bool(found["passed"]) and not missing
-    if missing:
-        row["reason"] = f"{len(missing)} units are not in the file, {missing[0]} first"
-    elif not found["passed"]:
-        row["reason"] = "verification: " + (
-            f"unit {found['first_failure']} is off"
-            if found["first_failure"]
-            else f"end-to-end agreement {found['agreement']:.3f}"
-        )
+    calls = sum(len(unit.calls) for unit in graph.units)
+    row["verified"] = bool(found["passed"]) and row["units_checked"] == calls
+    if not row["verified"]:
+        row["reason"] = "verification: " + failure(found, calls)
     row.at("done")
+
+
+def failure(found: dict[str, Any], calls: int) -> str:
+    """Why a verification did not pass."""
+    if found["error"]:
+        return f"ONNX Runtime: {found['error']}"
+    if len(found["units"]) != calls:
+        return f"{calls - len(found['units'])} of {calls} unit calls were not found in the file"
+    if found["first_failure"]:
+        return f"unit {found['first_failure']} differs by {found['units'][found['first_failure']]}"
+    return f"end-to-end agreement {found['agreement']:.3f}, {found['undecided']} undecided"
 
 
 def child(name: str, target: str, out: str) -> None:

@@ -6,6 +6,40 @@ import torch
 from torch import nn
 
 
+class SmallNet(nn.Module):
+    """Convolutions of every kind, batch-norms, a residual add, pooling and a linear head."""
+
+    def __init__(self, width: int = 16, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.stem_bn = nn.BatchNorm2d(width)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.depthwise_bn = nn.BatchNorm2d(width)
+        self.project = nn.Conv2d(width, width, 1)
+        self.grouped = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, groups=4)
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, x):
+        x = torch.relu(self.stem_bn(self.stem(x)))
+        y = nn.functional.relu6(self.depthwise_bn(self.depthwise(x)))
+        x = torch.relu(self.project(y) + x)
+        x = torch.relu(self.grouped(x))
+        return self.head(x.mean((2, 3)))
+
+
+def trained_looking(net: nn.Module, seed: int = 0) -> nn.Module:
+    """Give batch-norms statistics and affine parameters as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            count = module.num_features
+            module.running_mean.copy_(torch.randn(count, generator=generator) * 0.2)
+            module.running_var.copy_(torch.rand(count, generator=generator) + 0.5)
+            module.weight.data.copy_(torch.rand(count, generator=generator) + 0.5)
+            module.bias.data.copy_(torch.randn(count, generator=generator) * 0.2)
+    return net.eval()
+
+
 class Chain(nn.Module):
     """Modules one after the other; its input is called `x`."""
 
@@ -54,3 +88,20 @@ def seeded(make, seed: int = 0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return make()
+
+
+def pictures(count: int, seed: int = 1, size: int = 16) -> torch.Tensor:
+    """Normalised images with shapes and colours, so that networks tell them apart."""
+    shapes = nn.functional.interpolate(normal(count, 3, 4, 4, seed=seed), size=size, mode="bicubic")
+    colour = normal(count, 3, 1, 1, seed=seed + 1000)
+    return shapes + colour + 0.2 * normal(count, 3, size, size, seed=seed + 2000)
+
+
+def small_network(seed: int = 0, width: int = 16) -> SmallNet:
+    """A SmallNet whose answers differ: on `pictures` every class comes up."""
+    net = trained_looking(seeded(lambda: SmallNet(width), seed), seed)
+    with torch.no_grad():
+        scores = net(pictures(256, seed=99))
+        net.head.weight /= scores.std(0)[:, None]
+        net.head.bias.copy_((net.head.bias - scores.mean(0)) / scores.std(0))
+    return net

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from bitwright.commands import (
     run_verify,
 )
 from bitwright.console import Console, comparison, doctor_lines, listing
-from bitwright.errors import BitwrightError
+from bitwright.errors import BitwrightError, InterruptedRun, RecipeError
 from bitwright.run.memory import keep_heap
 
 app = typer.Typer(
@@ -51,8 +52,13 @@ def _set(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _numbers(text: str | None) -> list[float] | None:
-    return None if text is None else [float(part) for part in text.replace(",", " ").split()]
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise RecipeError(
+            f"{option} {text!r} is not a list of numbers. Write one or three, such as 0.5,0.5,0.5."
+        ) from error
 
 
 @app.command()
@@ -83,9 +89,9 @@ def quantize(
     """Quantise a network, verify it in ONNX Runtime, and write a run directory."""
     options = _set(
         model=model or None, data=data, weights=weights, method=method, scheme=scheme, keep=keep,
-        target=target, eval=eval, metric=metric, calib=calib, size=size, mean=_numbers(mean),
-        std=_numbers(std), crop=crop, batch=batch, activation_range=activation_range,
-        weight_range=weight_range, device=device, seed=seed,
+        target=target, eval=eval, metric=metric, calib=calib, size=size,
+        mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), crop=crop, batch=batch,
+        activation_range=activation_range, weight_range=weight_range, device=device, seed=seed,
     )  # fmt: skip
     with Console(quiet) as console:
         outcome = run_quantize(recipe, options, out, console.progress)
@@ -163,13 +169,13 @@ def main() -> None:
     keep_heap()
     try:
         app(standalone_mode=True)
+    except InterruptedRun as error:
+        line = shlex.join(sys.argv[1:])
+        print(f"\nbitwright: {error}. Resume with:  bitwright {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except BitwrightError as error:
         print(f"bitwright: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        line = " ".join(sys.argv[1:])
-        print(f"\nbitwright: interrupted. Resume with:  bitwright {line}", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def run_quantize(
     source = load_model(made.model, Path(made.weights) if made.weights else None)
     if not source.trained:
         raise ModelError(
-            f"{made.model!r} was built with random weights: give its trained weights by --weights FILE."
+            f"{made.model!r} was built with random weights: give its trained weights by --weights "
+            "FILE."
         )
     evaluation = runs.open_data(made.eval, made, source) if made.eval else None
     job = Job(
@@ -91,7 +92,7 @@ def run_doctor(model: str, data: str | None, weights: str | None) -> dict[str, A
     """What would be quantised, and what a run needs; nothing is written."""
     source = load_model(model, Path(weights) if weights else None)
     recipe = Recipe(model=model, data=data or "")
-    dataset = runs.open_data(data, recipe, source) if data else None
+    dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
     graph = _captured(source, dataset)
     target = load_target("paper")
     choices = {unit.name: parse_scheme(recipe.scheme) for unit in graph.units}

@@ -12,6 +12,7 @@ from rich import progress as bars
 from rich.console import Console as RichConsole
 from rich.text import Text
 
+from bitwright.errors import InterruptedRun
 from bitwright.run.progress import Event, Progress
 
 _PLAIN_SECONDS = 10.0
@@ -50,6 +51,9 @@ class Console:
     ) -> None:  # fmt: skip
         """Leave the terminal in order."""
         self._stop()
+        if isinstance(error, KeyboardInterrupt):
+            # An error of ours before typer sees the interrupt, which it would end without a word.
+            raise InterruptedRun("interrupted") from error
 
     def show(self, lines: Iterable[str]) -> None:
         """Print result lines."""
@@ -143,8 +147,8 @@ def _verification(found: Mapping[str, Any]) -> list[str]:
     good = sum(1 for v in units.values() if v is not None and v <= found["tolerance"])
     state = "verified in ONNX Runtime" if found["passed"] else "NOT VERIFIED in ONNX Runtime"
     lines = [
-        f"verify      {state}: {good} of {len(units)} units agree to {found['tolerance']:g}; end to "
-        f"end {found['agreement']:.2%} of {found['samples']} answers agree, "
+        f"verify      {state}: {good} of {len(units)} units agree to {found['tolerance']:g}; end "
+        f"to end {found['agreement']:.2%} of {found['samples']} answers agree, "
         f"{found['optimized']['agreement']:.2%} with optimisations"
     ]
     if found.get("first_failure"):

@@ -7,7 +7,8 @@
     |   |-- DataError         a D cannot be found, is empty, misshapen or not finite
     |   |-- RecipeError       an unknown or ill-valued option, scheme, target, metric or recipe key
     |   `-- RunDirectoryError a run directory is missing, foreign, of another version or damaged
-    `-- PromiseError          the work is done but a stated promise failed: exit code 1
+    |-- PromiseError          the work is done but a stated promise failed: exit code 1
+    `-- InterruptedRun        the user stopped it: exit code 130
 
 A message carries the value, the place and the remedy. The command prints the message alone, never
 a traceback.
@@ -53,6 +54,12 @@ class PromiseError(BitwrightError):
     """The work is done, but a stated promise failed."""
 
     exit_code = 1
+
+
+class InterruptedRun(BitwrightError):
+    """The user stopped the work."""
+
+    exit_code = 130
 
 
 def unknown(kind: str, value: str, known: Iterable[str], where: str = "") -> str:

@@ -33,10 +33,11 @@ def _top1(outputs: Tensor, labels: Any) -> tuple[float, int]:
             "the metric top1 needs integer class labels and the evaluation data have none. Give "
             "labelled data, or --metric agreement, which needs none."
         )
-    if outputs.dim() < 2 or labels.shape[0] != outputs.shape[0]:
+    if outputs.dim() < 2 or predictions(outputs).shape != labels.shape:
         raise DataError(
             f"the metric top1 needs one row of class scores a label; the outputs have shape "
-            f"{tuple(outputs.shape)} and the labels {tuple(labels.shape)}."
+            f"{tuple(outputs.shape)} and the labels {tuple(labels.shape)}. Give one label a row of "
+            "scores, or a metric of your own: --metric FILE.py:FUNCTION."
         )
     right = predictions(outputs) == labels.to(outputs.device)
     return float(right.sum()), right.numel()
@@ -78,7 +79,7 @@ def metric(name: str) -> Metric:
     def score(outputs: Tensor, labels: Any) -> tuple[float, int]:
         with Foreign(RecipeError, f"the metric {name}"):
             value = function(outputs, labels)
-        number = float(value.item() if isinstance(value, torch.Tensor) else value)
+            number = float(value.item() if isinstance(value, torch.Tensor) else value)
         return number * outputs.shape[0], outputs.shape[0]
 
     return Metric(name.rpartition(":")[2], score, True, "the user's own function")

@@ -102,7 +102,7 @@ def run(job: Job, progress: Progress) -> Result:
     if job.data.is_none:
         raise DataError(
             f"--data none: the method {recipe.method!r} needs calibration data for the ranges of "
-            "activations. Give some samples, or --target weights-only."
+            "activations and for the verification. Give some samples."
         )
     target = load_target(recipe.target)
     with progress.stage("capture"):
@@ -228,6 +228,11 @@ def _allocation(choices: Mapping[str, Choice]) -> dict[str, Any]:
     return {
         "solver": None,
         "status": "fixed",
+        "objective": None,
+        "bound": None,
+        "gap": None,
+        "budgets": {},
+        "uniform": None,
         "choices": {
             name: {"w_bits": c.w_bits, "a_bits": c.a_bits, "points": c.points}
             for name, c in choices.items()

@@ -164,11 +164,18 @@ def load_recipe(name: str) -> dict[str, Any]:
             )
         if not path.is_file():
             raise RecipeError(f"recipe file {name!r} does not exist. Check the path.")
-        text = path.read_text()
+        text = _read(path)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {name!r} is not valid TOML: {error}.") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe file {str(path)!r} cannot be read as text: {error}.") from error
 
 
 def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:

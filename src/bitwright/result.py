@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,11 +27,11 @@ from bitwright.numerics.stats import TensorStats
 from bitwright.recipe import Recipe, to_toml
 from bitwright.reporting import render
 from bitwright.run.files import write_atomically
-from bitwright.run.progress import Progress
+from bitwright.run.progress import Event, Progress
 from bitwright.sources.batches import Dataset, rebatch, take
 from bitwright.stages import flat_example
 
-VERIFY_SAMPLES = 1000
+VERIFY_SAMPLES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,8 @@ class Result:
     def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
         """Write the whole run directory; verification included unless told otherwise."""
         run = rundir.create(Path(out), to_toml(self.recipe))
+        if not run[rundir.LOG].exists():
+            self._start_log(run)
         with self.progress.stage("save"):
             run.write_json(rundir.CENSUS, self.census)
             run.write_table(self.table)
@@ -78,6 +81,13 @@ class Result:
         self.report(run[rundir.REPORT], run)
         return run
 
+    def _start_log(self, run: RunDirectory) -> None:
+        """Log what happened before there was a folder, and what is still to come."""
+        listener = rundir.log_listener(run)
+        for stage in self.progress.stages:
+            listener(Event("end", stage.name, seconds=stage.seconds))
+        self.progress.listeners.append(listener)
+
     def export(self, path: str | Path) -> Path:
         """Write standard ONNX."""
         first = next(iter(take(self.data, 2)))
@@ -85,8 +95,13 @@ class Result:
         example = flat_example(self.graph, first.inputs)
         return export_onnx(self.graph, marked, example, Path(path)).path
 
-    def verify(self, path: str | Path, dataset: Dataset | None = None) -> dict[str, Any]:
-        """Run an exported file in ONNX Runtime against the simulation; see `export.verify`."""
+    def verify(
+        self, path: str | Path | None = None, dataset: Dataset | None = None
+    ) -> dict[str, Any]:
+        """Run a file in ONNX Runtime against the simulation; without a path, one made for it."""
+        if path is None:
+            with tempfile.TemporaryDirectory() as folder:
+                return self.verify(self.export(Path(folder) / rundir.ONNX), dataset)
         marked = stitch(self.graph, self.assignment, marks=True)
         with self.progress.stage("verify") as tick:
             return verify_file(

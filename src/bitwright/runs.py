@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from bitwright.errors import RunDirectoryError
 from bitwright.evaluation import compare
 from bitwright.export import rundir
 from bitwright.export.onnx_file import export_onnx
-from bitwright.export.packed import load_packed
+from bitwright.export.packed import Packed, load_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.verify import verify as verify_file
-from bitwright.graph.capture import capture
+from bitwright.graph.capture import Inputs, capture
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.metrics import metric
@@ -30,6 +31,8 @@ from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
 from bitwright.stages import flat_example, forward_of
 
 VERIFY_SAMPLES = 1000
+# Sizes to stand for a free batch and a free length.
+_FREE = (2, 16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class LoadedRun:
     source: LoadedModel
     graph: ModelGraph
     assignment: Assignment
+    example: Inputs
 
 
 def load(run: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -65,10 +69,7 @@ def load_run(path: Path, model: nn.Module | None = None) -> LoadedRun:
     recipe = recipe_of(directory)
     packed = load_packed(directory[rundir.MODEL])
     source = _source(recipe, model, path)
-    example = source.example_inputs
-    if example is None:
-        data = _open(recipe.data, recipe, source)
-        example = next(batch.inputs for batch in take(data, 2))
+    example = _example(source, recipe, packed)
     graph = capture(source.module, example)
     _check_same_network(graph, packed.assignment, path)
     module = shallow_copy(graph.module)
@@ -76,7 +77,9 @@ def load_run(path: Path, model: nn.Module | None = None) -> LoadedRun:
     for target, tensor in packed.rest.items():
         if target in known:
             set_tensor(module, target, tensor)
-    return LoadedRun(directory, recipe, source, replace(graph, module=module), packed.assignment)
+    return LoadedRun(
+        directory, recipe, source, replace(graph, module=module), packed.assignment, example
+    )
 
 
 def recipe_of(directory: RunDirectory) -> Recipe:
@@ -99,7 +102,7 @@ def recipe_of(directory: RunDirectory) -> Recipe:
 def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress) -> dict[str, Any]:
     """Float and quantised side by side on any data."""
     dataset = _open(data or loaded.recipe.eval or loaded.recipe.data, loaded.recipe, loaded.source)
-    graph = capture(loaded.source.module, _example(loaded))
+    graph = capture(loaded.source.module, loaded.example)
     with progress.stage("evaluate") as tick:
         return compare(
             forward_of(graph, graph.module),
@@ -113,7 +116,7 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
 def export(loaded: LoadedRun) -> Path:
     """Write model.onnx again."""
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
-    example = flat_example(loaded.graph, _example(loaded))
+    example = flat_example(loaded.graph, loaded.example)
     return export_onnx(loaded.graph, marked, example, loaded.directory[rundir.ONNX]).path
 
 
@@ -161,10 +164,21 @@ def _channels(values: tuple[float, ...]) -> tuple[float, ...] | float | None:
     return None if not values else values[0] if len(values) == 1 else values
 
 
-def _example(loaded: LoadedRun) -> Any:
-    if loaded.source.example_inputs is not None:
-        return loaded.source.example_inputs
-    return next(b.inputs for b in take(_open(loaded.recipe.data, loaded.recipe, loaded.source), 2))
+def _example(source: LoadedModel, recipe: Recipe, packed: Packed) -> Inputs:
+    """Inputs to capture with: the network's own, the data's, or of the shapes in the run."""
+    if source.example_inputs is not None:
+        return source.example_inputs
+    if recipe.data:
+        return next(batch.inputs for batch in take(_open(recipe.data, recipe, source), 2))
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for spec in packed.inputs:
+        sizes = [_FREE[min(i, 1)] if size is None else size for i, size in enumerate(spec.shape)]
+        noise = torch.randn(sizes, generator=generator)
+        # One is a word of every vocabulary, and what an attention mask lets pass.
+        tensors[spec.name] = noise if spec.dtype.is_floating_point else torch.ones(sizes)
+        tensors[spec.name] = tensors[spec.name].to(spec.dtype)
+    return tensors if packed.keywords else tuple(tensors.values())
 
 
 def _source(recipe: Recipe, model: nn.Module | None, path: Path) -> LoadedModel:
@@ -185,4 +199,11 @@ def _check_same_network(graph: ModelGraph, assignment: Assignment, path: Path) -
             raise RunDirectoryError(
                 f"the run {str(path)!r} belongs to another network: its unit {name!r} has shape "
                 f"{tuple(solved.q.shape)}, the network's {shapes.get(name)}. Was MODEL changed?"
+            )
+    nodes = graph.nodes()
+    for edge in assignment.edges:
+        if not all(name in nodes for name in edge):
+            raise RunDirectoryError(
+                f"the run {str(path)!r} belongs to another network: it quantises the edge "
+                f"{' -> '.join(edge)}, which the network has not. Was MODEL changed?"
             )

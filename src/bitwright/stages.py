@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from bitwright.graph.execute import bind, first_tensor
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor, sites_by_unit
 from bitwright.graph.sites import Site
-from bitwright.graph.target import Target
+from bitwright.graph.target import Target, load_target
 from bitwright.methods.problem import Method, UnitProblem, UnitSolution
-from bitwright.numerics.affine import QParams, from_range, quantize_bias
+from bitwright.numerics.affine import QParams, quantize_bias
+from bitwright.numerics.exact import exact_bias, exact_range
 from bitwright.numerics.ranges import RangeRule
 from bitwright.numerics.stats import TensorStats
 from bitwright.recipe import Recipe
@@ -26,9 +28,16 @@ CHAIN_BITS = 8
 
 
 def choices_of(graph: ModelGraph, recipe: Recipe) -> dict[str, Choice]:
-    """The bits of every unit: the scheme, overruled by --keep."""
+    """The bits of every unit: the scheme, overruled by --keep; inputs that stay float have none."""
     names = [unit.name for unit in graph.units]
-    return dict(assign(names, parse_scheme(recipe.scheme), parse_keep(recipe.keep)))
+    asked = assign(names, parse_scheme(recipe.scheme), parse_keep(recipe.keep))
+    inputs = load_target(recipe.target).inputs
+    return {
+        unit.name: asked[unit.name]
+        if inputs and not unit.weight_only
+        else replace(asked[unit.name], a_bits=0)
+        for unit in graph.units
+    }
 
 
 def stream(dataset: Dataset, recipe: Recipe, limit: bool = True) -> Iterator[Any]:
@@ -60,7 +69,7 @@ def input_grids(
         if key not in made:
             grid = target.input_grid(bits)
             low, high = rule.of_stats(stats[site.root], grid, target.input_symmetric)
-            made[key] = from_range(low, high, grid, target.input_symmetric)
+            made[key] = exact_range(low, high, grid, target.input_symmetric, site.clamped)
         edges[site.source, site.reader] = made[key]
     return edges
 
@@ -142,10 +151,13 @@ def assemble(
 def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | IntegerBias:
     assert solution.bias is not None
     known = [qp for qp in solution.inputs if qp is not None]
-    if target.bias_bits != 32 or len(known) != 1 or len(unit.calls) != 1:
+    if len(known) != 1 or len(unit.calls) != 1:
         return solution.bias
     scale = (known[0].scale * solution.weight.scale).reshape(-1)
-    scale = scale.expand(solution.bias.shape).contiguous()
+    # One scale for all, or (grouped transposed convolutions) one for each channel of a group.
+    scale = scale.repeat(solution.bias.numel() // scale.numel())
+    if target.bias_bits != 32:
+        return exact_bias(solution.bias, scale)
     q = quantize_bias(solution.bias, scale)
     # A channel whose weights all but vanish has a scale so small that its bias does not fit.
     return solution.bias if q is None else IntegerBias(q, scale)

@@ -7,7 +7,6 @@ import struct
 
 import pytest
 import torch
-from networks import Chain, normal, seeded
 from safetensors.torch import save_file
 from torch import nn
 
@@ -15,6 +14,7 @@ import bitwright as bw
 from bitwright.errors import RunDirectoryError
 from bitwright.export.packed import load_packed, save_packed
 from bitwright.graph.simulate import IntegerBias
+from networks import Chain, normal, seeded
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 
@@ -55,7 +55,7 @@ def test_round_trip(small_net, images, tmp_path, bits, target):
 
 
 def test_what_stays_float_is_kept_bit_for_bit(small_net, images, tmp_path):
-    result, _ = packed(small_net, images, tmp_path / "m", scheme="w4a8", keep="stem,head=float")
+    packed(small_net, images, tmp_path / "m", scheme="w4a8", keep="stem,head=float")
     rest = load_packed(tmp_path / "m").rest
     assert {"stem.weight", "stem.bias", "head.weight", "head.bias"} <= set(rest)
     assert torch.equal(rest["head.weight"], small_net.head.weight.detach())
@@ -106,7 +106,7 @@ def test_one_changed_byte_is_noticed(file, place):
     start = 8 + struct.unpack("<Q", content[:8])[0]
     content[start + int(place * (len(content) - start))] ^= 1
     file.write_bytes(content)
-    with pytest.raises(RunDirectoryError, match="is damaged: .*checksum.*recipe.toml again"):
+    with pytest.raises(RunDirectoryError, match=r"is damaged: .*checksum.*recipe.toml again"):
         load_packed(file)
 
 
@@ -120,7 +120,7 @@ def test_a_file_cut_short_is_noticed(file, kept):
 
 def test_a_changed_header_is_noticed(file):
     file.write_bytes(with_header(file.read_bytes(), edges="[]"))
-    with pytest.raises(RunDirectoryError, match="is damaged: .*checksum"):
+    with pytest.raises(RunDirectoryError, match=r"is damaged: .*checksum"):
         load_packed(file)
 
 

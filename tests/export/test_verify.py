@@ -5,19 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from conftest import SmallNet, trained_looking
-from networks import normal, seeded
 from onnx import numpy_helper
 
 import bitwright as bw
 from bitwright.errors import RunDirectoryError
+from networks import pictures, small_network
 
-IMAGES = normal(32, 3, 16, 16, seed=1)
+IMAGES = pictures(32)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    result = bw.quantize(trained_looking(seeded(SmallNet)), [IMAGES], scheme="w8a8")
+    result = bw.quantize(small_network(), [IMAGES], scheme="w8a8")
     return result, result.export(tmp_path_factory.mktemp("verify") / "m.onnx")
 
 
@@ -47,9 +46,9 @@ def test_an_undamaged_file_passes(made, damaged):
 @pytest.mark.parametrize("unit", ["stem", "depthwise", "project", "grouped", "head"])
 def test_one_changed_weight_fails_and_names_the_unit(damaged, unit):
     def edit(array):
-        # The largest weight, moved by eight steps of 255.
-        place = np.unravel_index(np.abs(array.astype(int) - 128).argmax(), array.shape)
-        array[place] += 8 if array[place] < 128 else -8
+        # A weight of the first output moved by eight steps of 255; of an input that is not dead.
+        place = (0, 4 % array.shape[1], *(0 for _ in array.shape[2:]))
+        array[place] = int(array[place]) + (8 if array[place] < 128 else -8)
 
     found = damaged(f"{unit}.weight.q", edit)
     assert not found["passed"] and found["first_failure"] == unit
@@ -59,7 +58,7 @@ def test_one_changed_weight_fails_and_names_the_unit(damaged, unit):
 
 def test_one_step_in_one_weight_is_enough(damaged):
     def edit(array):
-        array.flat[0] += 1 if array.flat[0] < 255 else -1
+        array.flat[0] = int(array.flat[0]) + (1 if array.flat[0] < 255 else -1)
 
     found = damaged("head.weight.q", edit)
     assert not found["passed"] and found["first_failure"] == "head"
@@ -75,7 +74,7 @@ def test_a_changed_scale_fails(damaged):
 
 def test_another_networks_file_fails(made, tmp_path):
     result, _ = made
-    other = bw.quantize(trained_looking(seeded(SmallNet, 1), 1), [IMAGES], scheme="w8a8")
+    other = bw.quantize(small_network(1), [IMAGES], scheme="w8a8")
     found = result.verify(other.export(tmp_path / "m.onnx"))
     assert not found["passed"] and found["first_failure"] == "stem"
     assert found["agreement"] < 0.9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import normal, seeded
 from torch import nn
 
 from bitwright.graph.capture import capture
@@ -13,6 +12,7 @@ from bitwright.graph.choice import FLOAT, Choice
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
 from bitwright.stages import active_sites
+from networks import normal, seeded
 
 
 def taken(net, x, target="paper", keep=None, samples=0):

@@ -61,7 +61,7 @@ def test_keep_rules_share_the_scheme_that_follows():
 
 
 def test_keep_without_a_scheme():
-    with pytest.raises(RecipeError, match="no scheme for 'last'. Write PATTERN=SCHEME"):
+    with pytest.raises(RecipeError, match=r"no scheme for 'last'. Write PATTERN=SCHEME"):
         parse_keep("first=w8a8,last")
     with pytest.raises(RecipeError, match="unknown scheme 'w8' in --keep"):
         parse_keep("first=w8")

@@ -6,12 +6,12 @@ import weakref
 
 import pytest
 import torch
-from networks import Chain, TwoTowers, normal, seeded
 from torch import nn
 
 from bitwright.errors import DataError
 from bitwright.graph.capture import capture
 from bitwright.graph.execute import bind, class_rows, first_tensor, run
+from networks import Chain, TwoTowers, normal, seeded
 
 
 @pytest.fixture

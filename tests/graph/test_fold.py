@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import trained_looking
-from networks import Chain, normal, seeded
 from torch import nn
 
 from bitwright.graph.capture import capture
+from networks import Chain, normal, seeded, trained_looking
 
 FOLDS = {
     "conv1d": (lambda: (nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6)), (5, 4, 9)),

@@ -6,8 +6,6 @@ import weakref
 
 import pytest
 import torch
-from conftest import trained_looking
-from networks import Chain, normal, seeded
 from torch import nn
 
 from bitwright.errors import DataError
@@ -15,6 +13,7 @@ from bitwright.graph import observe as module
 from bitwright.graph.capture import capture
 from bitwright.graph.observe import observe
 from bitwright.numerics.stats import TensorStats
+from networks import Chain, normal, seeded, trained_looking
 
 
 def batches(images, *sizes):
@@ -85,12 +84,25 @@ def test_nothing_is_stored(small_net, images, monkeypatch):
     assert max(left) <= 2
 
 
-def test_no_data_and_values_that_are_not_finite(small_net, images):
+def test_no_data(small_net, images):
     graph = capture(small_net, (images[:2],))
     with pytest.raises(DataError, match=r"calibration data are empty.*--data"):
         observe(graph, iter(()), ["x"])
-    with pytest.raises(DataError, match=r"NaN or infinite appear inside the network, at 'relu'"):
-        observe(graph, [(torch.full_like(images, 3e38),)], ["relu"])
+
+
+class Logarithms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(torch.log(x))
+
+
+def test_values_that_are_not_finite_are_placed():
+    graph = capture(seeded(Logarithms).eval(), (normal(3, 4).abs() + 1,))
+    with pytest.raises(DataError, match=r"NaN or infinite appear inside the network, at 'log'"):
+        observe(graph, [(normal(3, 4).abs() + 1,), (normal(3, 4),)], ["log"])
 
 
 # ---- the preprocessing check -----------------------------------------------------------------

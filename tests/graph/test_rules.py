@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import Chain, normal, seeded
 from torch import nn
 
 from bitwright.graph.capture import capture
+from networks import Chain, normal, seeded
 
 X = normal(4, 3, 8, 8, seed=3)
 

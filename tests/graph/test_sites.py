@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import Chain, Tied, normal, seeded
 from torch import nn
 
 from bitwright.graph.capture import capture
@@ -12,6 +11,7 @@ from bitwright.graph.choice import FLOAT, Choice
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import Target, load_target
 from bitwright.stages import active_sites
+from networks import Chain, Tied, normal, seeded
 
 UNIT_EDGES = {
     ("x", "conv2d", "x", "stem"),

@@ -78,7 +78,7 @@ def test_wrong_targets(text, message):
 
 
 def test_targets_that_are_not_there(tmp_path):
-    with pytest.raises(RecipeError, match="unknown target 'ort'.*Did you mean 'ort-cpu'.*X.toml"):
+    with pytest.raises(RecipeError, match=r"unknown target 'ort'.*Did you mean 'ort-cpu'.*X.toml"):
         load_target("ort")
     with pytest.raises(RecipeError, match=r"target file .*none.toml' does not exist"):
         load_target(str(tmp_path / "none.toml"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import Chain, Tied, normal, seeded
 from torch import nn
 
 from bitwright.graph.capture import capture
+from networks import Chain, Tied, normal, seeded
 
 # (layer, input shape without batch) -> kind, multiply-accumulates, positions of one sample
 COUNTS = [

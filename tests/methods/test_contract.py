@@ -9,7 +9,6 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
-from networks import normal
 from torch import nn
 
 from bitwright.errors import RecipeError
@@ -18,6 +17,7 @@ from bitwright.methods.catalogue import METHODS, method
 from bitwright.methods.problem import UnitProblem, UnitSolution
 from bitwright.numerics.affine import dequantize
 from bitwright.numerics.grid import Grid
+from networks import normal
 
 LAYERS = {
     "linear": lambda: nn.Linear(12, 5),
@@ -121,7 +121,9 @@ def test_the_solution_is_on_the_grid_and_well_formed(name, bits, layer, symmetri
     assert list(found.weight.scale.shape) == (shape if per_channel else [])
     assert (found.bias is None) == (asked.bias is None)
     assert found.inputs == asked.inputs and found.method
-    assert 0 <= found.error <= 1.0 + 1e-6 and torch.isfinite(dequantize(found.q, found.weight)).all()
+    assert (
+        0 <= found.error <= 1.0 + 1e-6 and torch.isfinite(dequantize(found.q, found.weight)).all()
+    )
     after = tensors(asked)
     assert all(torch.equal(before[k], after[k]) for k in before)
 
@@ -190,5 +192,5 @@ def test_half_precision_weights(name):
 
 
 def test_unknown_method():
-    with pytest.raises(RecipeError, match="unknown method 'nearst' in --method. Did you mean 'n"):
+    with pytest.raises(RecipeError, match=r"unknown method 'nearst' in --method. Did you mean 'n"):
         method("nearst")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import normal
 from test_contract import problem
 from torch import nn
 
 from bitwright.methods.nearest import Nearest
 from bitwright.numerics.affine import dequantize
+from networks import normal
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

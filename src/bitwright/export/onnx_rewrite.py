@@ -201,14 +201,20 @@ def _data_input(node: ir.Node) -> ir.Value:
     for value in node.inputs:
         if value is not None and not _is_constant(value):
             return value
-    raise AssertionError(f"{node.op_type} has only constant inputs")
+    # A unit whose input is a stored table: follow the path that leads to the weighted operator.
+    made = [v for v in node.inputs if v is not None and v.producer() is not None]
+    value = made[0] if made and node.op_type not in _WEIGHTED else node.inputs[0]
+    assert value is not None
+    return value
 
 
 def _is_constant(value: ir.Value) -> bool:
     if value.const_value is not None:
         return True
     producer = value.producer()
-    return producer is not None and all(_is_constant(v) for v in producer.inputs if v is not None)
+    if producer is None or producer.op_type == "QuantizeLinear":  # weights are stored quantised
+        return False
+    return all(_is_constant(v) for v in producer.inputs if v is not None)
 
 
 def merge_padding(graph: ir.Graph) -> None:

@@ -13,9 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bitwright.errors import RunDirectoryError
-from bitwright.graph.model_graph import ModelGraph, named_tensors
+from bitwright.graph.model_graph import InputSpec, ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.grid import Grid
@@ -28,10 +29,15 @@ _REST = "float."
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """What the file holds: the assignment, and the tensors that stayed in float."""
+    """What the file holds: the assignment, the tensors that stayed in float, what goes in.
+
+    `keywords` says whether the network takes its inputs by name.
+    """
 
     assignment: Assignment
     rest: Mapping[str, Tensor]
+    inputs: tuple[InputSpec, ...]
+    keywords: bool
 
 
 def save_packed(path: Path, graph: ModelGraph, assignment: Assignment) -> int:
@@ -58,9 +64,10 @@ def save_packed(path: Path, graph: ModelGraph, assignment: Assignment) -> int:
         "version": FORMAT_VERSION,
         "units": json.dumps(units, separators=(",", ":")),
         "edges": json.dumps(edges, separators=(",", ":")),
+        "inputs": json.dumps(_store_inputs(graph), separators=(",", ":")),
     }
     metadata["sha256"] = _digest(tensors, metadata)
-    content = save(tensors, metadata)
+    content = _canonical(save(tensors, metadata))
     write_atomically(path, content)
     return len(content)
 
@@ -92,7 +99,8 @@ def load_packed(path: Path) -> Packed:
     }
     edges = _read_edges(tensors, json.loads(metadata["edges"]))
     rest = {n.removeprefix(_REST): t for n, t in tensors.items() if n.startswith(_REST)}
-    return Packed(Assignment(weights, biases, edges), rest)
+    inputs, keywords = _read_inputs(json.loads(metadata["inputs"]))
+    return Packed(Assignment(weights, biases, edges), rest, inputs, keywords)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -107,6 +115,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} is damaged and cannot be read ({error}). Run the command of recipe.toml again "
             "(bitwright quantize --recipe RUN/recipe.toml --out NEW)."
         ) from error
+
+
+def _canonical(content: bytes) -> bytes:
+    """The same file with its header in order: the library writes the metadata in a random one."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":"))
+    padded = header.encode() + b" " * (-len(header) % 8)
+    return len(padded).to_bytes(8, "little") + padded + content[start:]
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -183,3 +199,17 @@ def _read_edges(
         )
         for i, (source, reader, bits, signed) in enumerate(entries)
     }
+
+
+def _store_inputs(graph: ModelGraph) -> dict[str, Any]:
+    info = getattr(graph.module.graph._codegen, "pytree_info", None)
+    given = ((), {}) if info is None else pytree.tree_unflatten(info.orig_args, info.in_spec)
+    specs = [[s.name, s.shape, str(s.dtype).removeprefix("torch.")] for s in graph.inputs]
+    return {"specs": specs, "keywords": bool(given[1])}
+
+
+def _read_inputs(entry: Mapping[str, Any]) -> tuple[tuple[InputSpec, ...], bool]:
+    specs = tuple(
+        InputSpec(name, tuple(shape), getattr(torch, kind)) for name, shape, kind in entry["specs"]
+    )
+    return specs, bool(entry["keywords"])

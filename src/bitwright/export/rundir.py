@@ -91,7 +91,8 @@ def create(path: Path, recipe: str) -> RunDirectory:
         ) from error
     run = RunDirectory(path)
     if RECIPE in present:
-        if run.read_text(RECIPE) != recipe:
+        # A run that failed at once leaves its recipe and its log: nothing that could be lost.
+        if set(present) - {RECIPE, LOG} and run.read_text(RECIPE) != recipe:
             raise RunDirectoryError(
                 f"--out {path} already holds another run (its recipe.toml differs from what is "
                 "asked for). Name another folder, or remove this one first."

@@ -14,13 +14,15 @@ import onnxruntime as ort
 import torch
 from google.protobuf.message import DecodeError
 from onnx.utils import Extractor
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import Tensor, fx
 
 from bitwright.errors import RunDirectoryError
 from bitwright.export.onnx_file import unit_values
+from bitwright.export.rounding import undecided
 from bitwright.graph.custom_ops import FAKE_QUANTIZE, MARK
 from bitwright.graph.execute import Inputs, bind, class_rows, first_tensor, walk
-from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.model_graph import ModelGraph, get_tensor
 from bitwright.graph.sites import is_zero_pad
 from bitwright.graph.units import input_of
 from bitwright.numerics.losses import agreement
@@ -29,7 +31,15 @@ UNIT_TOLERANCE = 1e-5
 # A float rounding may tip an activation over a grid boundary, so end to end the promise is
 # agreement of the answers.
 AGREEMENT = 0.99
+# Below so many samples a few answers that float rounding decides can break 99 %: there, and only
+# there, disagreements that `rounding.undecided` explains do not count.
+FEW_SAMPLES = 500
 UNIT_SAMPLES = 4
+# What ONNX Runtime raises for a file that it cannot load or run.
+_RUNTIME_ERRORS = (
+    ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidArgument,
+    ort_errors.InvalidProtobuf, ort_errors.NotImplemented, ort_errors.RuntimeException,
+)  # fmt: skip
 
 
 def session(model: bytes | Path, optimized: bool, threads: int = 0) -> ort.InferenceSession:
@@ -40,6 +50,8 @@ def session(model: bytes | Path, optimized: bool, threads: int = 0) -> ort.Infer
         levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     )
     options.intra_op_num_threads = threads
+    # The arena keeps the peak of every batch; the allocator of the process does that once already.
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     source = str(model) if isinstance(model, Path) else model
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -56,7 +68,9 @@ def verify(
 
     Every unit is cut out of the file and fed with the simulation's own input, optimisations off: it
     must agree to float rounding. Then the whole network runs on all batches, optimisations off and
-    on, and the answers are compared.
+    on, and the answers are compared: 99 % of them must be the same. Where there are fewer than
+    `FEW_SAMPLES` samples, those that float rounding alone decides (see `rounding`) do not count
+    against the file; `undecided` says how many these are, `agreement` is always that of all.
 
     Args:
         path: model.onnx.
@@ -67,9 +81,9 @@ def verify(
     """
     model = _load(path)
     found: dict[str, Any] = {"passed": False, "tolerance": UNIT_TOLERANCE}
-    whole = {flag: session(path, flag) for flag in (False, True)}
+    whole = {flag: _Whole(path, flag) for flag in (False, True)}
     tallies = {flag: _EndToEnd() for flag in (False, True)}
-    samples = 0
+    samples = doubtful = 0
     for inputs in batches:
         flat = bind(graph, inputs)
         if not samples:
@@ -77,7 +91,10 @@ def verify(
             found["units"] = verify_units(model, marked, few)
         expected = first_tensor(walk(marked, flat))
         for flag, runtime in whole.items():
-            tallies[flag].add(expected, _run_whole(runtime, flat, expected))
+            got = runtime.run(flat, expected)
+            missed = 0 if got is None else tallies[flag].add(expected, got)
+            if got is not None and missed and not flag and samples < FEW_SAMPLES:
+                doubtful += undecided(marked, flat, expected, got, found["units"])
         samples += expected.shape[0]
         progress(samples)
     units = found.get("units", {})
@@ -86,7 +103,11 @@ def verify(
     found["samples"] = samples
     found["first_failure"] = bad[0] if bad else None
     found["optimized"] = {**tallies[True].result(), "operators": _optimized_operators(path)}
-    found["passed"] = bool(units) and not bad and found["agreement"] >= AGREEMENT
+    found["undecided"] = doubtful
+    found["error"] = whole[False].error or whole[True].error
+    left_out = doubtful if samples < FEW_SAMPLES else 0
+    sound = bool(units) and not bad and not found["error"]
+    found["passed"] = sound and tallies[False].agrees(left_out)
     return found
 
 
@@ -111,7 +132,7 @@ def verify_units(
     extractor = Extractor(model)
     sources = _unit_sources(marked)
     wanted = set(sources.values())
-    kept: dict[fx.Node, Tensor] = {}
+    kept = {n: get_tensor(marked, str(n.target)) for n in wanted if n.op == "get_attr"}
     differences: dict[str, float] = {}
 
     def visit(node: fx.Node, value: object) -> None:
@@ -148,8 +169,11 @@ def _run_unit(extractor: Extractor, place: tuple[str, str], value: Tensor) -> Te
     array = value.contiguous().numpy()
     element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     part = _extract(extractor, start, end, element)
-    runtime = session(part.SerializeToString(), optimized=False, threads=1)
-    result = runtime.run(None, {runtime.get_inputs()[0].name: array})
+    try:
+        runtime = session(part.SerializeToString(), optimized=False, threads=1)
+        result = runtime.run(None, {runtime.get_inputs()[0].name: array})
+    except _RUNTIME_ERRORS:
+        return torch.empty(0)  # of no unit's shape: an infinite difference
     return torch.from_numpy(np.asarray(result[0]))
 
 
@@ -191,14 +215,38 @@ def _difference(expected: Tensor, got: Tensor) -> float:
     return float((expected - got).abs().max() / scale)
 
 
-def _run_whole(runtime: ort.InferenceSession, flat: tuple[Any, ...], like: Tensor) -> Tensor:
-    tensors = [t for t in flat if isinstance(t, Tensor)]
-    names = [i.name for i in runtime.get_inputs()]
-    feed = {n: t.contiguous().cpu().numpy() for n, t in zip(names, tensors, strict=False)}
-    for result in runtime.run(None, feed):
-        if isinstance(result, np.ndarray) and result.shape == tuple(like.shape):
-            return torch.from_numpy(result)
-    raise RunDirectoryError("model.onnx gives no output of the network's shape: export it again.")
+class _Whole:
+    """The whole network in ONNX Runtime; what it refuses to load or run is kept as `error`."""
+
+    def __init__(self, path: Path, optimized: bool) -> None:
+        self.error: str | None = None
+        try:
+            self.session = session(path, optimized)
+        except _RUNTIME_ERRORS as error:
+            self.error = _first_line(error)
+
+    def run(self, flat: tuple[Any, ...], like: Tensor) -> Tensor | None:
+        """The output that corresponds to the simulation's, or None after an error."""
+        if self.error is not None:
+            return None
+        tensors = [t for t in flat if isinstance(t, Tensor)]
+        names = [i.name for i in self.session.get_inputs()]
+        feed = {n: t.contiguous().cpu().numpy() for n, t in zip(names, tensors, strict=False)}
+        try:
+            results = self.session.run(None, feed)
+        except _RUNTIME_ERRORS as error:
+            self.error = _first_line(error)
+            return None
+        for result in results:
+            if isinstance(result, np.ndarray) and result.shape == tuple(like.shape):
+                return torch.from_numpy(result)
+        raise RunDirectoryError(
+            "model.onnx gives no output of the network's shape: export it again."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else "no message"
 
 
 class _EndToEnd:
@@ -209,12 +257,18 @@ class _EndToEnd:
         self.worst = 0.0
         self.scale = 1e-12
 
-    def add(self, expected: Tensor, got: Tensor) -> None:
+    def add(self, expected: Tensor, got: Tensor) -> int:
+        """Take in a batch; returns how many answers differ."""
         same, rows = agreement(class_rows(expected), class_rows(got))
         self.same += same
         self.rows += rows
         self.worst = max(self.worst, float((expected - got).abs().max()))
         self.scale = max(self.scale, float(expected.abs().max()))
+        return rows - same
+
+    def agrees(self, left_out: int) -> bool:
+        """Whether the promise holds for the answers that count."""
+        return self.rows > 0 and self.same >= AGREEMENT * (self.rows - left_out)
 
     def result(self) -> dict[str, float]:
         return {
@@ -231,6 +285,9 @@ def _optimized_operators(path: Path) -> dict[str, int]:
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 4
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except _RUNTIME_ERRORS:
+            return {}
         nodes = onnx.load(str(target), load_external_data=False).graph.node
         return dict(Counter(node.op_type for node in nodes).most_common())

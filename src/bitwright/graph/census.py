@@ -13,6 +13,7 @@ from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.operators import ACTIVATIONS, TRANSPARENT, WEIGHTED
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target
+from bitwright.graph.units import weight_of
 
 _MOVES = {"slice", "select", "cat", "pad", "sym_size", "getitem", "expand", "split", "clone"}
 
@@ -103,6 +104,8 @@ def _reason(node: fx.Node, graph: ModelGraph) -> str:
     if node.target in WEIGHTED:
         if any(node.name in unit.calls for unit in graph.units):
             return ""
+        if weight_of(node) is not None:
+            return "its stored operand is no matrix of floats, which is what runtimes quantise"
         return "its second operand is computed, not a stored weight"
     if node.target in ACTIVATIONS:
         return "activation function: its result is quantised where a quantised operator reads it"

@@ -14,6 +14,7 @@ from bitwright.graph.model_graph import InputSpec, ModelGraph
 
 Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
 Visit = Callable[[fx.Node, Any], None]
+Edit = Callable[[fx.Node, Any], Any]
 
 
 def channels_last(tensor: Tensor) -> Tensor:
@@ -86,8 +87,13 @@ def run(graph: ModelGraph, inputs: tuple[Any, ...], visit: Visit | None = None) 
     return walk(graph.module, inputs, visit)
 
 
-def walk(module: fx.GraphModule, inputs: tuple[Any, ...], visit: Visit | None = None) -> Any:
-    """As `run`, for any GraphModule."""
+def walk(
+    module: fx.GraphModule,
+    inputs: tuple[Any, ...],
+    visit: Visit | None = None,
+    edit: Edit | None = None,
+) -> Any:
+    """As `run`, for any GraphModule; `edit` may put another value in place of a node's own."""
     last = last_uses(module.graph.nodes)
     values: dict[fx.Node, Any] = {}
     given = iter(inputs)
@@ -99,7 +105,8 @@ def walk(module: fx.GraphModule, inputs: tuple[Any, ...], visit: Visit | None = 
                 if visit:
                     visit(node, result)
                 break
-            values[node] = compute(module, node, values, given)
+            value = compute(module, node, values, given)
+            values[node] = edit(node, value) if edit else value
             if visit and node.op != "get_attr":
                 visit(node, values[node])
             for dead in last.get(node, ()):

@@ -56,6 +56,7 @@ def observe(
     norm = _first_norm(graph)
     channels: ChannelStats | None = None
     samples = 0
+    masks: set[str] = set()
 
     for inputs in batches:
         flat = bind(graph, inputs)
@@ -66,7 +67,10 @@ def observe(
                 return
             if node.name in wanted:
                 stats = TensorStats.of(value, max_histogram_elements=HISTOGRAM_VALUES)
-                _check_finite(node, stats)
+                if stats.masked or _is_mask(value, stats):
+                    masks.add(node.name)
+                else:
+                    _check_finite(node, stats)
                 old = merged.get(node.name)
                 merged[node.name] = stats if old is None else old.merge(stats)
             if norm is not None and node.name == norm[0]:
@@ -81,7 +85,31 @@ def observe(
     if not samples:
         raise DataError("the calibration data are empty: no batch came. Check --data.")
     notes = _preprocessing_notes(norm, channels) if norm is not None else ()
-    return Observation(merged, samples, notes)
+    # The numbers that an attention mask adds would take up the whole grid: no range, no grid.
+    kept = {name: stats for name, stats in merged.items() if name not in masks}
+    kept |= _constant_stats(graph, wanted)
+    return Observation(kept, samples, (*notes, *_mask_notes(masks)))
+
+
+def _constant_stats(graph: ModelGraph, wanted: set[str]) -> dict[str, TensorStats]:
+    """Statistics of stored tensors that are inputs of layers, such as tables of coordinates."""
+    return {
+        node.name: TensorStats.of(graph.tensor(str(node.target)))
+        for node in graph.module.graph.nodes
+        if node.op == "get_attr" and node.name in wanted
+    }
+
+
+def _is_mask(value: Tensor, stats: TensorStats) -> bool:
+    """Whether all that is not finite is minus infinity, as attention masks have it."""
+    return bool(stats.nonfinite) and not bool((value.isnan() | value.isposinf()).any())
+
+
+def _mask_notes(masks: Iterable[str]) -> tuple[Note, ...]:
+    return tuple(
+        Note(name, "stays in float: it carries the huge negative numbers of an attention mask")
+        for name in sorted(masks)
+    )
 
 
 def _check_finite(node: fx.Node, stats: TensorStats) -> None:

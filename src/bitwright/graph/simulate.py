@@ -100,7 +100,7 @@ def _insert_dequantize(
     module: fx.GraphModule, before: fx.Node, base: str, solved: QuantizedTensor, name: str
 ) -> fx.Node:
     qparams = solved.qparams
-    set_tensor(module, f"{base}.q", solved.q)
+    set_tensor(module, f"{base}.q", _in_one_layout(solved.q))
     set_tensor(module, f"{base}.scale", qparams.scale)
     set_tensor(module, f"{base}.zero_point", qparams.zero_point)
     graph = module.graph
@@ -108,6 +108,12 @@ def _insert_dequantize(
         parts = tuple(graph.get_attr(f"{base}.{p}") for p in ("q", "scale", "zero_point"))
         grid = qparams.grid
         return graph.call_function(DEQUANTIZE, (*parts, grid.bits, grid.signed, name))
+
+
+def _in_one_layout(q: Tensor) -> Tensor:
+    """Strides that follow from the shape alone: float results then do too, saved or not."""
+    layout = torch.channels_last if q.dim() == 4 else torch.contiguous_format
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device, memory_format=layout).copy_(q)
 
 
 def _insert_bias(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -22,7 +22,8 @@ class Site:
 
     `root` is the node whose statistics give the range: the source itself, or the node that the
     source merely moves or selects values of (max pooling, reshapes, zero padding). `unit` and
-    `call` tell whose input it is; for the other operators of a chain `unit` is None.
+    `call` tell whose input it is; for the other operators of a chain `unit` is None. `clamped` says
+    that the root ends at an upper clamp such as ReLU6, which a grid may stand for.
     """
 
     source: str
@@ -30,6 +31,7 @@ class Site:
     root: str
     unit: str | None
     call: int
+    clamped: bool = False
 
 
 def find_sites(graph: ModelGraph, target: Target) -> tuple[Site, ...]:
@@ -61,7 +63,19 @@ def find_sites(graph: ModelGraph, target: Target) -> tuple[Site, ...]:
             continue
         if target.outputs:
             sites += _result_sites(node)
-    return tuple(_without_repeats(sites))
+    nodes = graph.nodes()
+    return tuple(
+        replace(site, clamped=_has_upper_clamp(nodes[site.root]))
+        for site in _without_repeats(sites)
+    )
+
+
+def _has_upper_clamp(node: fx.Node) -> bool:
+    """ReLU6 and its kin; a plain ReLU has no top."""
+    name = ACTIVATIONS.get(node.target)
+    return name in ("hardtanh", "relu6") or (
+        name == "clamp" and len(node.args) > 2 and node.args[2] is not None
+    )
 
 
 def _unit_site(node: fx.Node, unit: Unit, index: int) -> Site:

@@ -38,12 +38,19 @@ def find_units(module: fx.GraphModule, example: list[Tensor]) -> tuple[Unit, ...
         weight = weight_of(node)
         if weight is not None and node in shapes:
             tensor = get_tensor(module, str(weight.target))
-            if tensor.dtype.is_floating_point and tensor.dim() >= 2:
+            if tensor.dtype.is_floating_point and _is_weight(node, tensor):
                 calls[tensor.data_ptr()].append(node)
     made: list[Unit] = []
     for nodes in calls.values():
         made.append(_unit(module, nodes, shapes, batch, {u.name for u in made}))
     return tuple(made)
+
+
+def _is_weight(node: fx.Node, tensor: Tensor) -> bool:
+    """Products take a matrix: runtimes know no scale a channel for a stack of matrices."""
+    if WEIGHTED[node.target] in ("matmul", "addmm"):
+        return tensor.dim() == 2
+    return tensor.dim() >= 2
 
 
 def _is_tensor(node: fx.Node) -> bool:

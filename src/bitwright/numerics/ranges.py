@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import DataError, RecipeError, unknown
-from bitwright.numerics.affine import QParams, from_range
+from bitwright.numerics.affine import QParams
+from bitwright.numerics.exact import exact_range
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.scores import (
     ROW_BINS,
@@ -226,13 +227,13 @@ def weight_qparams(
 ) -> QParams:
     """Quantisation parameters of a weight, one pair for each channel or one for all (axis None).
 
-    Equation: from_range(rule(rows of the weight)), shaped to broadcast to the weight.
+    Equation: exact_range(rule(rows of the weight)), shaped to broadcast to the weight.
     Reference: Krishnamoorthi, arXiv 1806.08342, section 3.1.
     """
     weight = weight.detach().float()
     if channel_axis is None:
         lo, hi = rule.of_rows(weight.reshape(1, weight.numel()), grid, symmetric)
-        return from_range(lo[0], hi[0], grid, symmetric)
+        return exact_range(lo[0], hi[0], grid, symmetric)
     if not -weight.dim() <= channel_axis < weight.dim():
         raise DataError(
             f"channel axis {channel_axis} of a weight of shape {tuple(weight.shape)} in"
@@ -243,7 +244,7 @@ def weight_qparams(
     lo, hi = rule.of_rows(rows, grid, symmetric)
     shape = [1] * weight.dim()
     shape[channel_axis] = channels
-    return from_range(lo.reshape(shape), hi.reshape(shape), grid, symmetric)
+    return exact_range(lo.reshape(shape), hi.reshape(shape), grid, symmetric)
 
 
 def _least_error_of_stats(

@@ -99,7 +99,7 @@ def _check_tensor(tensor: Tensor, place: str, *, is_buffer: bool) -> None:
 
 
 def example_inputs_of(module: nn.Module, name: str = "the network") -> Inputs | None:
-    """The `example_inputs` that a network carries, brought into one form; None where it has none."""
+    """The `example_inputs` that a network carries, in one form; None where it has none."""
     given = getattr(module, "example_inputs", None)
     place = f"example_inputs of {name}"
     return None if given is None else as_inputs(given, place, ModelError)

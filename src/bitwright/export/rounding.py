@@ -1,0 +1,77 @@
+"""Answers that float rounding alone decides: which disagreements with a runtime mean nothing.
+
+Two correct float32 implementations of one quantised network add in different orders. A value that
+lies on the boundary of two grid points then falls to either side, the next layer sees a whole step
+of difference, and so on: what was 1e-7 leaves the network as 1e-3 or, in a network with random
+weights, as 1e-1. To tell this from a fault the simulation is run against itself: every unit's
+result is disturbed by no more than the rounding difference that the runtime showed for that unit on
+equal inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from bitwright.graph.custom_ops import MARK
+from bitwright.graph.execute import class_rows, first_tensor, walk
+
+TWINS = 4
+# The runtime is one more draw of the same noise: it may be somewhat larger than the largest seen.
+SLACK = 2.0
+FLOAT_EPSILON = float(torch.finfo(torch.float32).eps)
+
+
+def undecided(
+    marked: fx.GraphModule,
+    flat: tuple[Any, ...],
+    expected: Tensor,
+    got: Tensor,
+    units: Mapping[str, float],
+) -> int:
+    """How many rows answer differently although nothing but float rounding tells them apart.
+
+    A row counts when the two answers are closer to each other, in the simulation, than disturbing
+    every unit by its own rounding moves that row's scores; and only if, over the whole batch, the
+    runtime's difference is no larger than what the disturbance makes.
+
+    Args:
+        marked: the simulation, stitched with marks.
+        flat: the batch.
+        expected: the simulation's output.
+        got: the runtime's output.
+        units: relative difference of each unit on equal inputs.
+    """
+    want, have = class_rows(expected).double(), class_rows(got).double()
+    noise = torch.stack(
+        [
+            class_rows(first_tensor(_disturbed(marked, flat, units, seed))).double() - want
+            for seed in range(TWINS)
+        ]
+    )
+    largest = noise.square().mean(dim=(1, 2)).sqrt().max()
+    if not (have - want).square().mean().sqrt() <= SLACK * largest:
+        return 0
+    answers = torch.stack([want.argmax(-1), have.argmax(-1)], dim=-1)
+    scores = want.gather(-1, answers)
+    margin = scores[:, 0] - scores[:, 1]
+    # Either of the two scores can move by this much.
+    reach = 2 * noise.abs().amax(dim=(0, 2))
+    return int(((answers[:, 0] != answers[:, 1]) & (margin <= reach)).sum())
+
+
+def _disturbed(
+    marked: fx.GraphModule, flat: tuple[Any, ...], units: Mapping[str, float], seed: int
+) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+
+    def edit(node: fx.Node, value: Any) -> Any:
+        if node.target is not MARK or not value.numel():
+            return value
+        size = max(units.get(str(node.args[1]), 0.0), FLOAT_EPSILON) * value.abs().max()
+        return value + size * (2 * torch.rand(value.shape, generator=generator) - 1)
+
+    return walk(marked, flat, edit=edit)

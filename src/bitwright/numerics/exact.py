@@ -1,0 +1,64 @@
+"""Scales of few significant bits: quantised arithmetic that every runtime computes alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitwright.numerics.affine import QParams, from_range, round_half_even
+from bitwright.numerics.grid import Grid
+
+FLOAT32_BITS = 24
+
+
+def significant_bits(grid: Grid) -> int:
+    """How many significant bits the scale of a grid gets: 4 at eight bits, more below.
+
+    A sum over products of two quantised tensors is k m_x m_w 2^e with an integer k; float32 holds
+    it exactly, in whatever order it is summed, while k m_x m_w < 2^24. Narrow grids make k small
+    and leave room for finer scales. Sixteen bits fill float32 by themselves: nothing is gained.
+    """
+    return FLOAT32_BITS if grid.bits > 8 else 12 - grid.bits
+
+
+def snap(scale: Tensor, bits: int, down: bool = False) -> Tensor:
+    """The nearest scale of so many significant bits that is not below (or not above) the given.
+
+    Equation: s' = ceil(m 2^bits) / 2^bits 2^e for s = m 2^e, 1/2 <= m < 1; floor when `down`.
+    """
+    mantissa, exponent = torch.frexp(scale.double())
+    steps = mantissa * 2.0**bits
+    whole = torch.floor(steps) if down else torch.ceil(steps)
+    return torch.ldexp(whole / 2.0**bits, exponent).float()
+
+
+def exact_range(
+    lo: Tensor, hi: Tensor, grid: Grid, symmetric: bool = False, hard_top: bool = False
+) -> QParams:
+    """As `affine.from_range`, with a scale of few significant bits.
+
+    Products of two such tensors add up without rounding in float32, so the simulation, ONNX Runtime
+    with and without optimisations, and integer kernels give the same bits. Otherwise a float
+    rounding in the last place tips some activation over a grid boundary, and the difference grows
+    from layer to layer to a sizeable part of the quantisation noise (docs/exactness.md).
+    The scale is widened, never narrowed, so nothing more is clipped; except `hard_top`, where the
+    values stop at `hi` by an upper clamp: a grid that ends just below lets runtimes drop the clamp.
+    """
+    base = from_range(lo, hi, grid, symmetric)
+    scale = snap(base.scale, significant_bits(grid), down=hard_top and not symmetric)
+    if symmetric:
+        return QParams(grid, scale, base.zero_point)
+    low = lo.double().clamp(max=0.0)
+    zero = round_half_even(grid.qmin - low / scale.double()).clamp_(grid.qmin, grid.qmax)
+    edge = (base.zero_point == grid.qmin) | (base.zero_point == grid.qmax)
+    return QParams(grid, scale, torch.where(edge, base.zero_point, zero.to(torch.int32)))
+
+
+def exact_bias(bias: Tensor, scale: Tensor) -> Tensor:
+    """A bias moved to the nearest multiple of the products' scale, where float32 holds that.
+
+    Equation: b' = round(b / (s_x s_w)) s_x s_w; the change is below half a step of the sum.
+    """
+    step = scale.double()
+    count = round_half_even(bias.double() / step)
+    return torch.where(count.abs() < 2.0**20, (count * step).float(), bias)
