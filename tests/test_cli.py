@@ -1,4 +1,4 @@
-"""The command from end to end, in this process; and every wrong input, which is told, not traced."""
+"""The command from end to end, in this process; every wrong input is told, not traced."""
 
 from __future__ import annotations
 
@@ -365,14 +365,14 @@ def wrong(done: Outcome, *words: str) -> None:
 
 
 MODELS = {
-    "absent.py:net": [r"no file '.*absent\.py'", "Check the path"],
+    "absent.py:net": [r"no file '.*absent\.py'", "Did you mean 'net.py'"],
     "net.py:nett": ["unknown function 'nett'", "net.py", "Did you mean 'net'"],
     "net.py": ["names a file but no function", "Functions there: .*calib"],
     "net.py:nothing": ["net.py:nothing' returned NoneType, not a network", "Is the return missing"],
     "net.py:failing": ["calling .*net.py:failing failed at .*net.py:\\d+", "TypeError"],
     "net.py:nan_weights": ["1 of 320 values of parameter 'head.weight'", "Mend the weights"],
     "net.py:branching": ["Branching", r"net\.py, line \d+: if x\.sum", "torch.where"],
-    "nowhere": ["MODEL 'nowhere' is not understood", "FILE.py:FUNCTION"],
+    "nowhere": ["MODEL '.*nowhere' is not understood", "FILE.py:FUNCTION"],
     "no.such.module:f": ["no module 'no'", "Install it"],
     "timm:": ["names no network", "timm:NAME"],
     "weights.pth": ["file of weights", "FILE.py:FUNCTION"],
@@ -402,7 +402,7 @@ DATA = {
     "net.py:number": ["returned int", "re-iterable of batches"],
     "net.py:no_such": ["unknown function 'no_such'", "net.py"],
     "absent.npz": ["absent.npz", "[Nn]o file|does not exist"],
-    "nowhere": ["no file or folder 'nowhere'", "FILE.py:FUNCTION"],
+    "nowhere": ["no file or folder '.*nowhere'", "FILE.py:FUNCTION"],
     "none": ["--data none", "needs calibration data"],
 }
 

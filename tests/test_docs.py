@@ -55,7 +55,3 @@ def test_command_lines_parse(document, line):
     assert words[0] in command.commands, f"{document}: no command {words[0]!r}"
     own = command.commands[words[0]]
     own.make_context(words[0], words[1:])
-
-
-def test_the_readme_names_the_command():
-    assert "bitwright" in (ROOT / "README.md").read_text()

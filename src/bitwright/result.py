@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,8 +28,8 @@ from bitwright.recipe import Recipe, to_toml
 from bitwright.reporting import render
 from bitwright.run.files import write_atomically
 from bitwright.run.progress import Event, Progress
-from bitwright.sources.batches import Dataset, rebatch, take
-from bitwright.stages import flat_example
+from bitwright.sources.batches import Dataset, take
+from bitwright.stages import flat_example, verification_batches
 
 VERIFY_SAMPLES = 256
 
@@ -104,9 +104,8 @@ class Result:
                 return self.verify(self.export(Path(folder) / rundir.ONNX), dataset)
         marked = stitch(self.graph, self.assignment, marks=True)
         with self.progress.stage("verify") as tick:
-            return verify_file(
-                Path(path), self.graph, marked, self._batches(dataset or self.data), tick
-            )
+            batches = verification_batches(dataset or self.data, VERIFY_SAMPLES)
+            return verify_file(Path(path), self.graph, marked, batches, tick)
 
     def report(self, path: str | Path, run: RunDirectory | None = None) -> Path:
         """Write the self-contained report page."""
@@ -131,10 +130,6 @@ class Result:
             "bops_ratio": _ratio(self.table),
             "environment": environment(),
         }
-
-    def _batches(self, dataset: Dataset) -> Iterator[Any]:
-        limited = take(dataset, VERIFY_SAMPLES)
-        return (batch.inputs for batch in rebatch(limited, self.recipe.batch))
 
 
 def size_figures(

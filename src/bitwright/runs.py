@@ -28,7 +28,7 @@ from bitwright.sources.batches import Dataset, rebatch, take
 from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
 from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
-from bitwright.stages import flat_example, forward_of
+from bitwright.stages import flat_example, forward_of, verification_batches
 
 VERIFY_SAMPLES = 1000
 # Sizes to stand for a free batch and a free length.
@@ -122,14 +122,14 @@ def export(loaded: LoadedRun) -> Path:
 
 def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
     """Verify model.onnx against the simulation and write verify.json."""
-    dataset = take(_open(data or loaded.recipe.data, loaded.recipe, loaded.source), VERIFY_SAMPLES)
+    dataset = _open(data or loaded.recipe.data, loaded.recipe, loaded.source)
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     with progress.stage("verify") as tick:
         found = verify_file(
             loaded.directory[rundir.ONNX],
             loaded.graph,
             marked,
-            (batch.inputs for batch in rebatch(dataset, loaded.recipe.batch)),
+            verification_batches(dataset, VERIFY_SAMPLES),
             tick,
         )
     loaded.directory.write_json(rundir.VERIFY, found)

@@ -25,6 +25,7 @@ from bitwright.recipe import Recipe
 from bitwright.sources.batches import Dataset, rebatch, take
 
 CHAIN_BITS = 8
+VERIFY_BATCH = 8
 
 
 def choices_of(graph: ModelGraph, recipe: Recipe) -> dict[str, Choice]:
@@ -161,6 +162,12 @@ def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | Intege
     q = quantize_bias(solution.bias, scale)
     # A channel whose weights all but vanish has a scale so small that its bias does not fit.
     return solution.bias if q is None else IntegerBias(q, scale)
+
+
+def verification_batches(dataset: Dataset, limit: int) -> Iterator[Any]:
+    """The inputs of a verification, few at a time: two runtimes hold their activations beside us."""
+    for batch in rebatch(take(dataset, limit), VERIFY_BATCH):
+        yield batch.inputs
 
 
 def flat_example(graph: ModelGraph, inputs: Any) -> tuple[Tensor, ...]:

@@ -165,12 +165,12 @@ def test_both_calls_of_a_shared_weight_are_quantised():
         n: (w.q.float() - w.qparams.zero_point) * w.qparams.scale
         for n, w in result.assignment.weights.items()
     }
-    e = result.assignment.edges
+    e, b = result.assignment.edges, result.assignment.biases
     with torch.no_grad():
-        y = functional.linear(on_grid(x, e["x", "linear"]), solved["twice"], net.twice.bias).relu()
-        y = functional.linear(on_grid(y, e["relu", "linear_1"]), solved["twice"], net.twice.bias)
+        y = functional.linear(on_grid(x, e["x", "linear"]), solved["twice"], b["twice"]).relu()
+        y = functional.linear(on_grid(y, e["relu", "linear_1"]), solved["twice"], b["twice"])
         y = on_grid(y.relu(), e["relu_1", "linear_2"])
-        want = functional.linear(y, solved["head"], net.head.bias)
+        want = functional.linear(y, solved["head"], b["head"])
         assert torch.allclose(result.model(x), want, atol=1e-5)
 
 

@@ -166,3 +166,35 @@ def test_assertions_of_the_exporter_are_dropped():
 
     graph = capture(Casts().eval(), (torch.randn(2, 4),))
     assert not [n for n in graph.module.graph.nodes if "_assert" in str(n.target)]
+
+
+class Einsums(nn.Module):
+    """XLNet's products, and an integer mask subtracted from a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(8, 2, 3))
+        self.out = nn.Parameter(torch.randn(8, 2, 3))
+
+    def forward(self, x, mask):
+        y = torch.einsum("ibh,hnd->nbid", x, self.query)
+        y = torch.tanh(y) * (1.0 - mask)[..., None, None]
+        return torch.einsum("hnd,nbid->bih", self.out, y)
+
+
+def test_einsum_with_a_stored_weight_is_a_unit(tmp_path):
+    torch.manual_seed(0)
+    net = Einsums()
+    batch = (torch.randn(4, 3, 8), torch.zeros(2, 1, dtype=torch.int64))
+    graph = capture(net.eval(), batch)
+    assert {(u.name, u.kind, u.shape) for u in graph.units} == {
+        ("query", "linear", (6, 8)),
+        ("out", "linear", (8, 6)),
+    }
+    assert not [n for n in graph.module.graph.nodes if "einsum" in str(n.target)]
+    other = (torch.randn(4, 3, 8), torch.ones(2, 1, dtype=torch.int64) * 3)
+    assert relative_difference(net(*other).detach(), graph.module(*other).detach()) < 1e-6
+    plain = nn.Sequential(nn.Linear(3, 3))
+    plain.forward = lambda x, mask: plain[0](x) * (1.0 - mask)
+    _, found = road(plain, [(torch.randn(4, 3), torch.ones(4, 3, dtype=torch.int64))], tmp_path)
+    assert found["passed"]

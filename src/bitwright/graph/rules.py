@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from bitwright.graph.fold import fold_batch_norm
 from bitwright.graph.model_graph import FoldedBatchNorm, Note, attribute, get_tensor, set_tensor
+from bitwright.graph.products import linear_from_einsum, linear_from_product
 
 aten = torch.ops.aten
 
@@ -229,45 +230,24 @@ def _name_constants(state: Rewriting) -> None:
         state.stems[stem] = state.stems.pop(target)
 
 
-_TRANSPOSES = {aten.t.default, aten.numpy_T.default, aten.mT.default}
-
-
 def _plain_linear(state: Rewriting, node: fx.Node) -> bool:
-    """x @ W.T and bias + x @ W.T are a linear layer with the weight W, by its own name."""
-    if node.target not in (aten.matmul.default, aten.mm.default, aten.addmm.default):
+    return linear_from_product(state.module, node) or linear_from_einsum(state.module, node)
+
+
+def _plain_subtraction(state: Rewriting, node: fx.Node) -> bool:
+    """s - x of integers (1.0 - mask) as -x + s: torch.onnx fails on the reversed form."""
+    if node.target is not aten.rsub.Scalar or len(node.args) != 2 or node.kwargs:
         return False
-    added = node.target is aten.addmm.default
-    if added and node.kwargs:
+    x, value = node.args
+    kind = x.meta.get("val") if isinstance(x, fx.Node) else None
+    if not isinstance(kind, Tensor) or kind.dtype.is_floating_point or kind.dtype == torch.bool:
         return False
-    x, turned = node.args[1:3] if added else node.args[:2]
-    if not isinstance(turned, fx.Node) or not _is_transpose(turned):
-        return False
-    weight = turned.args[0]
-    assert isinstance(weight, fx.Node)
-    if weight.op != "get_attr" or get_tensor(state.module, str(weight.target)).dim() != 2:
-        return False
-    bias = node.args[0] if added else None
-    if added and not _is_vector(state.module, bias):
-        return False
-    node.target = aten.linear.default
-    node.args = (x, weight) if bias is None else (x, weight, bias)
+    with node.graph.inserting_before(node):
+        turned = node.graph.call_function(aten.neg.default, (x,))
+    turned.meta = {"val": kind}
+    node.target = aten.add.Tensor
+    node.args = (turned, value)
     return True
-
-
-def _is_vector(module: fx.GraphModule, node: object) -> bool:
-    return (
-        isinstance(node, fx.Node)
-        and node.op == "get_attr"
-        and get_tensor(module, str(node.target)).dim() == 1
-    )
-
-
-def _is_transpose(node: fx.Node) -> bool:
-    if node.target in _TRANSPOSES:
-        return True
-    if node.target is aten.permute.default:
-        return list(node.args[1]) in ([1, 0], [-1, -2])  # type: ignore[arg-type]
-    return node.target is aten.transpose.int and {a % 2 for a in node.args[1:]} == {0, 1}  # type: ignore[operator]
 
 
 def _fuse_zero_padding(state: Rewriting, node: fx.Node) -> bool:
@@ -314,6 +294,7 @@ RULES = (
     Rule("views are reshapes", _reshape_views),
     Rule("drop dropout", _drop_dropout),
     Rule("drop identities", _drop_identity),
+    Rule("plain subtractions", _plain_subtraction),
     Rule("linear layers written as products", _plain_linear),
     Rule("fold constants", _fold_constant),
     Rule("fuse zero padding", _fuse_zero_padding),
