@@ -1,0 +1,70 @@
+"""Coordinate descent over the integers of a grid, for all channels and groups at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bitwright.numerics.affine import round_half_even
+from bitwright.numerics.gram import Quadratic
+
+BLOCK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Weights as w = scale k: integers k in [low, high], scale and bounds [G, C, 1]."""
+
+    k: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """The real weights."""
+        return self.k * self.scale
+
+
+def sweep(problem: Quadratic, steps: Steps) -> tuple[Steps, int]:
+    """Visit every coordinate once; returns the new integers and how many changed.
+
+    Equation: k_j <- clamp(round((w_j + r_j / H_jj) / s)) with the residual r = c - w H: each is the
+    exact minimum over its grid with all others fixed, so the objective never rises.
+    A block of columns is finished before the rest of the residual is brought up to date by one
+    matrix product: 2 C N^2 operations a sweep, nearly all of them in products.
+    """
+    h, scale = problem.h, steps.scale[..., 0]
+    low, high = steps.low[..., 0], steps.high[..., 0]
+    diagonal = h.diagonal(dim1=-2, dim2=-1).clamp_min(1e-20)
+    k = steps.k.clone()
+    residual = problem.c - steps.weight @ h
+    changed = 0
+    size = h.shape[-1]
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        part = residual[..., start:stop]
+        inner = h[:, start:stop, start:stop]
+        before = k[..., start:stop].clone()
+        for j in range(stop - start):
+            pull = part[..., j] / diagonal[:, start + j, None]
+            old = k[..., start + j]
+            new = round_half_even(old + pull / scale).clamp_(low, high)
+            delta = (new - old) * scale
+            part = part - delta.unsqueeze(-1) * inner[:, None, j, :]
+            k[..., start + j] = new
+        moved = (k[..., start:stop] - before) * scale.unsqueeze(-1)
+        changed += int((moved != 0).sum())
+        residual -= moved @ h[:, start:stop, :]
+    return Steps(k, steps.scale, steps.low, steps.high), changed
+
+
+def best_scale(problem: Quadratic, steps: Steps) -> Tensor:
+    """The scale of each row that is best for its integers: s = k c^T / k H k^T [G, C, 1]."""
+    top = (steps.k * problem.c).sum(-1, keepdim=True)
+    bottom = ((steps.k @ problem.h) * steps.k).sum(-1, keepdim=True)
+    fitted = top / bottom.clamp_min(1e-30)
+    usable = (bottom > 0) & torch.isfinite(fitted) & (fitted > 0.5 * steps.scale)
+    return torch.where(usable & (fitted < 2 * steps.scale), fitted, steps.scale)

@@ -1,0 +1,111 @@
+"""Second moments of a unit's inputs and targets: all that a quadratic objective needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Gram:
+    """Sums over rows x (the quantised input) and y (the float target), group by group.
+
+    Equation: xx = sum x x^T [G, N, N], yx = sum y x^T [G, C, N], and the sums of x, y and y^2,
+    from which || y - W x - b ||^2 follows for every W and b. Merging adds.
+    """
+
+    count: int
+    xx: Tensor
+    yx: Tensor
+    x: Tensor
+    y: Tensor
+    yy: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> Gram:
+        """From rows x [G, R, N] and y [G, R, C].
+
+        2 R N (N + C) operations: one matrix product each, in float32, which holds the sum of one
+        batch; batches are added in float64 where that is small and float32 where it is large.
+        """
+        return cls(
+            x.shape[1],
+            x.transpose(1, 2) @ x,
+            y.transpose(1, 2) @ x,
+            x.sum(1),
+            y.sum(1),
+            y.square().sum(1),
+        )
+
+    def add_(self, other: Gram) -> Gram:
+        """This and another, written into this one's tensors: a Gram of a wide unit is large."""
+        for name in ("xx", "yx", "x", "y", "yy"):
+            getattr(self, name).add_(getattr(other, name))
+        return Gram(self.count + other.count, self.xx, self.yx, self.x, self.y, self.yy)
+
+
+@dataclass(frozen=True, eq=False)
+class Quadratic:
+    """min over w of w H w^T - 2 w c^T + constant, the bias already at its optimum.
+
+    Equation: H = xx - x x^T / R, c = yx - y x^T / R, constant = yy - y^2 / R; b = (y - W x) / R.
+    """
+
+    h: Tensor
+    c: Tensor
+    constant: Tensor
+    x_mean: Tensor
+    y_mean: Tensor
+    count: int
+
+    def loss(self, w: Tensor) -> Tensor:
+        """Squared output error of every channel [G, C] with the best bias."""
+        w = w.double()
+        cross = (w * self.c.double()).sum(-1)
+        own = ((w @ self.h.double()) * w).sum(-1)
+        return (own - 2 * cross + self.constant.double()).clamp_min(0)
+
+    def bias(self, w: Tensor) -> Tensor:
+        """The bias [G, C] that is best for these weights."""
+        return self.y_mean - (w @ self.x_mean.unsqueeze(-1)).squeeze(-1)
+
+
+def centred(gram: Gram) -> Quadratic:
+    """Eliminate the bias from a Gram."""
+    count = max(gram.count, 1)
+    x_mean, y_mean = gram.x.double() / count, gram.y.double() / count
+    h = gram.xx.double() - count * x_mean.unsqueeze(-1) * x_mean.unsqueeze(-2)
+    c = gram.yx.double() - count * y_mean.unsqueeze(-1) * x_mean.unsqueeze(-2)
+    constant = gram.yy.double() - count * y_mean.square()
+    return Quadratic(
+        h.float(), c.float(), constant.clamp_min(0), x_mean.float(), y_mean.float(), gram.count
+    )
+
+
+def without_bias(gram: Gram, bias: Tensor) -> Quadratic:
+    """The same for a unit that cannot have a bias, or keeps the one it has [G, C]."""
+    shift = bias.double()
+    c = gram.yx.double() - shift.unsqueeze(-1) * gram.x.double().unsqueeze(-2)
+    constant = gram.yy.double() - 2 * shift * gram.y.double() + gram.count * shift.square()
+    zero = torch.zeros_like(gram.x)
+    return Quadratic(
+        gram.xx.float(), c.float(), constant.clamp_min(0), zero, bias.float(), gram.count
+    )
+
+
+def regularised(problem: Quadratic, w: Tensor, strength: float) -> Quadratic:
+    """Pull towards the float weights: + strength tr(H)/N ||w - w0||^2, for inputs hardly seen."""
+    size = problem.h.shape[-1]
+    diagonal = problem.h.diagonal(dim1=-2, dim2=-1)
+    weight = (strength * diagonal.mean(-1)).clamp_min(1e-12)
+    eye = torch.eye(size, dtype=problem.h.dtype)
+    return Quadratic(
+        problem.h + weight[:, None, None] * eye,
+        problem.c + weight[:, None, None] * w,
+        problem.constant + weight.double()[:, None] * w.double().square().sum(-1),
+        problem.x_mean,
+        problem.y_mean,
+        problem.count,
+    )
