@@ -48,7 +48,9 @@ def network(name: str, root: Path) -> nn.Module:
     from bitwright.sources.models import load_model
 
     if name in TOPOLOGIES:
-        return TOPOLOGIES[name]()
+        model = TOPOLOGIES[name]()
+        model.example_inputs = (batch_of(name, 2),)
+        return model
     return load_model(f"{root}/models.py:{name}").module
 
 
@@ -69,7 +71,7 @@ def processor_seconds(work: Callable[[], object]) -> float:
 
 
 def forwards(name: str, root: Path) -> dict[str, Callable[[], object]]:
-    """The user's network in both layouts, and the captured one as evaluation and calibration run it."""
+    """The user's network in both layouts, and the captured one, whole and node by node."""
     import bitwright as bw
     from bitwright.graph.execute import bind, run
     from bitwright.stages import forward_of
@@ -149,9 +151,7 @@ def compare_forwards(root: Path, repetitions: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _forward_rows(
-    name: str, times: dict[tuple[bool, str], list[float]]
-) -> list[dict[str, Any]]:
+def _forward_rows(name: str, times: dict[tuple[bool, str], list[float]]) -> list[dict[str, Any]]:
     medians = {pair: statistics.median(found) for pair, found in times.items()}
     best = min(value for (_, variant), value in medians.items() if variant.startswith("eager"))
     return [
@@ -233,8 +233,12 @@ def calibration(name: str, root: Path) -> list[Tensor]:
     from bitwright.sources.data import load_data
 
     photos = load_data(f"{root}/loaders.py:lite0_calib")
-    return [batch.tensors()[0] if callable(batch.tensors) else batch.tensors[0]
-            for batch in rebatch(take(photos, 100), 25)]  # fmt: skip
+    return [batch.tensors[0] for batch in rebatch(take(photos, 100), 25)]
+
+
+def _one_run(session: Any, image: Tensor) -> Callable[[], object]:
+    feed = {session.get_inputs()[0].name: image.numpy()}
+    return lambda: session.run(None, feed)
 
 
 def compare_files(root: Path, repetitions: int) -> list[dict[str, Any]]:
@@ -246,11 +250,7 @@ def compare_files(root: Path, repetitions: int) -> list[dict[str, Any]]:
             paths = files_of(name, root, Path(folder))
             sizes = {label: path.stat().st_size for label, path in paths.items()}
             sessions = {label: session(path, True, threads=1) for label, path in paths.items()}
-        one = batch_of(name, 1).numpy()
-        runs = {
-            label: (lambda s=s: s.run(None, {s.get_inputs()[0].name: one}))
-            for label, s in sessions.items()
-        }
+        runs = {label: _one_run(found, batch_of(name, 1)) for label, found in sessions.items()}
         times: dict[str, list[float]] = {label: [] for label in runs}
         for repetition in range(repetitions + 3):
             for label, work in runs.items():
@@ -408,12 +408,11 @@ def main() -> None:
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--only", choices=("forward", "files", "memory"), help="one question")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     root = data_root(args.data_root)
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     if args.serve:
         name, keep = args.serve.split(":")
         return serve_forwards(name, root, keep == "1")

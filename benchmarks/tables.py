@@ -61,9 +61,7 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return [
-            {k: _number(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)
-        ]
+        return [{k: _number(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
 
 
 def _number(text: str) -> Any:

@@ -28,7 +28,7 @@ def enliven(model: nn.Module) -> None:
         if spread < 1e-8:  # a constant: bias, norm scale, layer scale, position embedding
             base = param.clone() if float(param.abs().max()) > 0.05 else torch.zeros_like(param)
             param.copy_(base + 0.1 * torch.randn_like(param))
-        elif param.dim() > 1:
+        elif param.numel() > param.shape[0]:  # not one gain a channel, as weight norm has it
             gain = 1.4 if param.dim() > 2 else 0.7
             param.mul_(max(1.0, gain * math.sqrt(param.shape[0] / param.numel()) / spread))
     for module in model.modules():

@@ -8,7 +8,8 @@ from bitwright.graph.target import load_target
 from bitwright.pipeline import quantize
 from bitwright.result import Result
 from bitwright.runs import load
-from bitwright.stages import assemble, input_grids, solve_units
+from bitwright.solving import Work, solve
+from bitwright.stages import assemble, input_grids
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "InputError",
     "PromiseError",
     "Result",
+    "Work",
     "assemble",
     "capture",
     "input_grids",
@@ -24,6 +26,6 @@ __all__ = [
     "load_target",
     "observe",
     "quantize",
-    "solve_units",
+    "solve",
     "stitch",
 ]

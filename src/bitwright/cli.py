@@ -68,6 +68,7 @@ def quantize(
     recipe: Annotated[str, typer.Option(help="a built-in recipe or a TOML file")] = "fixed",
     weights: Annotated[str | None, typer.Option(help="file of weights for timm:, hf: ...")] = None,
     method: Annotated[str | None, typer.Option(help="see 'bitwright list methods'")] = None,
+    mode: Annotated[str | None, typer.Option(help="parallel or sequential")] = None,
     scheme: Annotated[str | None, typer.Option(help="bits of all units, such as w4a8")] = None,
     keep: Annotated[str | None, typer.Option(help="'first,last=w8a8', 'PATTERN=SCHEME'")] = None,
     target: Annotated[str | None, typer.Option(help="paper, ort-cpu, weights-only, X.toml")] = None,
@@ -88,7 +89,8 @@ def quantize(
 ) -> None:
     """Quantise a network, verify it in ONNX Runtime, and write a run directory."""
     options = _set(
-        model=model or None, data=data, weights=weights, method=method, scheme=scheme, keep=keep,
+        model=model or None, data=data, weights=weights, method=method, mode=mode, scheme=scheme,
+        keep=keep,
         target=target, eval=eval, metric=metric, calib=calib, size=size,
         mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), crop=crop, batch=batch,
         activation_range=activation_range, weight_range=weight_range, device=device, seed=seed,

@@ -24,10 +24,11 @@ from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.metrics import metric
 from bitwright.numerics.ranges import range_rule
-from bitwright.recipe import Recipe, make_recipe
+from bitwright.recipe import BY_OUTPUT, Recipe, make_recipe, tensor_rule
 from bitwright.result import Result
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
+from bitwright.solving import Work, bound_batches, solve
 from bitwright.sources.batches import Dataset, rebatch, take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.models import check_weights, example_inputs_of
@@ -37,7 +38,6 @@ from bitwright.stages import (
     choices_of,
     forward_of,
     input_grids,
-    solve_units,
     stream,
 )
 
@@ -113,12 +113,23 @@ def run(job: Job, progress: Progress) -> Result:
         observation = observe(graph, stream(job.data, recipe), {site.root for site in sites}, tick)
     for note in (*graph.notes, *observation.notes):
         progress.note("observe", f"{note.place}: {note.text}")
-    edges = input_grids(
-        sites, observation.stats, choices, target, range_rule(recipe.activation_range)
-    )
+    edges = input_grids(sites, observation.stats, choices, target, range_rule(tensor_rule(recipe)))
     started = time.perf_counter()
     with progress.stage("solve", len(graph.units)) as tick:
-        solved = solve_units(graph, choices, target, _method(recipe), edges, sites, tick)
+        work = Work(
+            graph,
+            choices,
+            target,
+            _method(recipe),
+            sites,
+            observation.stats,
+            bound_batches(graph, lambda: stream(job.data, recipe)),
+            observation.samples,
+            recipe.batch,
+            recipe.seed,
+            recipe.activation_range == BY_OUTPUT,
+        )
+        solved = solve(work, recipe.mode, edges, tick)
     solve_seconds = time.perf_counter() - started
     assignment = assemble(graph, solved, edges, target)
     with progress.stage("stitch"):

@@ -24,6 +24,8 @@ else:  # pragma: no cover - the same reader under its older name
 
 VERSION = 1
 BUILT_IN = ("fixed",)
+BY_OUTPUT = "output"
+MODES = ("parallel", "sequential")
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,15 @@ class Recipe:
         model, weights: MODEL and the file of its weights, where that is separate.
         data, eval: D of the calibration and of the evaluation; "" for no evaluation.
         method: how each unit is solved.
+        mode: on the float network's activations (parallel) or on those of the quantised units
+            before it (sequential); methods that need no data know no difference.
         scheme: bits of every unit that `keep` does not name.
         keep: PATTERN=SCHEME rules.
         target: what the runtime can do.
         metric: what --eval measures.
         calib: calibration samples used at most; 0 for all.
-        activation_range, weight_range: how ranges are chosen.
+        activation_range, weight_range: how ranges are chosen; "output" tries several input ranges
+            at the unit's own output (methods with data), the default minimises the tensor's error.
         batch: samples in a forward pass.
         size, mean, std, crop: preprocessing of image folders where the model brings none, or
             instead of it; 0, empty and -1 mean not stated.
@@ -54,6 +59,7 @@ class Recipe:
     data: str = ""
     eval: str = ""
     method: str = "nearest"
+    mode: str = "sequential"
     scheme: str = "w8a8"
     keep: str = ""
     target: str = "paper"
@@ -81,6 +87,8 @@ class Recipe:
                 "the key 'version' and check the keys against 'bitwright list recipes'."
             )
         method(self.method)
+        if self.mode not in MODES:
+            raise RecipeError(unknown("mode", self.mode, MODES, "--mode"))
         choice = parse_scheme(self.scheme)
         keep = parse_keep(self.keep)
         target = load_target(self.target)
@@ -92,7 +100,7 @@ class Recipe:
                 kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name
             )
         metric(self.metric)
-        range_rule(self.activation_range)
+        range_rule(tensor_rule(self))
         range_rule(self.weight_range)
         if self.calib < 0 or self.batch < 1:
             raise RecipeError(
@@ -102,6 +110,11 @@ class Recipe:
         if self.device.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise RecipeError(unknown("device", self.device, ("cpu", "cuda", "mps"), "--device"))
         return self
+
+
+def tensor_rule(recipe: Recipe) -> str:
+    """The rule for edges that no method chooses: `output` leaves those to mse."""
+    return "mse" if recipe.activation_range == BY_OUTPUT else recipe.activation_range
 
 
 def _check_bits(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from bitwright.graph.choice import Choice, assign, parse_keep, parse_scheme
 from bitwright.graph.execute import bind, first_tensor
 from bitwright.graph.model_graph import ModelGraph, Unit
-from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor, sites_by_unit
+from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target, load_target
-from bitwright.methods.problem import Method, UnitProblem, UnitSolution
+from bitwright.methods.problem import UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, quantize_bias
 from bitwright.numerics.exact import exact_bias, exact_range
 from bitwright.numerics.ranges import RangeRule
@@ -96,6 +96,7 @@ def problem(
     text = f"{seed}|{unit.name}|{choice}"
     own_seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
     return UnitProblem(
+        unit=unit,
         name=unit.name,
         kind=unit.kind,
         weight=graph.tensor(unit.weight),
@@ -109,27 +110,6 @@ def problem(
         inputs=inputs,
         seed=own_seed,
     )
-
-
-def solve_units(
-    graph: ModelGraph,
-    choices: Mapping[str, Choice],
-    target: Target,
-    method: Method,
-    edges: Mapping[tuple[str, str], QParams],
-    sites: tuple[Site, ...],
-    tick: Callable[[int], None] = lambda _: None,
-) -> dict[str, UnitSolution]:
-    """Solve every unit that is not float, each on its own."""
-    by_unit = sites_by_unit(sites)
-    solved: dict[str, UnitSolution] = {}
-    for done, unit in enumerate(graph.units, 1):
-        choice = choices[unit.name]
-        if not choice.is_float:
-            inputs = tuple(edges.get((s.source, s.reader)) for s in by_unit.get(unit.name, ()))
-            solved[unit.name] = method.solve(problem(graph, unit, choice, target, inputs, 0))
-        tick(done)
-    return solved
 
 
 def assemble(
@@ -149,6 +129,12 @@ def assemble(
     return Assignment(weights, biases, dict(edges))
 
 
+def deployed_bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor:
+    """The bias as the deployed network adds it."""
+    bias = _bias(unit, solution, target)
+    return bias if isinstance(bias, Tensor) else bias.q.float() * bias.scale
+
+
 def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | IntegerBias:
     assert solution.bias is not None
     known = [qp for qp in solution.inputs if qp is not None]
@@ -158,14 +144,15 @@ def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | Intege
     # One scale for all, or (grouped transposed convolutions) one for each channel of a group.
     scale = scale.repeat(solution.bias.numel() // scale.numel())
     if target.bias_bits != 32:
-        return exact_bias(solution.bias, scale)
+        spare = 16 - known[0].grid.bits - solution.weight.grid.bits
+        return exact_bias(solution.bias, scale, max(0, spare))
     q = quantize_bias(solution.bias, scale)
     # A channel whose weights all but vanish has a scale so small that its bias does not fit.
     return solution.bias if q is None else IntegerBias(q, scale)
 
 
 def verification_batches(dataset: Dataset, limit: int) -> Iterator[Any]:
-    """The inputs of a verification, few at a time: two runtimes hold their activations beside us."""
+    """The inputs of a verification, few at a time: two runtimes hold activations beside us."""
     for batch in rebatch(take(dataset, limit), VERIFY_BATCH):
         yield batch.inputs
 

@@ -15,6 +15,7 @@ from bitwright.graph.simulate import stitch
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
 from bitwright.numerics.losses import relative_difference
+from networks import trained_looking
 
 
 def road(net, batches, tmp_path, **options):
@@ -198,3 +199,35 @@ def test_einsum_with_a_stored_weight_is_a_unit(tmp_path):
     plain.forward = lambda x, mask: plain[0](x) * (1.0 - mask)
     _, found = road(plain, [(torch.randn(4, 3), torch.ones(4, 3, dtype=torch.int64))], tmp_path)
     assert found["passed"]
+
+
+class Rows(nn.Module):
+    """LeViT's batch-norm over the joined rows of a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 5, bias=False)
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return self.norm(y.flatten(0, 1)).reshape_as(y)
+
+
+def test_a_batch_norm_over_joined_rows_is_folded():
+    net = trained_looking(Rows())
+    x = torch.randn(4, 3, 6)
+    graph = capture(net, (x,))
+    assert set(graph.folded) == {"linear"} and not graph.notes
+    assert relative_difference(net(x).detach(), graph.module(x).detach()) < 1e-6
+
+
+def test_a_batch_norm_over_a_sequence_is_not_folded_into_its_rows():
+    """BatchNorm1d of (N, C, L): the linear layer's channels are L, not C."""
+
+    class Wrong(Rows):
+        def forward(self, x):
+            return self.norm(self.linear(x))
+
+    net = trained_looking(Wrong())
+    assert not capture(net, (torch.randn(4, 5, 6),)).folded

@@ -105,6 +105,12 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> None:
     flat_scale, axis = _axis(_array(node.inputs[1]))
     zero = np.broadcast_to(_array(node.inputs[2]), _array(node.inputs[1]).shape)
     q = _initializer(graph, _packed(_array(node.inputs[0]), kind, f"{stem}.q"))
+    chain: list[ir.Node] = []
+    if bits == 2:
+        # Its optimiser gives 2-bit weights to kernels that have none: it finds them widened.
+        kind = ir.DataType.INT8 if signed else ir.DataType.UINT8
+        chain.append(_fresh("Cast", [q], f"{stem}.wide", to=int(kind)))
+        q = chain[0].outputs[0]
     inputs: list[ir.Value | None] = [
         q, _initializer(graph, ir.Tensor(flat_scale.astype(np.float32), name=f"{stem}.scale"))
     ]  # fmt: skip
@@ -114,17 +120,18 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> None:
         )
     attributes = {} if axis is None else {"axis": axis}
     made = _fresh("DequantizeLinear", inputs, f"{stem}.float", **attributes)
-    _substitute(graph, node, [made])
+    _substitute(graph, node, [*chain, made])
 
 
 def _quantize_dequantize(graph: ir.Graph, node: ir.Node) -> None:
     """An activation: QuantizeLinear, a Clip where the grid is narrower, and back.
 
-    Activations of fewer than eight bits other than four and two travel in eight.
+    Activations of fewer than eight bits travel in eight: they are not stored, and ONNX Runtime's
+    optimiser (1.31, clip_quantizelinear.cc) refuses a file with a 4-bit one after a clamp.
     """
     name = _text(node, "name")
     bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
-    width = bits if bits in (4, 8, 16) else 8
+    width = bits if bits in (8, 16) else 8
     kind, _ = container(width, signed)
     low, high = _grid(bits, signed)
     scale = _initializer(graph, ir.Tensor(_array(node.inputs[1]).reshape(()), name=f"{name}.scale"))

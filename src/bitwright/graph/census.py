@@ -17,6 +17,8 @@ from bitwright.graph.units import weight_of
 
 _MOVES = {"slice", "select", "cat", "pad", "sym_size", "getitem", "expand", "split", "clone"}
 
+_OTHER_WEIGHTED = {"lstm", "gru", "rnn_tanh", "rnn_relu", "einsum", "bmm", "baddbmm", "bilinear"}
+
 
 def census(
     graph: ModelGraph,
@@ -107,6 +109,10 @@ def _reason(node: fx.Node, graph: ModelGraph) -> str:
         if weight_of(node) is not None:
             return "its stored operand is no matrix of floats, which is what runtimes quantise"
         return "its second operand is computed, not a stored weight"
+    if _plain_name(node) in _OTHER_WEIGHTED and any(
+        i.op == "get_attr" for i in node.all_input_nodes
+    ):
+        return "carries stored weights in a form that has no quantised operator"
     if node.target in ACTIVATIONS:
         return "activation function: its result is quantised where a quantised operator reads it"
     if _plain_name(node) in ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"):

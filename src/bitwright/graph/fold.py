@@ -20,11 +20,12 @@ def fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> tuple[str, FoldedB
     folded is what batch-norm tuning reconstructs from (seed 002, section 3.3 and appendix B).
     """
     name = _norm_name(node)
-    layer = node.args[0]
+    before = node.args[0]
+    layer = _through_flatten(before)
     reason = _why_not(layer, node)
     if reason:
         return Note(name, f"batch-norm stays in float: {reason}")
-    assert isinstance(layer, fx.Node)
+    assert isinstance(layer, fx.Node) and isinstance(before, fx.Node)
     record = _record(module, node, name)
     weight_node, bias_node = layer.args[1], _bias(layer)
     assert isinstance(weight_node, fx.Node)
@@ -41,7 +42,7 @@ def fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> tuple[str, FoldedB
     unit = unit_name(str(weight_node.target))
     set_tensor(module, str(weight_node.target), (weight * per_channel).float())
     _set_bias(module, layer, f"{unit}.bias" if unit else "bias", bias.float())
-    node.replace_all_uses_with(layer)
+    node.replace_all_uses_with(before)
     module.graph.erase_node(node)
     return unit, record
 
@@ -50,6 +51,19 @@ def _norm_name(node: fx.Node) -> str:
     mean = node.args[3]
     path = str(mean.target) if isinstance(mean, fx.Node) else node.name
     return path.removesuffix(".running_mean")
+
+
+def _through_flatten(value: object) -> object:
+    """The linear layer whose rows (all axes but the last) are merely joined before the norm."""
+    if not isinstance(value, fx.Node) or value.target is not aten.flatten.using_ints:
+        return value
+    layer, rank = value.args[0], _rank(value)
+    start = value.args[1] if len(value.args) > 1 else 0
+    end = value.args[2] if len(value.args) > 2 else -1
+    if not isinstance(layer, fx.Node) or layer.target is not aten.linear.default:
+        return value
+    joins_rows = rank == 2 and start == 0 and end in (-2, (_rank(layer) or 0) - 2)
+    return layer if joins_rows and len(value.users) == 1 else value
 
 
 def _bias(layer: fx.Node) -> object:
@@ -67,7 +81,7 @@ def _why_not(layer: object, node: fx.Node) -> str | None:
         return f"no weighted layer directly before it (found {what})"
     if layer.target is aten.embedding.default or layer.target not in CHANNEL_AXIS:
         return f"a batch-norm cannot fold into {layer.target}"
-    if len(layer.users) > 1:
+    if sum(not _reads_only_shape(user, layer) for user in layer.users) > 1:
         return "the output of the layer before it is used elsewhere too"
     weight = layer.args[1]
     if not isinstance(weight, fx.Node) or weight.op != "get_attr":
@@ -75,9 +89,16 @@ def _why_not(layer: object, node: fx.Node) -> str | None:
     same = [n for n in node.graph.nodes if n.op == "get_attr" and n.target == weight.target]
     if sum(len(n.users) for n in same) > 1:
         return "the weight of the layer before it is shared by several calls"
-    if layer.target is aten.linear.default and _rank(layer) not in (None, 2):
+    direct = layer is node.args[0]
+    if direct and layer.target is aten.linear.default and _rank(layer) not in (None, 2):
         return "the linear layer's channels are not the batch-norm's"
     return None
+
+
+def _reads_only_shape(user: fx.Node, layer: fx.Node) -> bool:
+    shaped = (aten.reshape_as.default, aten.view_as.default, aten.expand_as.default)
+    sizes = (aten.sym_size.int,)
+    return user.target in sizes or (user.target in shaped and user.args[0] is not layer)
 
 
 def _rank(node: fx.Node) -> int | None:

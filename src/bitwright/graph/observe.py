@@ -107,7 +107,7 @@ def _is_mask(value: Tensor, stats: TensorStats) -> bool:
 
 def _mask_notes(masks: Iterable[str]) -> tuple[Note, ...]:
     return tuple(
-        Note(name, "stays in float: it carries the huge negative numbers of an attention mask")
+        Note(name, "stays in float: it carries numbers of 1e30 and beyond, as attention masks have")
         for name in sorted(masks)
     )
 

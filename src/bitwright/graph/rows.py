@@ -35,6 +35,8 @@ def solvable(unit: Unit) -> bool:
 
 def geometry(unit: Unit, node: fx.Node) -> Geometry | None:
     """The geometry of a convolution, in two dimensions; None for linear units."""
+    padding: Any
+    groups: Any
     if not unit.kind.startswith("conv"):
         return None
     if WEIGHTED[node.target] == "convolution":
@@ -43,9 +45,7 @@ def geometry(unit: Unit, node: fx.Node) -> Geometry | None:
         defaults = (None, None, None, 1, 0, 0, 1, 1)
         _, _, _, stride, padding, output_padding, groups, dilation = _filled(node, defaults)
     else:
-        _, _, _, stride, padding, dilation, groups = _filled(
-            node, (None, None, None, 1, 0, 1, 1)
-        )
+        _, _, _, stride, padding, dilation, groups = _filled(node, (None, None, None, 1, 0, 1, 1))
         output_padding = 0
     kernel = unit.shape[2:]
     rank = len(kernel)

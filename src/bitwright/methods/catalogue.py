@@ -5,9 +5,11 @@ from __future__ import annotations
 from bitwright.errors import RecipeError, unknown
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Catalogue, Method
+from bitwright.methods.quadratic import QuadraticSolver
 
 METHODS: Catalogue = {
     "nearest": Nearest(),
+    "quadratic": QuadraticSolver(),
 }
 
 

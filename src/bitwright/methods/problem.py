@@ -9,7 +9,9 @@ from typing import Protocol
 from torch import Tensor
 
 from bitwright.graph.choice import Choice
+from bitwright.graph.model_graph import Unit
 from bitwright.numerics.affine import QParams
+from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
 
 
@@ -27,6 +29,9 @@ class UnitProblem:
         grid: the weight's grid; `symmetric` and `per_channel` how the target wants it used.
         inputs: the grids already chosen for the inputs, one a call; None where they stay float.
         seed: derived from (run seed, unit, choice, method); a method draws from nothing else.
+        unit: the unit's place in the network, which tells how its weight is a matrix.
+        gram, held_out: second moments of its quantised input and float target, over the rows to
+            fit and over rows kept apart; None for methods that need no data.
     """
 
     name: str
@@ -41,6 +46,9 @@ class UnitProblem:
     per_channel: bool
     inputs: tuple[QParams | None, ...]
     seed: int
+    unit: Unit | None = None
+    gram: Gram | None = None
+    held_out: Gram | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +56,8 @@ class UnitSolution:
     """A solved unit: integers on the grid, their parameters, the bias, the inputs' grids.
 
     `error` is the squared weight error relative to the weight's own energy.
+    `loss_before` and `loss_after` are squared output errors on held-out rows relative to the
+    output's energy: of nearest rounding and of this solution; None where there were no data.
     `fallback` says why another method's result was taken, where that happened.
     """
 
@@ -58,6 +68,8 @@ class UnitSolution:
     method: str
     error: float
     fallback: str | None = None
+    loss_before: float | None = None
+    loss_after: float | None = None
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,12 @@ def exact_range(
     return QParams(grid, scale, torch.where(edge, base.zero_point, zero.to(torch.int32)))
 
 
-def exact_bias(bias: Tensor, scale: Tensor) -> Tensor:
-    """A bias moved to the nearest multiple of the products' scale, where float32 holds that.
+def exact_bias(bias: Tensor, scale: Tensor, spare_bits: int = 0) -> Tensor:
+    """A bias moved to a nearby multiple of the products' scale, where float32 holds that.
 
-    Equation: b' = round(b / (s_x s_w)) s_x s_w; the change is below half a step of the sum.
+    Equation: b' = round(b / t) t with t = s_x s_w / 2^spare; the sums of narrow grids leave spare
+    bits for a finer bias: 16 less the bits of the two factors.
     """
-    step = scale.double()
+    step = scale.double() / 2.0**spare_bits
     count = round_half_even(bias.double() / step)
     return torch.where(count.abs() < 2.0**20, (count * step).float(), bias)

@@ -1,0 +1,165 @@
+"""The quadratic solver: exact coordinate descent on the unit's output error, no backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bitwright.graph.model_graph import Unit
+from bitwright.graph.rows import rows_weight, solvable, weight_rows
+from bitwright.methods.nearest import Nearest
+from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
+from bitwright.numerics.affine import QParams, dequantize, quantize
+from bitwright.numerics.coordinate import Steps, best_scale, sweep
+from bitwright.numerics.exact import exact_range, significant_bits, snap
+from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
+
+SHRINK = tuple(1.0 - 0.04 * i for i in range(16))
+
+
+@dataclass(frozen=True)
+class QuadraticSolver:
+    """min ||Y - Wq Xq - b||^2 over integers, scales and bias, from second moments alone.
+
+    The objective is w H w^T - 2 w c^T for each output channel, with H and c from one streaming
+    pass (`numerics.gram`). Integers by cyclic coordinate descent, scales and bias in closed form
+    between sweeps. Kin: OBQ and GPTQ (Frantar 2022), QuantEase (2023), COMQ (Zhang 2024,
+    arXiv 2403.07134); here the input is the quantised one, its target the float output.
+
+    Attributes:
+        ridge: pull towards the float weights, relative to the mean of H's diagonal.
+        sweeps: at most so many passes over the coordinates before and after the scale is fixed.
+        tolerance: stop when the objective falls by less than this part in a sweep.
+        weight_range: of the nearest rounding that the result is compared with.
+    """
+
+    ridge: float = 0.003
+    sweeps: int = 20
+    tolerance: float = 1e-4
+    weight_range: str = "mse"
+    name: str = "quadratic"
+
+    @property
+    def needs(self) -> Needs:
+        """Unlabelled data, in forward passes only."""
+        return Needs(
+            data=True,
+            labels=False,
+            backward=False,
+            paper="arXiv 2403.07134 and kin; docs/methods.md",
+            cost="two forward passes and 2 C N^2 operations a unit and sweep",
+        )
+
+    def solve(self, problem: UnitProblem) -> UnitSolution:
+        """Solve one unit; nearest rounding instead, and why, where this cannot do better."""
+        plain = Nearest(self.weight_range).solve(problem)
+        unit, gram = problem.unit, problem.gram
+        reason = _unsuited(unit, gram)
+        if reason is not None or unit is None or gram is None:
+            return replace(plain, fallback=reason)
+        solved = self._descend(problem, unit, gram)
+        apart = problem.held_out or gram
+        before = relative_loss(apart, plain, unit)
+        after = relative_loss(apart, solved, unit)
+        if not after <= before:
+            text = f"held-out error {after:.3g} is above nearest rounding's {before:.3g}"
+            return replace(plain, fallback=text, loss_before=before, loss_after=before)
+        return replace(solved, loss_before=before, loss_after=after)
+
+    def _descend(self, problem: UnitProblem, unit: Unit, gram: Gram) -> UnitSolution:
+        target = weight_rows(problem.weight.detach().float(), unit)
+        fixed = torch.zeros_like(gram.y)
+        exact = without_bias(gram, fixed) if unit.kind == "matmul" else centred(gram)
+        objective = regularised(exact, target, self.ridge)
+        start = _start(problem, target, objective)
+        steps = self._sweep(objective, start, problem.per_channel)
+        steps = self._sweep(objective, _snapped(steps, problem), False)
+        weight = steps.weight
+        qparams, q = _as_integers(steps, problem, unit)
+        bias = None if unit.kind == "matmul" else exact.bias(weight).reshape(-1)
+        change = (weight - target).double().square().sum() / target.double().square().sum()
+        return UnitSolution(q, qparams, bias, problem.inputs, self.name, float(change))
+
+    def _sweep(self, objective: Quadratic, steps: Steps, scales: bool) -> Steps:
+        """Sweep until nothing changes or the objective stalls."""
+        last = float("inf")
+        for _ in range(self.sweeps):
+            steps, changed = sweep(objective, steps)
+            if scales:
+                steps = replace(steps, scale=best_scale(objective, steps))
+            value = float(objective.loss(steps.weight).sum())
+            if not changed or last - value < self.tolerance * value:
+                break
+            last = value
+        return steps
+
+
+def _unsuited(unit: Unit | None, gram: Gram | None) -> str | None:
+    if unit is None or gram is None:
+        return "no calibration rows"
+    if not solvable(unit):
+        return f"a {unit.kind} is not one matrix product"
+    if unit.kind.startswith("conv_transpose") and unit.groups > 1:
+        return "the scales of a grouped transposed convolution are shared between groups"
+    if gram.count < 2:
+        return "fewer than two calibration rows"
+    return None
+
+
+def relative_loss(gram: Gram, solution: UnitSolution, unit: Unit) -> float:
+    """Squared output error of a solution on the rows of a Gram, relative to the output's energy."""
+    rows = weight_rows(dequantize(solution.q, solution.weight), unit)
+    bias = torch.zeros_like(gram.y)
+    if solution.bias is not None:
+        bias = solution.bias.reshape(gram.y.shape)
+    error = without_bias(gram, bias).loss(rows).sum()
+    return float(error / gram.yy.double().sum().clamp_min(1e-30))
+
+
+def _start(problem: UnitProblem, target: Tensor, objective: Quadratic) -> Steps:
+    """Nearest rounding in the range whose error, weighted by the inputs' energy, is least."""
+    energy = objective.h.diagonal(dim1=-2, dim2=-1).unsqueeze(1)
+    low, high = target.amin(-1, keepdim=True), target.amax(-1, keepdim=True)
+    if not problem.per_channel:
+        low, high = low.amin().expand_as(low), high.amax().expand_as(high)
+    best: Tensor | None = None
+    scale = zero = torch.empty(0)
+    for factor in SHRINK:
+        qp = exact_range(low * factor, high * factor, problem.grid, problem.symmetric)
+        rounded = dequantize(quantize(target, qp), qp)
+        error = ((rounded - target).square() * energy).sum(-1, keepdim=True)
+        if not problem.per_channel:
+            error = error.sum().expand_as(error)
+        if best is None:
+            best, scale, zero = error, qp.scale, qp.zero_point
+            continue
+        better = error < best
+        best = torch.where(better, error, best)
+        scale = torch.where(better, qp.scale, scale)
+        zero = torch.where(better, qp.zero_point, zero)
+    qp = QParams(problem.grid, scale, zero)
+    k = quantize(target, qp).float() - zero
+    grid = problem.grid
+    return Steps(k, scale, (grid.qmin - zero).float(), (grid.qmax - zero).float())
+
+
+def _snapped(steps: Steps, problem: UnitProblem) -> Steps:
+    """The scale of few significant bits that is nearest from above."""
+    return replace(steps, scale=snap(steps.scale, significant_bits(problem.grid)))
+
+
+def _as_integers(steps: Steps, problem: UnitProblem, unit: Unit) -> tuple[QParams, Tensor]:
+    """Integers and parameters in the weight's own shape."""
+    zero_rows = problem.grid.qmin - steps.low
+    q = rows_weight(steps.k + zero_rows, unit).to(problem.grid.dtype)
+    shape = [1] * problem.weight.dim()
+    if problem.per_channel:
+        shape[problem.channel_axis] = -1
+        scale, zero = steps.scale.reshape(-1), zero_rows.reshape(-1)
+    else:
+        scale, zero = steps.scale.reshape(-1)[:1], zero_rows.reshape(-1)[:1]
+    layout = q.contiguous(memory_format=torch.channels_last) if q.dim() == 4 else q.contiguous()
+    qparams = QParams(problem.grid, scale.reshape(shape), zero.reshape(shape).to(torch.int32))
+    return qparams, layout
