@@ -16,7 +16,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import contextlib
 import fnmatch
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,16 @@ from typing import Any
 from unittest import mock
 
 import torch
-from tables import DOCS, RESULTS, data_root, machine, markdown, read_csv, write_csv
+from tables import (
+    DOCS,
+    RESULTS,
+    data_root,
+    machine,
+    markdown,
+    put_between_markers,
+    read_csv,
+    write_csv,
+)
 from torch import Tensor
 
 import bitwright as bw
@@ -38,9 +46,11 @@ from bitwright.sources.models import load_model
 
 CSV = RESULTS / "exactness.csv"
 PAGE = DOCS / "exactness.md"
+NAME = ("network", "target", "scheme")
 # Network, calibration data, evaluation data, target, scheme.
 RUNS = (
     ("efficientnet_lite0", "lite0_calib", "lite0_val", "paper", "w8a8"),
+    ("efficientnet_lite0", "lite0_calib", "lite0_val", "ort-cpu", "w8a8"),
     ("resnet20", "cifar_calib", "cifar_test_jpeg", "paper", "w8a8"),
     ("resnet20", "cifar_calib", "cifar_test_jpeg", "paper", "w4a4"),
 )
@@ -137,7 +147,7 @@ def both_sides(run: tuple[str, ...], root: Path) -> list[dict[str, Any]]:
 
 
 COLUMNS = {
-    "network": "{network} {scheme}", "scales": "{scales}",
+    "network": "{network} {scheme}, {target}", "scales": "{scales}",
     "same answer, plain": "{plain_same} of {images}",
     "same answer, optimised": "{optimised_same} of {images}",
     "bit for bit, plain": "{plain_equal}", "bit for bit, optimised": "{optimised_equal}",
@@ -149,19 +159,9 @@ COLUMNS = {
 
 
 def put_into_page(rows: list[dict[str, Any]]) -> None:
-    """Replace what stands between the markers of docs/exactness.md."""
-    table = "\n".join(
-        [
-            "<!-- figures -->",
-            markdown(rows, COLUMNS),
-            "",
-            f"Written by `benchmarks/exactness.py`; {machine('torch', 'onnxruntime')}.",
-            "<!-- end of figures -->",
-        ]
-    )
-    text = PAGE.read_text() if PAGE.is_file() else "<!-- figures --><!-- end of figures -->\n"
-    marked = re.compile("<!-- figures -->.*<!-- end of figures -->", re.DOTALL)
-    PAGE.write_text(marked.sub(lambda _: table, text))
+    """The table of docs/exactness.md."""
+    note = f"Written by `benchmarks/exactness.py`; {machine('torch', 'onnxruntime')}."
+    put_between_markers(PAGE, "\n".join([markdown(rows, COLUMNS), "", note]))
 
 
 def main() -> None:
@@ -172,13 +172,13 @@ def main() -> None:
     args = parser.parse_args()
     root = data_root(args.data_root)
     torch.set_num_threads(1)
-    known = {(r["network"], r["scheme"], r["scales"]): r for r in read_csv(CSV)}
+    known = {(*(r[k] for k in NAME), r["scales"]): r for r in read_csv(CSV)}
     for run in () if args.page else RUNS:
-        if fnmatch.fnmatch(f"{run[0]}-{run[4]}", args.only):
+        if fnmatch.fnmatch(f"{run[0]}-{run[3]}-{run[4]}", args.only):
             for row in both_sides(run, root):
-                known[row["network"], row["scheme"], row["scales"]] = row
-    order = [(run[0], run[4]) for run in RUNS]
-    rows = sorted(known.values(), key=lambda r: order.index((r["network"], r["scheme"])))
+                known[(*(row[k] for k in NAME), row["scales"])] = row
+    order = [(run[0], run[3], run[4]) for run in RUNS]
+    rows = sorted(known.values(), key=lambda r: order.index(tuple(r[k] for k in NAME)))
     write_csv(CSV, rows)
     put_into_page(rows)
     print(f"wrote {PAGE}")

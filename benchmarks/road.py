@@ -21,7 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from road_chart import chart
-from tables import DOCS, RESULTS, data_root, machine, markdown, read_csv, write_csv
+from tables import (
+    DOCS,
+    RESULTS,
+    ROOT,
+    data_root,
+    machine,
+    markdown,
+    put_between_markers,
+    read_csv,
+    write_csv,
+)
 
 CSV = RESULTS / "road.csv"
 PHOTOS = ("lite0_calib", "lite0_val")
@@ -118,6 +128,28 @@ COLUMNS = {
 }  # fmt: skip
 
 
+# The lines and columns of the README.
+SHORT = ("efficientnet_lite0-*-w8a8", "resnet*")
+SHORT_COLUMNS = {
+    "network": "{network}", "scheme": "{scheme}", "target": "{target}",
+    "float top-1": "{float_top1:.2%}", "quantised top-1": "{top1:.2%}",
+    "same answer as float": "{agreement:.2%}", "verified in ONNX Runtime": "{verdict}",
+    "file against float": "{packed_ratio:.3f}",
+}  # fmt: skip
+
+
+def short(rows: list[dict[str, Any]]) -> str:
+    """The README's table."""
+    kept = [
+        {**row, "verdict": verdict(row)}
+        for row in rows
+        if any(
+            fnmatch.fnmatch(f"{row['network']}-{row['target']}-{row['scheme']}", p) for p in SHORT
+        )
+    ]
+    return markdown(kept, SHORT_COLUMNS)
+
+
 def verdict(row: dict[str, Any]) -> str:
     state = "yes" if row["verified"] else "**no**"
     return (
@@ -194,6 +226,7 @@ def main() -> None:
     rows = ordered(rows)
     (DOCS / "road.md").write_text(page(rows, args.threads))
     (DOCS / "road.svg").write_text(chart(rows))
+    put_between_markers(ROOT / "README.md", short(rows))
     print(f"wrote {DOCS / 'road.md'}")
 
 

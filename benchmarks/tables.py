@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,14 @@ def _number(text: str) -> Any:
         except ValueError:
             continue
     return {"True": True, "False": False}.get(text, text)
+
+
+def put_between_markers(path: Path, text: str) -> None:
+    """Replace what stands between the markers of a page; the rest is written by hand."""
+    marked = re.compile("<!-- figures -->.*<!-- end of figures -->", re.DOTALL)
+    fresh = f"<!-- figures -->\n{text}\n<!-- end of figures -->"
+    page = path.read_text() if path.is_file() else "<!-- figures --><!-- end of figures -->\n"
+    path.write_text(marked.sub(lambda _: fresh, page))
 
 
 def machine(*packages: str) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitwright.export.onnx_schema import DOMAIN
+from bitwright.export.onnx_shapes import is_zero_pad, merge_padding, pool_globally
 
 Values = dict[str, tuple[str, str]]
 
@@ -25,6 +26,7 @@ def rewrite(model: ir.Model, opset: int) -> Values:
     marks = [n for n in graph if n.domain == DOMAIN and n.op_type == "Mark"]
     units = {_text(node, "name"): _remove_mark(graph, node) for node in marks}
     merge_padding(graph)
+    pool_globally(graph)
     _drop_unused(graph)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[""] = opset
@@ -114,13 +116,18 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> None:
     inputs: list[ir.Value | None] = [
         q, _initializer(graph, ir.Tensor(flat_scale.astype(np.float32), name=f"{stem}.scale"))
     ]  # fmt: skip
-    if np.any(zero):
+    if np.any(zero) or _feeds_gemm(node):
         inputs.append(
             _initializer(graph, _packed(zero.reshape(flat_scale.shape), kind, f"{stem}.zero"))
         )
     attributes = {} if axis is None else {"axis": axis}
     made = _fresh("DequantizeLinear", inputs, f"{stem}.float", **attributes)
     _substitute(graph, node, [*chain, made])
+
+
+def _feeds_gemm(node: ir.Node) -> bool:
+    """ONNX Runtime has an integer Gemm only for weights whose zero point is written out."""
+    return any(user.op_type == "Gemm" for user, _ in node.outputs[0].uses())
 
 
 def _quantize_dequantize(graph: ir.Graph, node: ir.Node) -> None:
@@ -176,7 +183,7 @@ def _ends(node: ir.Node) -> tuple[str, str]:
     while True:
         source = _data_input(current)
         producer = source.producer()
-        if producer is not None and producer.op_type == "Pad" and _is_zero_pad(producer):
+        if producer is not None and producer.op_type == "Pad" and is_zero_pad(producer):
             source = _data_input(producer)
             producer = source.producer()
         if producer is None:
@@ -222,50 +229,6 @@ def _is_constant(value: ir.Value) -> bool:
     if producer is None or producer.op_type == "QuantizeLinear":  # weights are stored quantised
         return False
     return all(_is_constant(v) for v in producer.inputs if v is not None)
-
-
-def merge_padding(graph: ir.Graph) -> None:
-    """Pad (zeros, constant) followed by a Conv alone becomes the Conv's own padding."""
-    for node in list(graph):
-        if node.op_type != "Conv" or node.inputs[0] is None:
-            continue
-        pad = node.inputs[0].producer()
-        if pad is None or pad.op_type != "Pad" or len(pad.outputs[0].uses()) != 1:
-            continue
-        amounts = _zero_pads(pad)
-        if amounts is None:
-            continue
-        rank = len(amounts) // 2
-        if any(amounts[:2]) or any(amounts[rank : rank + 2]) or min(amounts) < 0:
-            continue
-        extra = amounts[2:rank] + amounts[rank + 2 :]
-        if "pads" in node.attributes:
-            own = list(node.attributes["pads"].as_ints())
-        else:
-            own = [0] * len(extra)
-        node.attributes["pads"] = ir.AttrInt64s(
-            "pads", [a + b for a, b in zip(own, extra, strict=True)]
-        )
-        node.replace_input_with(0, pad.inputs[0])
-
-
-def _zero_pads(pad: ir.Node) -> list[int] | None:
-    mode = pad.attributes.get("mode")
-    if mode is not None and mode.as_string() != "constant":
-        return None
-    value = pad.inputs[2] if len(pad.inputs) > 2 else None
-    if value is not None and (value.const_value is None or value.const_value.numpy().any()):
-        return None
-    if len(pad.inputs) > 3 and pad.inputs[3] is not None:
-        return None
-    amounts = pad.inputs[1]
-    if amounts is None or amounts.const_value is None:
-        return None
-    return [int(v) for v in amounts.const_value.numpy()]
-
-
-def _is_zero_pad(pad: ir.Node) -> bool:
-    return _zero_pads(pad) is not None
 
 
 def _drop_unused(graph: ir.Graph) -> None:

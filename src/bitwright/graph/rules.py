@@ -151,6 +151,15 @@ def _reshape_views(state: Rewriting, node: fx.Node) -> bool:
     return True
 
 
+def _plain_pooling(state: Rewriting, node: fx.Node) -> bool:
+    """Adaptive pooling to one pixel is a mean, which every exporter knows."""
+    if node.target is not aten.adaptive_avg_pool2d.default or node.args[1] not in ([1, 1], (1, 1)):
+        return False
+    node.target = aten.mean.dim
+    node.args = (node.args[0], [2, 3], True)
+    return True
+
+
 def _plain_batch_norm(state: Rewriting, node: fx.Node) -> bool:
     """The functional form (values, mean, rstd)[0] back to the plain batch_norm."""
     if node.target is not aten._native_batch_norm_legit_no_training.default:
@@ -292,6 +301,7 @@ RULES = (
     Rule("make in-place operators functional", _make_functional),
     Rule("plain batch-norm", _plain_batch_norm),
     Rule("views are reshapes", _reshape_views),
+    Rule("adaptive pooling is a mean", _plain_pooling),
     Rule("drop dropout", _drop_dropout),
     Rule("drop identities", _drop_identity),
     Rule("plain subtractions", _plain_subtraction),
