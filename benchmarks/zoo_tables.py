@@ -22,7 +22,7 @@ worst), and 99 % of the whole network's answers are the same. With so few sample
 float rounding alone decides are left out (*undecided*, see `export/rounding.py`): random weights
 amplify a rounding of 1e-7 to what the column *difference* shows, the worst difference of an output
 relative to the largest. *Agreement* is always that of all answers. These numbers say that the road
-holds, and nothing about accuracy: the weights are random.
+holds, and nothing about accuracy: the weights are random. The runtime's optimisations are off here.
 
 *Float* lists the commonest operators without weights that stay in float, and as `x @ y` the
 products of two computed operands (attention).
@@ -55,7 +55,8 @@ def summary(title: str, rows: list[Row], known: dict[str, str]) -> str:
     units = sum(row["units"] for row in good)
     return (
         f"**{title}: {len(good)} of {len(rows)} verified, "
-        f"{len(rows) - len(good) - len(ours)} not for a reason of their own, {len(ours)} ours; "
+        f"{len(rows) - len(good) - len(ours)} fail for a reason of their own, "
+        f"{len(ours)} for one of ours; "
         f"{units:,} units, the worst off by {worst:.1e}.**"
     )
 

@@ -27,6 +27,7 @@ LAYERS = {
     "evaluation": 4,
     "reporting": 5,
     "stages": 5,
+    "solving": 5,
     "result": 5,
     "runs": 5,
     "pipeline": 5,

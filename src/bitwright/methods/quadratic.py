@@ -12,7 +12,7 @@ from bitwright.graph.rows import rows_weight, solvable, weight_rows
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
-from bitwright.numerics.coordinate import Steps, best_scale, sweep
+from bitwright.numerics.coordinate import Steps, best_scale, better, successive, sweep
 from bitwright.numerics.exact import exact_range, significant_bits, snap
 from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
 
@@ -74,8 +74,18 @@ class QuadraticSolver:
         exact = without_bias(gram, fixed) if unit.kind == "matmul" else centred(gram)
         objective = regularised(exact, target, self.ridge)
         start = _start(problem, target, objective)
-        steps = self._sweep(objective, start, problem.per_channel)
-        steps = self._sweep(objective, _snapped(steps, problem), False)
+        # Two starts: descent ends in a local optimum, and neither start is always the better one.
+        steps = better(
+            objective,
+            self._sweep(objective, start, problem.per_channel),
+            self._sweep(objective, successive(objective, start), problem.per_channel),
+        )
+        fixed_scale = _snapped(steps, problem)
+        steps = better(
+            objective,
+            self._sweep(objective, fixed_scale, False),
+            self._sweep(objective, successive(objective, fixed_scale), False),
+        )
         weight = steps.weight
         qparams, q = _as_integers(steps, problem, unit)
         bias = None if unit.kind == "matmul" else exact.bias(weight).reshape(-1)

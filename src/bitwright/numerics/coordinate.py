@@ -68,3 +68,43 @@ def best_scale(problem: Quadratic, steps: Steps) -> Tensor:
     fitted = top / bottom.clamp_min(1e-30)
     usable = (bottom > 0) & torch.isfinite(fitted) & (fitted > 0.5 * steps.scale)
     return torch.where(usable & (fitted < 2 * steps.scale), fitted, steps.scale)
+
+
+def successive(problem: Quadratic, steps: Steps) -> Steps:
+    """Round one column after the other, each error made good by the columns still free.
+
+    Equation: from the unconstrained optimum w* = c H^-1, with H^-1 = U^T U (upper Cholesky):
+    k_j = clamp(round(w_j / s)), then w_i <- w_i - (w_j - s k_j) U_ji / U_jj for all i > j.
+    Reference: Frantar et al., arXiv 2210.17323 (GPTQ), here towards the float target of a
+    quantised input. A good place to start the descent from.
+    """
+    h = problem.h.double()
+    size = h.shape[-1]
+    damp = 1e-6 * h.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-20)
+    h = h + damp[:, None, None] * torch.eye(size, dtype=h.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+    w = (problem.c.double() @ inverse).float()
+    upper = torch.linalg.cholesky(inverse, upper=True).float()
+    scale, low, high = steps.scale[..., 0], steps.low[..., 0], steps.high[..., 0]
+    k = torch.empty_like(steps.k)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        errors = torch.empty_like(w[..., start:stop])
+        for j in range(start, stop):
+            k[..., j] = round_half_even(w[..., j] / scale).clamp_(low, high)
+            error = (w[..., j] - k[..., j] * scale) / upper[:, j, j, None]
+            w[..., j:stop] -= error.unsqueeze(-1) * upper[:, None, j, j:stop]
+            errors[..., j - start] = error
+        w[..., stop:] -= errors @ upper[:, start:stop, stop:]
+    return Steps(k, steps.scale, steps.low, steps.high)
+
+
+def better(problem: Quadratic, one: Steps, other: Steps) -> Steps:
+    """Of two solutions the one with the lower objective, channel by channel."""
+    first = (problem.loss(one.weight) <= problem.loss(other.weight)).unsqueeze(-1)
+    return Steps(
+        torch.where(first, one.k, other.k),
+        torch.where(first, one.scale, other.scale),
+        torch.where(first, one.low, other.low),
+        torch.where(first, one.high, other.high),
+    )

@@ -1,0 +1,115 @@
+"""Coordinate descent against brute force, and the quadratic objective against float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from bitwright.numerics.coordinate import Steps, best_scale, better, successive, sweep
+from bitwright.numerics.gram import Gram, centred, regularised, without_bias
+
+
+def rows(groups=1, count=200, inputs=5, outputs=3, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(inputs, inputs, generator=g)
+    x = torch.randn(groups, count, inputs, generator=g) @ mix + 0.3
+    w = torch.randn(groups, outputs, inputs, generator=g)
+    return x, w, x @ w.transpose(1, 2) + torch.randn(groups, 1, outputs, generator=g)
+
+
+def steps_of(w, scale=0.5, bits=3):
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    s = torch.full((*w.shape[:2], 1), scale)
+    k = (w / s).round().clamp(low, high)
+    return Steps(k, s, torch.full_like(s, low), torch.full_like(s, high))
+
+
+def test_objective_is_the_true_output_error_with_the_best_bias():
+    x, w, y = rows()
+    q = (w * 3).round() / 3
+    exact = centred(Gram.of(x, y))
+    residual = y.double() - x.double() @ q.double().transpose(1, 2)
+    expected = (residual - residual.mean(1, keepdim=True)).square().sum(1)
+    assert torch.allclose(exact.loss(q), expected, rtol=1e-4)
+    assert torch.allclose(exact.bias(q).double(), residual.mean(1), atol=1e-4)
+
+
+def test_objective_with_a_given_bias():
+    x, w, y = rows(seed=3)
+    bias = torch.randn(1, 3)
+    residual = y.double() - x.double() @ w.double().transpose(1, 2) - bias.double().unsqueeze(1)
+    loss = without_bias(Gram.of(x, y), bias).loss(w)
+    assert torch.allclose(loss, residual.square().sum(1), rtol=1e-3)
+
+
+def test_grams_of_parts_add_up_to_the_whole():
+    x, _, y = rows(groups=2)
+    whole = Gram.of(x, y)
+    parts = Gram.of(x[:, :77], y[:, :77]).add_(Gram.of(x[:, 77:], y[:, 77:]))
+    assert parts.count == whole.count
+    assert torch.allclose(parts.xx, whole.xx, rtol=1e-4)
+    assert torch.allclose(parts.yx, whole.yx, rtol=1e-4, atol=1e-3)
+
+
+def settled(problem, steps):
+    for _ in range(40):
+        steps, changed = sweep(problem, steps)
+        if not changed:
+            break
+    return steps
+
+
+def test_descent_against_brute_force():
+    """No single change improves the result, and it is the optimum or near it, on 24 tiny problems.
+
+    Descent is a heuristic: a local optimum may cost up to twice the optimum's error here.
+    """
+    grid = torch.tensor(list(itertools.product(range(-4, 4), repeat=4)), dtype=torch.float32) * 0.6
+    ratios = []
+    for seed in range(12):
+        x, w, y = rows(inputs=4, outputs=2, seed=seed)
+        problem = centred(Gram.of(x, y))
+        start = steps_of(w, scale=0.6, bits=3)
+        first, second = (settled(problem, s) for s in (start, successive(problem, start)))
+        steps = better(problem, first, second)
+        found = problem.loss(steps.weight)
+        assert bool((found <= problem.loss(start.weight) + 1e-3).all())
+        for j, move in itertools.product(range(4), (-1, 1)):
+            k = steps.k.clone()
+            k[..., j] = (k[..., j] + move).clamp(-4, 3)
+            assert bool((problem.loss(k * steps.scale) >= 0.999 * found - 1e-3).all())
+        for channel in range(2):
+            one = centred(Gram.of(x, y[:, :, channel : channel + 1].expand(-1, -1, len(grid))))
+            ratios.append(float(found[0, channel] / one.loss(grid.unsqueeze(0)).min()))
+    assert min(ratios) > 0.99
+    assert sorted(ratios)[len(ratios) // 2] < 1.001
+    assert max(ratios) < 2.5
+
+
+def test_blocks_change_nothing(monkeypatch):
+    x, w, y = rows(groups=2, inputs=37, count=400, outputs=4)
+    problem = centred(Gram.of(x, y))
+    one, _ = sweep(problem, steps_of(w))
+    monkeypatch.setattr("bitwright.numerics.coordinate.BLOCK", 5)
+    other, _ = sweep(problem, steps_of(w))
+    assert (one.k != other.k).float().mean() < 0.02
+
+
+def test_scale_in_closed_form_is_the_best():
+    x, w, y = rows(seed=5)
+    problem = centred(Gram.of(x, y))
+    steps = steps_of(w, scale=0.45)
+    fitted = best_scale(problem, steps)
+    loss = problem.loss(steps.k * fitted)
+    for factor in (0.97, 0.99, 1.01, 1.03):
+        assert bool((problem.loss(steps.k * fitted * factor) >= loss - 1e-4).all())
+
+
+def test_dead_inputs_keep_the_float_weights_under_regularisation():
+    x, w, y = rows(inputs=6)
+    x[..., 2] = 0
+    problem = regularised(centred(Gram.of(x, y)), w, 0.003)
+    steps = steps_of(w, scale=0.25, bits=8)
+    solved, _ = sweep(problem, steps)
+    assert torch.equal(solved.k[..., 2], (w[..., 2] / 0.25).round().clamp(-128, 127))
