@@ -51,6 +51,7 @@ NAME = ("network", "target", "scheme")
 RUNS = (
     ("efficientnet_lite0", "lite0_calib", "lite0_val", "paper", "w8a8"),
     ("efficientnet_lite0", "lite0_calib", "lite0_val", "ort-cpu", "w8a8"),
+    ("mobilenet_v1", "mobilenet_calib", "mobilenet_val", "paper", "w8a8"),
     ("resnet20", "cifar_calib", "cifar_test_jpeg", "paper", "w8a8"),
     ("resnet20", "cifar_calib", "cifar_test_jpeg", "paper", "w4a4"),
 )

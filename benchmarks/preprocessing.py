@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from bitwright.sources.batches import rebatch, take
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
 
-IMAGES = 100
+IMAGES = 1000
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 Map = Callable[[Tensor], Tensor]
@@ -40,6 +41,10 @@ NETWORKS: tuple[tuple[str, str, Map], ...] = (
     ("resnet20", "cifar_calib", lambda x: (x * STD + MEAN) * 255),
     ("resnet56", "cifar_calib", lambda x: (x * STD + MEAN) * 255),
 )
+
+
+class Enough(Exception):
+    """Ends a forward pass after the first unit."""
 
 
 def variants(pixels: Map) -> dict[str, Map]:
@@ -67,9 +72,11 @@ def distances(name: str, data: str, pixels: Map, root: Path) -> dict[str, Any]:
         def visit(node: Any, value: Any, found: list[ChannelStats] = found) -> None:
             if node.name == unit.calls[0]:
                 found.append(ChannelStats.of(value))
+                raise Enough
 
         for batch in images:
-            run(graph, bind(graph, (change(batch),)), visit)
+            with contextlib.suppress(Enough):
+                run(graph, bind(graph, (change(batch),)), visit)
         total = found[0]
         for part in found[1:]:
             total = total.merge(part)

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bitwright.sources.batches import Batch, Dataset
-from bitwright.sources.photos import calibration_crops, centre_crop, demo_split, open_photo
+from bitwright.sources.photos import calibration_crops, demo_split
 
 CALIBRATION_CROPS = 256
+HELD_OUT_CROPS = 100
 BATCH = 25
 
 
@@ -44,13 +45,16 @@ def calibration() -> Dataset:
 
 
 def held_out() -> Dataset:
-    """Labelled photographs that calibration never sees."""
+    """100 crops of the labelled photographs that calibration never sees, ten of each."""
 
     def batches() -> Iterator[Batch]:
         photos = [photo for photo in demo_split()[1] if photo.label is not None]
-        stack = torch.stack([_prepare(centre_crop(open_photo(photo))) for photo in photos])
-        labels = torch.tensor([photo.label for photo in photos])
-        yield Batch((stack,), labels)
+        crops = calibration_crops(photos, HELD_OUT_CROPS, seed=1)
+        labels = [photos[k % len(photos)].label for k in range(len(crops))]
+        for start in range(0, len(crops), BATCH):
+            part = slice(start, start + BATCH)
+            stack = torch.stack([_prepare(crop) for crop in crops[part]])
+            yield Batch((stack,), torch.tensor(labels[part]))
 
     return Dataset("bitwright.demo:held_out", batches)
 
