@@ -86,8 +86,8 @@ def page(rows: list[dict[str, object]]) -> str:
         "",
         "Written by `python benchmarks/solve.py --data-root DIR`. Each line is one run of",
         "`bitwright quantize` with the target `paper`, one seed, one thread. Calibration:",
-        "unlabelled samples that are in no test set; tests: 5000 CIFAR-10 images, 650 photos. Processor",
-        "seconds are those of the whole command, evaluation of both networks and verification",
+        "unlabelled samples that are in no test set; tests: 5000 CIFAR-10 images, 650 photos.",
+        "Processor seconds are those of the whole command, evaluation and verification",
         "included; the machine had other work.",
         "",
         "| network | scheme | first, last | method | mode | samples | float top-1 | top-1 "

@@ -69,22 +69,7 @@ def test_the_runtime_computes_what_the_simulation_does(exported, scheme, target)
     assert torch.equal(got.argmax(1), want.argmax(1))
 
 
-CRASHES = pytest.mark.xfail(
-    strict=False,
-    reason="ONNX Runtime's optimiser refuses 4-bit inputs after a clip and 2-bit kernels of "
-    "QLinearConv; verify lets its exception through",
-)
-
-
-@pytest.mark.parametrize(
-    ("scheme", "target"),
-    [
-        pytest.param(s, t, marks=CRASHES)
-        if s in ("w4a4", "w2a8") and t != "weights-only"
-        else (s, t)
-        for s, t in GOLDEN
-    ],
-)
+@pytest.mark.parametrize(("scheme", "target"), GOLDEN)
 def test_the_verification_passes(exported, scheme, target):
     result, path, _ = exported(scheme, target)
     found = result.verify(path)
@@ -223,12 +208,7 @@ class Logits(TwoTowers):
     "make",
     [
         Logits,
-        pytest.param(
-            TwoTowers,
-            marks=pytest.mark.xfail(
-                strict=False, reason="an output that is an input of the network has its name twice"
-            ),
-        ),
+        TwoTowers,
     ],
 )
 def test_keyword_inputs_keep_their_names(tmp_path, make):

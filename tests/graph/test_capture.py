@@ -63,7 +63,6 @@ class FixedBatch(nn.Module):
         return self.linear(x) + self.bias
 
 
-@pytest.mark.xfail(strict=False, reason="a symbol that torch made constant counts as free")
 def test_a_fixed_batch_is_noted():
     graph = capture(FixedBatch().eval(), (normal(6, 4),))
     assert graph.inputs[0].shape == (6, 4)

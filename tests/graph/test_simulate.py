@@ -206,7 +206,6 @@ def test_the_model_is_an_ordinary_module(small_net, images):
     assert list(model.parameters()) == []
 
 
-@pytest.mark.xfail(strict=False, reason="stitch leaves the float weights behind as buffers")
 def test_the_simulation_holds_no_float_weights(small_net, images):
     """What is replaced by integers is not carried along: the state is that of the quantised net."""
     model = bw.quantize(small_net, [images], scheme="w8a8").model

@@ -115,10 +115,17 @@ def _flat_signature(module: fx.GraphModule) -> fx.GraphModule:
     for node in unused:
         graph.erase_node(node)
     kept = [leaf for leaf in dict.fromkeys(leaves) if _is_tensor(leaf)]
-    graph.output(tuple(kept))
+    # One ONNX name cannot be an input and an output: an input handed through gets a copy.
+    graph.output(tuple(_copied(graph, n) if n.op == "placeholder" else n for n in kept))
     flat = fx.GraphModule(module, graph)
     flat.eval()
     return flat
+
+
+def _copied(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    copy = graph.call_function(torch.ops.aten.clone.default, (node,))
+    copy.meta = dict(node.meta)
+    return copy
 
 
 def _is_tensor(node: Any) -> bool:

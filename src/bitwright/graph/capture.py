@@ -222,11 +222,16 @@ def _input_specs(
             continue
         example = next(tensors)
         shape = tuple(
-            size if isinstance(dim, int) else None
+            size if _is_constant(dim) else None
             for dim, size in zip(value.shape, example.shape, strict=True)
         )
         specs.append(InputSpec(name, shape, example.dtype))
     return tuple(specs)
+
+
+def _is_constant(size: int | torch.SymInt) -> bool:
+    """Whether a dimension is a number, or a symbol that torch made a number while exporting."""
+    return isinstance(size, int) or size.node.maybe_as_int() is not None
 
 
 def _static_batch(inputs: tuple[InputSpec, ...]) -> tuple[Note, ...]:
@@ -235,7 +240,7 @@ def _static_batch(inputs: tuple[InputSpec, ...]) -> tuple[Note, ...]:
         Note(
             spec.name,
             f"the batch is fixed at {spec.shape[0]}: the network computes with the batch size as a "
-            "constant. Batches are cut to that size.",
+            f"constant. Give --batch {spec.shape[0]} and a number of samples that it divides.",
         )
         for spec in fixed
     )

@@ -173,3 +173,12 @@ def shallow_copy(module: fx.GraphModule) -> fx.GraphModule:
         # fx copies module references along the path: own the leaf modules before writing to them.
         set_tensor(fresh, target, tensor)
     return fresh
+
+
+def drop_unused_tensors(module: fx.GraphModule) -> None:
+    """Forget the tensors that the graph no longer reads."""
+    used = set(named_tensors(module))
+    for name, _ in list(module.named_buffers()):
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(owner), leaf)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.graph.custom_ops import BIAS_BITS, DEQUANTIZE, FAKE_QUANTIZE, MARK
-from bitwright.graph.model_graph import ModelGraph, Unit, set_tensor, shallow_copy
+from bitwright.graph.model_graph import (
+    ModelGraph,
+    Unit,
+    drop_unused_tensors,
+    set_tensor,
+    shallow_copy,
+)
 from bitwright.graph.operators import WEIGHTED, arguments
 from bitwright.graph.sites import Site
 from bitwright.numerics.affine import QParams
@@ -64,6 +70,7 @@ def stitch(graph: ModelGraph, assignment: Assignment, marks: bool = False) -> fx
     module.graph.lint()
     module.recompile()
     module.delete_all_unused_submodules()
+    drop_unused_tensors(module)
     module.eval()
     return module
 
