@@ -39,7 +39,7 @@ def test_same_seed_same_bits(mode):
 def test_small_cuts_give_the_same_network(monkeypatch):
     """Where nothing can be stored, everything is computed again from the input: same solution."""
     _, stored = quantized("sequential", scheme="w4a4")
-    monkeypatch.setattr("bitwright.solving.CUT_BYTES", 0)
+    monkeypatch.setattr("bitwright.solving.cuts.CUT_BYTES", 0)
     _, again = quantized("sequential", scheme="w4a4")
     for name, solved in stored.assignment.weights.items():
         same = (solved.q == again.assignment.weights[name].q).float().mean()
@@ -48,7 +48,7 @@ def test_small_cuts_give_the_same_network(monkeypatch):
 
 def test_grouping_by_memory_changes_nothing(monkeypatch):
     _, together = quantized("parallel", scheme="w4a4")
-    monkeypatch.setattr("bitwright.solving.GRAM_BYTES", 1)
+    monkeypatch.setattr("bitwright.solving.parallel.GRAM_BYTES", 1)
     _, apart = quantized("parallel", scheme="w4a4")
     for name, solved in together.assignment.weights.items():
         assert torch.equal(solved.q, apart.assignment.weights[name].q)

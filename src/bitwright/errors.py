@@ -6,7 +6,11 @@
     |   |-- CaptureError      a network cannot be captured as a graph
     |   |-- DataError         a D cannot be found, is empty, misshapen or not finite
     |   |-- RecipeError       an unknown or ill-valued option, scheme, target, metric or recipe key
-    |   `-- RunDirectoryError a run directory is missing, foreign, of another version or damaged
+    |   |-- BudgetError       no allocation holds the budgets; the message says what is attainable
+    |   |-- RunDirectoryError a run directory is missing, foreign, of another version or damaged
+    |   |-- StoreError        the store's directory cannot be read or written, or its disk is full
+    |   `-- ClusterError      the cluster of --workers cannot be used
+    |-- WorkerError           a worker process died: exit code 2
     |-- PromiseError          the work is done but a stated promise failed: exit code 1
     `-- InterruptedRun        the user stopped it: exit code 130
 
@@ -46,8 +50,24 @@ class RecipeError(InputError):
     """An option or a recipe key is unknown or has a value that makes no sense."""
 
 
+class BudgetError(InputError):
+    """No allocation holds the budgets."""
+
+
 class RunDirectoryError(InputError):
     """A run directory is missing, holds something else, or is damaged."""
+
+
+class StoreError(InputError):
+    """The store's directory cannot be used, or its disk is full."""
+
+
+class ClusterError(InputError):
+    """The cluster of `--workers` cannot be reached, or its package is missing."""
+
+
+class WorkerError(BitwrightError):
+    """A worker process died while it worked."""
 
 
 class PromiseError(BitwrightError):

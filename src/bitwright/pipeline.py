@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ from bitwright.metrics import metric
 from bitwright.numerics.ranges import range_rule
 from bitwright.recipe import BY_OUTPUT, Recipe, make_recipe, tensor_rule
 from bitwright.result import Result
+from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
+from bitwright.run.store import Entries, NullStore, Store
 from bitwright.solving import Work, bound_batches, solve
 from bitwright.sources.batches import Dataset, rebatch, take
 from bitwright.sources.data import as_dataset
@@ -39,18 +42,24 @@ from bitwright.stages import (
     forward_of,
     input_grids,
     stream,
+    task_grids,
 )
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run works on: the network, its data, and how."""
+    """What a run works on: the network, its data, and how; where solutions are kept, and by whom.
+
+    The store and the workers change no bit of the result, so they are not of the recipe.
+    """
 
     model: nn.Module
     data: Dataset
     recipe: Recipe
     example_inputs: Inputs | None = None
     evaluation: Dataset | None = None
+    store: Entries = field(default_factory=NullStore)
+    workers: int | str = 1
 
 
 def quantize(
@@ -60,6 +69,8 @@ def quantize(
     recipe: str = "fixed",
     evaluation: object | None = None,
     progress: Progress | None = None,
+    store: str | Path | None = None,
+    workers: int | str = 1,
     **options: Any,
 ) -> Result:
     """Quantise a trained network with a few hundred unlabelled samples.
@@ -71,6 +82,8 @@ def quantize(
         recipe: a built-in recipe's name or a TOML file.
         evaluation: labelled data to measure float and quantised on.
         progress: receives what happens.
+        store: a directory where solved units are kept: running again takes up what is there.
+        workers: processes for the parallel mode; the result is the same, bit for bit.
         options: any key of a recipe, such as scheme="w4a8" or target="ort-cpu".
 
     Returns:
@@ -90,6 +103,8 @@ def quantize(
         made,
         example_inputs_of(model),
         None if evaluation is None else as_dataset(evaluation, name="the evaluation data"),
+        NullStore() if store is None else Store(Path(store)),
+        workers,
     )
     return run(job, progress or Progress())
 
@@ -109,27 +124,36 @@ def run(job: Job, progress: Progress) -> Result:
         graph = capture_network(job)
     choices = choices_of(graph, recipe)
     sites = active_sites(find_sites(graph, target), graph, choices)
+    seen: list[str] = []
     with progress.stage("observe", recipe.calib or None) as tick:
-        observation = observe(graph, stream(job.data, recipe), {site.root for site in sites}, tick)
+        inputs = fingerprinted(stream(job.data, recipe), seen)
+        observation = observe(graph, inputs, {site.root for site in sites}, tick)
     for note in (*graph.notes, *observation.notes):
         progress.note("observe", f"{note.place}: {note.text}")
-    edges = input_grids(sites, observation.stats, choices, target, range_rule(tensor_rule(recipe)))
+    rule = range_rule(tensor_rule(recipe))
+    edges = input_grids(sites, observation.stats, choices, target, rule)
+    menu = {name: (choice,) for name, choice in choices.items()}
+    work = Work(
+        graph=graph,
+        menu=menu,
+        grids=task_grids(graph, menu, sites, observation.stats, target, rule),
+        target=target,
+        method=method(recipe.method).configured(recipe.weight_range),
+        sites=sites,
+        stats=observation.stats,
+        batches=bound_batches(graph, lambda: stream(job.data, recipe)),
+        samples=observation.samples,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        by_output=recipe.activation_range == BY_OUTPUT,
+        data=digest(*seen),
+        store=job.store,
+        workers=job.workers,
+    )
     started = time.perf_counter()
     with progress.stage("solve", len(graph.units)) as tick:
-        work = Work(
-            graph,
-            choices,
-            target,
-            _method(recipe),
-            sites,
-            observation.stats,
-            bound_batches(graph, lambda: stream(job.data, recipe)),
-            observation.samples,
-            recipe.batch,
-            recipe.seed,
-            recipe.activation_range == BY_OUTPUT,
-        )
-        solved = solve(work, recipe.mode, edges, tick)
+        found_by_task = solve(work, recipe.mode, edges, tick)
+    solved = {name: solution for (name, _), solution in found_by_task.items()}
     solve_seconds = time.perf_counter() - started
     assignment = assemble(graph, solved, edges, target)
     with progress.stage("stitch"):
@@ -169,11 +193,6 @@ def capture_network(job: Job) -> ModelGraph:
             "with stored weights: there is nothing to quantise."
         )
     return graph
-
-
-def _method(recipe: Recipe) -> Any:
-    chosen = method(recipe.method)
-    return type(chosen)(weight_range=recipe.weight_range)  # type: ignore[call-arg]
 
 
 def evaluate_job(

@@ -75,6 +75,32 @@ def input_grids(
     return edges
 
 
+def task_grids(
+    graph: ModelGraph,
+    menu: Mapping[str, tuple[Choice, ...]],
+    sites: Iterable[Site],
+    stats: Mapping[str, TensorStats],
+    target: Target,
+    rule: RangeRule,
+) -> dict[tuple[str, Choice], tuple[QParams | None, ...]]:
+    """The input grids of every choice of every unit, one a call; None where the input is float."""
+    own = [site for site in sites if site.unit is not None]
+    places = {(s.unit, s.call): (s.source, s.reader) for s in own}
+    by_bits: dict[int, dict[tuple[str, str], QParams]] = {}
+    for bits in sorted({c.a_bits for choices in menu.values() for c in choices if c.a_bits}):
+        same = {unit.name: Choice(8, bits) for unit in graph.units}
+        wanted = [s for s in own if any(c.a_bits == bits for c in menu[str(s.unit)])]
+        by_bits[bits] = input_grids(wanted, stats, same, target, rule)
+    return {
+        (unit.name, choice): tuple(
+            by_bits.get(choice.a_bits, {}).get(places.get((unit.name, call), ("", "")))
+            for call in range(len(unit.calls))
+        )
+        for unit in graph.units
+        for choice in menu[unit.name]
+    }
+
+
 def active_sites(
     sites: tuple[Site, ...], graph: ModelGraph, choices: Mapping[str, Choice]
 ) -> tuple[Site, ...]:
@@ -91,9 +117,10 @@ def problem(
     target: Target,
     inputs: tuple[QParams | None, ...],
     seed: int,
+    method: str = "",
 ) -> UnitProblem:
     """What a method sees of one unit."""
-    text = f"{seed}|{unit.name}|{choice}"
+    text = f"{seed}|{unit.name}|{choice}|{method}"
     own_seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
     return UnitProblem(
         unit=unit,

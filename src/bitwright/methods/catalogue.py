@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bitwright.errors import RecipeError, unknown
+from bitwright.methods.adaquant import AdaQuant, paper
+from bitwright.methods.adaround import AdaRound
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Catalogue, Method
 from bitwright.methods.quadratic import QuadraticSolver
@@ -10,6 +12,9 @@ from bitwright.methods.quadratic import QuadraticSolver
 METHODS: Catalogue = {
     "nearest": Nearest(),
     "quadratic": QuadraticSolver(),
+    "adaquant": AdaQuant(),
+    "adaquant-paper": paper(),
+    "adaround": AdaRound(),
 }
 
 

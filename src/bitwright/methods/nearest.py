@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import dequantize, quantize
@@ -26,6 +26,10 @@ class Nearest:
         return Needs(
             data=False, labels=False, backward=False, paper="arXiv 1806.08342", cost="milliseconds"
         )
+
+    def configured(self, weight_range: str) -> Nearest:
+        """With the recipe's rule for ranges."""
+        return replace(self, weight_range=weight_range)
 
     def solve(self, problem: UnitProblem) -> UnitSolution:
         """Round every weight to its nearest grid point."""

@@ -8,11 +8,25 @@ from typing import Protocol
 
 from torch import Tensor
 
+from bitwright.graph.activation import Activation
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import Unit
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Rows kept for methods that learn by gradients: the raw input and the float target.
+
+    Attributes:
+        x: rows [G, R, N] of what the unit gets, before its own input quantiser.
+        y: float outputs [G, R, C] of the same rows, before the activation.
+    """
+
+    x: Tensor
+    y: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +46,9 @@ class UnitProblem:
         unit: the unit's place in the network, which tells how its weight is a matrix.
         gram, held_out: second moments of its quantised input and float target, over the rows to
             fit and over rows kept apart; None for methods that need no data.
+        samples, samples_apart: some of those rows themselves, where the method asks for them.
+        activation: what follows the unit at once; a loss may be taken behind it.
+        free_inputs: whether a method may move the input's grid; not where others share it.
     """
 
     name: str
@@ -49,6 +66,10 @@ class UnitProblem:
     unit: Unit | None = None
     gram: Gram | None = None
     held_out: Gram | None = None
+    samples: Samples | None = None
+    samples_apart: Samples | None = None
+    activation: Activation | None = None
+    free_inputs: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +80,8 @@ class UnitSolution:
     `loss_before` and `loss_after` are squared output errors on held-out rows relative to the
     output's energy: of nearest rounding and of this solution; None where there were no data.
     `fallback` says why another method's result was taken, where that happened.
+    `moves[k]` counts the weights that lie k grid steps from their nearest rounding, for methods
+    that count them.
     """
 
     q: Tensor
@@ -70,17 +93,19 @@ class UnitSolution:
     fallback: str | None = None
     loss_before: float | None = None
     loss_after: float | None = None
+    moves: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks for, for `bitwright list methods`."""
+    """What a method asks for; `rows` is how many rows of activations a unit, 0 for none."""
 
     data: bool
     labels: bool
     backward: bool
     paper: str
     cost: str
+    rows: int = 0
 
 
 class Method(Protocol):
@@ -93,6 +118,9 @@ class Method(Protocol):
     @property
     def needs(self) -> Needs:
         """What it asks for."""
+
+    def configured(self, weight_range: str) -> Method:
+        """The same with what a recipe says of ranges."""
 
     def solve(self, problem: UnitProblem) -> UnitSolution:
         """Solve one unit; deterministic, and the problem is left as it was."""

@@ -52,6 +52,10 @@ class QuadraticSolver:
             cost="two forward passes and 2 C N^2 operations a unit and sweep",
         )
 
+    def configured(self, weight_range: str) -> QuadraticSolver:
+        """With the recipe's rule for the ranges of the nearest rounding."""
+        return replace(self, weight_range=weight_range)
+
     def solve(self, problem: UnitProblem) -> UnitSolution:
         """Solve one unit; nearest rounding instead, and why, where this cannot do better."""
         plain = Nearest(self.weight_range).solve(problem)

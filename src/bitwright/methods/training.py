@@ -1,0 +1,143 @@
+"""What the gradient methods share: rows in minibatches, the loss behind the activation, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bitwright.graph.model_graph import Unit
+from bitwright.graph.rows import rows_weight, weight_rows
+from bitwright.methods.problem import Samples, UnitProblem, UnitSolution
+from bitwright.numerics.affine import QParams, dequantize, fake_quantize, quantize
+
+MOST_MOVES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A solution as rows: steps k = q - z, their scale and bounds [G, C, .], bias [G, 1, C]."""
+
+    unit: Unit
+    weight: Tensor
+    k: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, problem: UnitProblem, unit: Unit, solution: UnitSolution) -> Start:
+        """Rows of a solution that is already there."""
+        weight = weight_rows(problem.weight.detach().float(), unit)
+        groups, channels = weight.shape[:2]
+
+        def spread(value: Tensor) -> Tensor:
+            return value.reshape(-1).float().expand(groups * channels).reshape(groups, channels, 1)
+
+        zero = spread(solution.weight.zero_point)
+        k = weight_rows(solution.q.float(), unit) - zero
+        grid = problem.grid
+        bias = torch.zeros(groups * channels) if solution.bias is None else solution.bias
+        return cls(
+            unit,
+            weight,
+            k,
+            spread(solution.weight.scale).clone(),
+            grid.qmin - zero,
+            grid.qmax - zero,
+            bias.detach().float().reshape(groups, 1, channels).clone(),
+        )
+
+
+def trainable(problem: UnitProblem) -> bool:
+    """Whether a unit has rows, and a scale for each row or one for all."""
+    return problem.unit is not None and problem.samples is not None
+
+
+def minibatches(rows: int, size: int, count: int, seed: int) -> Iterator[Tensor]:
+    """Seeded row numbers: each epoch visits every row once."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(rows, generator=generator)
+    at = 0
+    for _ in range(count):
+        if at + size > rows and at > 0:
+            order, at = torch.randperm(rows, generator=generator), 0
+        yield order[at : at + size]
+        at += size
+
+
+def behind(problem: UnitProblem, value: Tensor) -> Tensor:
+    """The output behind the fused activation."""
+    return value if problem.activation is None else problem.activation(value)
+
+
+def row_loss(
+    problem: UnitProblem, samples: Samples, inputs: QParams | None, weight: Tensor, bias: Tensor
+) -> float:
+    """Mean squared error behind the activation, relative to the output's energy."""
+    x = samples.x if inputs is None else fake_quantize(samples.x, inputs)
+    out = behind(problem, x @ weight.transpose(1, 2) + bias)
+    true = behind(problem, samples.y)
+    return float((out - true).square().sum() / true.square().sum().clamp_min(1e-30))
+
+
+def loss_of(problem: UnitProblem, samples: Samples, solution: UnitSolution) -> float:
+    """`row_loss` of a solution as it will be deployed."""
+    assert problem.unit is not None
+    start = Start.of(problem, problem.unit, solution)
+    return row_loss(problem, samples, solution.inputs[0], start.k * start.scale, start.bias)
+
+
+def as_solution(
+    problem: UnitProblem,
+    start: Start,
+    k: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    inputs: QParams | None,
+    name: str,
+) -> UnitSolution:
+    """Rows of steps as integers in the weight's own shape."""
+    grid = problem.grid
+    zero = grid.qmin - start.low
+    q = rows_weight(k + zero, start.unit).to(grid.dtype)
+    shape = [1] * problem.weight.dim()
+    if problem.per_channel:
+        shape[problem.channel_axis] = -1
+        scale, zero = scale.reshape(-1), zero.reshape(-1)
+    else:
+        scale, zero = scale.reshape(-1)[:1], zero.reshape(-1)[:1]
+    layout = q.contiguous(memory_format=torch.channels_last) if q.dim() == 4 else q.contiguous()
+    qparams = QParams(grid, scale.reshape(shape), zero.reshape(shape).to(torch.int32))
+    weight = problem.weight.detach().float()
+    change = (dequantize(layout, qparams) - weight).double().square().sum()
+    error = float(change / weight.double().square().sum().clamp_min(1e-30))
+    given = problem.inputs if inputs is None else (inputs, *problem.inputs[1:])
+    own = None if start.unit.kind == "matmul" else bias.reshape(-1)
+    return UnitSolution(layout, qparams, own, given, name, error, moves=moves(weight, layout, qparams))
+
+
+def moves(weight: Tensor, q: Tensor, qparams: QParams) -> tuple[int, ...]:
+    """How many weights lie 0, 1, 2 ... grid steps from their nearest rounding (figure 2a)."""
+    far = (q.int() - quantize(weight, qparams).int()).abs().clamp_max(MOST_MOVES)
+    counts = torch.bincount(far.reshape(-1), minlength=MOST_MOVES + 1).tolist()
+    while len(counts) > 1 and counts[-1] == 0:
+        counts.pop()
+    return tuple(counts)
+
+
+Solve = Callable[[], UnitSolution]
+
+
+def never_worse(problem: UnitProblem, plain: UnitSolution, solved: UnitSolution) -> UnitSolution:
+    """The solution, or the plain one and why, by the error on rows kept apart."""
+    apart = problem.samples_apart or problem.samples
+    assert apart is not None
+    before, after = loss_of(problem, apart, plain), loss_of(problem, apart, solved)
+    if not after <= before:
+        text = f"held-out error {after:.3g} is above that of {plain.method}: {before:.3g}"
+        return replace(plain, fallback=text, loss_before=before, loss_after=before)
+    return replace(solved, loss_before=before, loss_after=after)

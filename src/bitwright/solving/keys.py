@@ -1,0 +1,37 @@
+"""Keys of the store: a digest of everything that a solution depends on."""
+
+from __future__ import annotations
+
+from bitwright.graph.choice import Choice
+from bitwright.graph.model_graph import Unit
+from bitwright.run.digest import code_version, digest
+from bitwright.solving.collect import Grids
+from bitwright.solving.work import Edges, Work, inputs_key
+
+
+def run_key(work: Work, mode: str, edges: Edges) -> str:
+    """What all solutions of a run share: network, data, target, method, mode and seed.
+
+    In the sequential mode the grids of all edges count too, for those before a unit shape what it
+    is given.
+    """
+    ranges = sorted((k, inputs_key((qp,))) for k, qp in edges.items()) if mode != "parallel" else ()
+    return digest(
+        code_version(),
+        work.graph.digest(),
+        work.data,
+        work.target,
+        type(work.method).__name__,
+        work.method,
+        mode,
+        work.samples,
+        work.batch,
+        work.seed,
+        work.by_output,
+        ranges,
+    )
+
+
+def unit_key(base: str, unit: Unit, choice: Choice, grids: Grids) -> str:
+    """The key of one solution; in the sequential mode `base` is the key of the unit before."""
+    return digest(base, unit.name, choice, inputs_key(grids))

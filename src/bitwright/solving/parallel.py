@@ -1,0 +1,201 @@
+"""The parallel mode: every unit on the float network's own activations.
+
+Units are independent of one another, so any mixture of their solutions can be stitched, and any
+worker can solve any of them. Passes over the data are cut into chunks of a fixed number of batches;
+a worker sums up a chunk, and chunks are added in the order of the data: the same bits however many
+workers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from bitwright.graph.model_graph import ModelGraph, Unit
+from bitwright.graph.portable import PortableGraph, portable, restored
+from bitwright.graph.replay import replay
+from bitwright.graph.rows import solvable
+from bitwright.graph.units import input_of
+from bitwright.methods.problem import Method, UnitProblem, UnitSolution
+from bitwright.methods.stored import from_entry, to_entry
+from bitwright.run.jobs import run_jobs
+from bitwright.solving.collect import (
+    SAMPLE_BYTES,
+    Collector,
+    Grids,
+    Part,
+    Plan,
+    collect_batch,
+    plan_of,
+)
+from bitwright.solving.keys import run_key, unit_key
+from bitwright.solving.ranges import grids_by_output
+from bitwright.solving.spool import Budget
+from bitwright.solving.work import Edges, Task, Tick, Work, inputs_key, problem_of
+
+GRAM_BYTES = 256 << 20
+CHUNK = 4
+
+Solved = dict[Task, UnitSolution]
+Shared = tuple[PortableGraph, tuple[Plan, ...]]
+
+
+def solve_parallel(work: Work, edges: Edges, tick: Tick) -> Solved:
+    """Solve every (unit, choice) of the menu in as few passes as memory allows."""
+    grids = _grids(work)
+    base = run_key(work, "parallel", edges)
+    units = {unit.name: unit for unit in work.graph.units}
+    keys = {t: unit_key(base, units[t[0]], t[1], grids[t]) for t in work.tasks()}
+    solved: Solved = {}
+    todo: list[Task] = []
+    for task, key in keys.items():
+        entry = work.store.get(key)
+        if entry is None:
+            todo.append(task)
+        else:
+            solved[task] = from_entry(*entry)
+    tick(len(solved))
+    for group in _groups([units[n] for n in dict.fromkeys(n for n, _ in todo)], todo, grids):
+        names = {unit.name for unit in group}
+        for task, solution in _solve_group(work, group, [t for t in todo if t[0] in names], grids):
+            work.store.put(keys[task], *to_entry(solution))
+            solved[task] = solution
+            tick(len(solved))
+    return {task: solved[task] for task in keys}
+
+
+def _grids(work: Work) -> dict[Task, Grids]:
+    """The input grids of every task: as observed, or chosen at the output on the first batch."""
+    grids = {task: work.grids[task] for task in work.tasks()}
+    if not work.by_output:
+        return grids
+    flat = next(work.batches())
+    values = start(work.graph, flat)
+    for name, choice in grids:
+        unit = work.graph.unit(name)
+        if solvable(unit):
+            grids[name, choice] = grids_by_output(work, unit, choice, values, values, None)
+    return grids
+
+
+def _groups(
+    units: Sequence[Unit], tasks: Sequence[Task], grids: dict[Task, Grids]
+) -> Iterator[list[Unit]]:
+    """Units whose sums fit into memory together."""
+    group: list[Unit] = []
+    held = 0
+    for unit in units:
+        different = {inputs_key(grids[t]) for t in tasks if t[0] == unit.name}
+        inputs = unit.params // max(unit.shape[unit.channel_axis], 1)
+        sums = 8 * (unit.groups * inputs * inputs + unit.params) * len(different)
+        need = sums if solvable(unit) else 0
+        if group and held + need > GRAM_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(unit)
+        held += need
+    if group:
+        yield group
+
+
+def _solve_group(
+    work: Work, group: list[Unit], tasks: list[Task], grids: dict[Task, Grids]
+) -> Iterator[tuple[Task, UnitSolution]]:
+    batches = max(1, -(-work.samples // work.batch))
+    rows = work.method.needs.rows
+    plans = tuple(
+        plan_of(
+            work.graph,
+            unit,
+            {inputs_key(grids[t]): grids[t] for t in tasks if t[0] == unit.name},
+            batches,
+            rows,
+            work.seed,
+        )
+        for unit in group
+        if solvable(unit)
+    )
+    collectors = _collect(work, plans)
+    by_unit = [(unit, [t for t in tasks if t[0] == unit.name]) for unit in group]
+    jobs = (_problems(work, unit, own, grids, collectors) for unit, own in by_unit)
+    for index, solutions in run_jobs(
+        solve_problems, jobs, work.workers, shared=work.method, name=lambda ps: str(ps[0].name)
+    ):
+        yield from zip(by_unit[index][1], solutions, strict=True)
+
+
+def _problems(
+    work: Work,
+    unit: Unit,
+    tasks: list[Task],
+    grids: dict[Task, Grids],
+    collectors: dict[str, Collector],
+) -> list[UnitProblem]:
+    """The problems of all choices of a unit; its rows are let go once they are read."""
+    rows = collectors.pop(unit.name, None)
+    made = [problem_of(work, unit, choice, grids[n, choice], rows) for n, choice in tasks]
+    if rows is not None:
+        rows.close()
+    return made
+
+
+def solve_problems(method: Method, problems: list[UnitProblem]) -> list[UnitSolution]:
+    """A job: solve the choices of one unit."""
+    return [method.solve(problem) for problem in problems]
+
+
+def _collect(work: Work, plans: tuple[Plan, ...]) -> dict[str, Collector]:
+    if not plans:
+        return {}
+    budget = Budget(SAMPLE_BYTES)
+    collectors = {plan.unit.name: Collector(plan, budget) for plan in plans}
+    shared: Shared = (portable(work.graph), plans)
+    waiting: dict[int, dict[str, Part]] = {}
+    done = 0
+    for index, parts in run_jobs(collect_chunk, _chunks(work), work.workers, shared=shared):
+        waiting[index] = parts
+        while done in waiting:
+            for name, part in waiting.pop(done).items():
+                collectors[name].absorb(part)
+            done += 1
+    return collectors
+
+
+def _chunks(work: Work) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    first, chunk = 0, []
+    for flat in work.batches():
+        chunk.append(flat)
+        if len(chunk) == CHUNK:
+            yield first, chunk
+            first, chunk = first + CHUNK, []
+    if chunk:
+        yield first, chunk
+
+
+def collect_chunk(shared: Shared, item: tuple[int, list[tuple[Any, ...]]]) -> dict[str, Part]:
+    """A job: the sums and rows of all units over a few batches."""
+    carried, plans = shared
+    graph = _graph(carried)
+    nodes = graph.nodes()
+    sources = {call: input_of(nodes[call]).name for plan in plans for call in plan.unit.calls}
+    parts = {plan.unit.name: Part({}) for plan in plans}
+    first, chunk = item
+    for index, flat in enumerate(chunk, first):
+        values = replay(graph, start(graph, flat), set(sources.values()))
+        for plan in plans:
+            for i, call in enumerate(plan.unit.calls):
+                x = values[sources[call]]
+                collect_batch(plan, parts[plan.unit.name], index, i, x, x)
+    return parts
+
+
+@lru_cache(maxsize=1)
+def _graph(carried: PortableGraph) -> ModelGraph:
+    return restored(carried)
+
+
+def start(graph: ModelGraph, flat: tuple[Any, ...]) -> dict[str, Any]:
+    """The graph's inputs by name."""
+    names = [n.name for n in graph.module.graph.nodes if n.op == "placeholder"]
+    return dict(zip(names, flat, strict=True))

@@ -1,0 +1,112 @@
+"""The sequential mode: each unit on what the quantised units before it give."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from bitwright.graph.model_graph import Unit
+from bitwright.graph.operators import WEIGHTED
+from bitwright.graph.replay import Overrides, replay
+from bitwright.graph.rows import solvable
+from bitwright.graph.units import input_of
+from bitwright.methods.problem import UnitSolution
+from bitwright.methods.stored import from_entry, to_entry
+from bitwright.numerics.affine import dequantize
+from bitwright.solving.collect import Collector, Grids, Part, collect_batch, plan_of
+from bitwright.solving.cuts import INPUT, Cut, fitting_places, moved, place_before
+from bitwright.solving.keys import run_key, unit_key
+from bitwright.solving.parallel import Solved
+from bitwright.solving.ranges import grids_by_output
+from bitwright.solving.work import Edges, Task, Tick, Work, inputs_key, install_edges, problem_of
+from bitwright.stages import deployed_bias
+
+WIDE_SAMPLES = 256
+
+
+def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:
+    """Solve units in the network's order, their targets the float network's outputs.
+
+    Float and quantised values walk through the graph side by side: about two passes over the data
+    in all. A cut through both is kept for all samples behind the last unit where it fits into
+    memory; from there to the unit a few operators are computed again. Where nothing fits, in the
+    wide first layers, a part of the samples is run from the input.
+
+    A stored solution moves nothing: the walk begins again before the first unit that is missing.
+    """
+    over = Overrides(edges=dict(edges))
+    solved: Solved = {}
+    fits: list[bool] = []
+    cut = Cut()
+    key = run_key(work, "sequential", edges)
+    for index, unit in enumerate(work.graph.units):
+        choice = work.menu[unit.name][0]
+        if not choice.is_float:
+            task = (unit.name, choice)
+            key = unit_key(key, unit, choice, work.grids[task])
+            entry = work.store.get(key)
+            if entry is None:
+                fits = fits or fitting_places(work)
+                place = place_before(fits, index)
+                if place != cut.place:
+                    cut = moved(work, cut, place, over)
+                solution = _solve_unit(work, unit, task, cut, over)
+                work.store.put(key, *to_entry(solution))
+            else:
+                solution = from_entry(*entry)
+            solved[task] = solution
+            _install(work, unit, solution, over)
+        tick(index + 1)
+    edges.update(over.edges)
+    return solved
+
+
+def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -> UnitSolution:
+    choice = task[1]
+    if not solvable(unit):
+        return work.method.solve(problem_of(work, unit, choice, work.grids[task], None))
+    samples = min(work.samples, WIDE_SAMPLES) if cut.place == INPUT else work.samples
+    grids, rows = _stream(work, unit, task, samples, cut, over)
+    made = problem_of(work, unit, choice, grids, rows)
+    rows.close()
+    return work.method.solve(made)
+
+
+def _stream(
+    work: Work, unit: Unit, task: Task, samples: int, cut: Cut, over: Overrides
+) -> tuple[Grids, Collector]:
+    nodes = work.graph.nodes()
+    sources = [input_of(nodes[call]).name for call in unit.calls]
+    batches = max(1, -(-samples // work.batch))
+    grids = work.grids[task]
+    if work.by_output:
+        true, seen = next(cut.batches(work))
+        grids = grids_by_output(work, unit, task[1], true, seen, over)
+    wanted = {inputs_key(grids): grids}
+    plan = plan_of(work.graph, unit, wanted, batches, work.method.needs.rows, work.seed)
+    rows = Collector(plan)
+    for index, (floats, quants) in enumerate(cut.batches(work)):
+        if index == batches:
+            break
+        true = replay(work.graph, floats, set(sources))
+        seen = replay(work.graph, quants, set(sources), over)
+        part = Part({})
+        for call, source in enumerate(sources):
+            collect_batch(plan, part, index, call, true[source], seen[source])
+        rows.absorb(part)
+    return grids, rows
+
+
+def _install(work: Work, unit: Unit, solution: UnitSolution, over: Overrides) -> None:
+    over.tensors[unit.weight] = dequantize(solution.q, solution.weight)
+    if solution.bias is not None and unit.bias is not None:
+        over.tensors[unit.bias] = deployed_bias(unit, solution, work.target)
+    elif solution.bias is not None:
+        nodes = work.graph.nodes()
+        bias = deployed_bias(unit, solution, work.target)
+        for call in unit.calls:
+            over.biases[call] = (_bias_axis(nodes[call]), bias)
+    install_edges(work, unit, solution, over.edges)
+
+
+def _bias_axis(node: fx.Node) -> int:
+    return 1 if WEIGHTED[node.target].startswith("conv") else -1

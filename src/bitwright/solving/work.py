@@ -1,0 +1,138 @@
+"""What a solving run works on, and the problem of each of its units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from bitwright.graph.activation import activation_of
+from bitwright.graph.choice import Choice
+from bitwright.graph.execute import bind
+from bitwright.graph.model_graph import ModelGraph, Unit
+from bitwright.graph.simulate import sites_by_unit
+from bitwright.graph.sites import Site
+from bitwright.graph.target import Target
+from bitwright.methods.problem import Method, UnitProblem, UnitSolution
+from bitwright.numerics.affine import QParams
+from bitwright.numerics.stats import TensorStats
+from bitwright.run.store import Entries, NullStore
+from bitwright.solving.collect import Collector
+from bitwright.stages import problem
+
+Edges = dict[tuple[str, str], QParams]
+Open = Callable[[], Iterator[Any]]
+Tick = Callable[[int], None]
+Task = tuple[str, Choice]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a solving run works on.
+
+    Attributes:
+        graph: the captured network.
+        menu: the choices to solve for each unit; float ones need no solving.
+        grids: the input grids of each choice of a unit, one a call; None where it stays float.
+        target, method, sites, stats: how, where and what was observed.
+        batches: opens the calibration inputs, bound to the graph, in batches of `batch`.
+        samples, batch, seed: of the calibration set and the run.
+        by_output: choose input ranges at the units' own outputs.
+        data: digest of the calibration data, for the store's keys.
+        store: where solutions are kept.
+        workers: processes for the parallel mode.
+    """
+
+    graph: ModelGraph
+    menu: Mapping[str, tuple[Choice, ...]]
+    grids: Mapping[Task, tuple[QParams | None, ...]]
+    target: Target
+    method: Method
+    sites: tuple[Site, ...]
+    stats: Mapping[str, TensorStats]
+    batches: Open
+    samples: int
+    batch: int
+    seed: int
+    by_output: bool = False
+    data: str = ""
+    store: Entries = field(default_factory=NullStore)
+    workers: int | str = 1
+
+    @cached_property
+    def sites_of(self) -> Mapping[str, list[Site]]:
+        """The quantised edges into each unit."""
+        return sites_by_unit(self.sites)
+
+    def tasks(self) -> list[Task]:
+        """Every (unit, choice) that must be solved, in the network's order."""
+        return [
+            (unit.name, choice)
+            for unit in self.graph.units
+            for choice in self.menu[unit.name]
+            if not choice.is_float
+        ]
+
+    def shared_inputs(self, unit: Unit) -> bool:
+        """Whether another operator reads the unit's input on the same grid, as chains do."""
+        roots = {site.root for site in self.sites_of.get(unit.name, ())}
+        return any(site.unit is None and site.root in roots for site in self.sites)
+
+    def site(self, unit: Unit, call: int) -> Site | None:
+        """The quantised edge into one call of a unit, if there is one."""
+        found = (s for s in self.sites_of.get(unit.name, ()) if s.call == call)
+        return next(found, None)
+
+
+def problem_of(
+    work: Work,
+    unit: Unit,
+    choice: Choice,
+    inputs: tuple[QParams | None, ...],
+    rows: Collector | None,
+) -> UnitProblem:
+    """What the method sees of a unit, its rows included."""
+    made = problem(work.graph, unit, choice, work.target, inputs, work.seed, work.method.name)
+    made = replace(
+        made,
+        activation=activation_of(work.graph, unit),
+        free_inputs=len(unit.calls) == 1 and not work.shared_inputs(unit),
+    )
+    if rows is None:
+        return made
+    sums = rows.sums[inputs_key(inputs)]
+    fit, apart = rows.samples()
+    return replace(
+        made,
+        gram=sums.fit or sums.apart,
+        held_out=sums.apart,
+        samples=fit or apart,
+        samples_apart=apart,
+    )
+
+
+def inputs_key(inputs: tuple[QParams | None, ...]) -> tuple[tuple[int, float, int] | None, ...]:
+    """Input grids as a plain value: choices with equal ones share their sums."""
+    return tuple(
+        None if qp is None else (qp.grid.bits, float(qp.scale), int(qp.zero_point))
+        for qp in inputs
+    )
+
+
+def install_edges(work: Work, unit: Unit, solution: UnitSolution, edges: Edges) -> None:
+    """Take the input grids of a solution into the network's edges."""
+    for site in work.sites_of.get(unit.name, ()):
+        grid = solution.inputs[site.call] if site.call < len(solution.inputs) else None
+        if grid is not None:
+            edges[site.source, site.reader] = grid
+
+
+def bound_batches(graph: ModelGraph, batches: Callable[[], Iterator[Any]]) -> Open:
+    """Batches of inputs as the graph's flat inputs."""
+
+    def walk() -> Iterator[Any]:
+        for inputs in batches():
+            yield bind(graph, inputs)
+
+    return walk
