@@ -23,6 +23,8 @@ LAYERS = {
     "methods": 3,
     "export": 3,
     "metrics": 3,
+    "search": 3,
+    "tune": 3,
     "recipe": 4,
     "evaluation": 4,
     "reporting": 5,
@@ -33,7 +35,9 @@ LAYERS = {
     "pipeline": 5,
     "demo": 5,
     "commands": 5,
+    "table_commands": 5,
     "console": 6,
+    "console_table": 6,
     "cli": 6,
 }
 OPTIONAL = {
@@ -117,10 +121,20 @@ def test_print_only_in_the_command():
                 assert name_of(path) == "cli", f"{path}:{node.lineno}"
 
 
+def for_types(tree: ast.Module) -> list[ast.stmt]:
+    """What stands under `if TYPE_CHECKING` at the top."""
+    return [
+        inner
+        for node in tree.body
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in node.body
+    ]
+
+
 def test_internal_imports_stand_at_the_top():
     for path in FILES:
         tree = ast.parse(path.read_text())
-        top = {id(node) for node in tree.body}
+        top = {id(node) for node in tree.body} | {id(node) for node in for_types(tree)}
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and id(node) not in top:
                 module = node.module or ""
@@ -141,16 +155,29 @@ def test_optional_packages_are_imported_lazily():
 
 
 def test_exported_names():
-    """`__all__` is sorted and is exactly what the package shows."""
+    """`__all__` is sorted and is exactly what the package shows; each name is where it says."""
     assert sorted(bitwright.__all__) == list(bitwright.__all__)
-    source = ast.parse((ROOT / "__init__.py").read_text())
-    imported = {
-        alias.asname or alias.name
-        for node in source.body
+    imports = for_types(ast.parse((ROOT / "__init__.py").read_text()))
+    homes = {
+        alias.asname or alias.name: node.module.removeprefix("bitwright.")
+        for node in imports
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert imported == set(bitwright.__all__)
+    assert homes == bitwright._HOMES and set(homes) == set(bitwright.__all__)
+    for name in bitwright.__all__:
+        assert getattr(bitwright, name).__name__ == name and name in dir(bitwright)
+    with pytest.raises(AttributeError, match="no attribute 'quantise'"):
+        bitwright.quantise  # noqa: B018
+
+
+def test_commands_on_a_table_load_no_network():
+    code = (
+        "import sys, bitwright.cli;"
+        "bad = [m for m in ('torch', 'onnx', 'onnxruntime') if m in sys.modules];"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_import_touches_no_accelerator_and_no_optional_package():

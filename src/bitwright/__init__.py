@@ -1,15 +1,21 @@
 """Bitwright: trained PyTorch networks made small and fast without their training data."""
 
-from bitwright.errors import BitwrightError, InputError, PromiseError
-from bitwright.graph.capture import capture
-from bitwright.graph.observe import observe
-from bitwright.graph.simulate import stitch
-from bitwright.graph.target import load_target
-from bitwright.pipeline import quantize
-from bitwright.result import Result
-from bitwright.runs import load
-from bitwright.solving import Work, solve
-from bitwright.stages import assemble, input_grids
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitwright.errors import BitwrightError, InputError, PromiseError
+    from bitwright.graph.capture import capture
+    from bitwright.graph.observe import observe
+    from bitwright.graph.simulate import stitch
+    from bitwright.graph.target import load_target
+    from bitwright.pipeline import quantize
+    from bitwright.result import Result
+    from bitwright.runs import load
+    from bitwright.solving import Work, solve
+    from bitwright.stages import assemble, input_grids
 
 __version__ = "0.1.0"
 
@@ -29,3 +35,34 @@ __all__ = [
     "solve",
     "stitch",
 ]
+
+# Where each public name lives. It is fetched when it is first asked for, so that what needs a run's
+# table alone (allocate, frontier, explain) answers before torch would have been imported.
+_HOMES = {
+    "BitwrightError": "errors",
+    "InputError": "errors",
+    "PromiseError": "errors",
+    "Result": "result",
+    "Work": "solving",
+    "assemble": "stages",
+    "capture": "graph.capture",
+    "input_grids": "stages",
+    "load": "runs",
+    "load_target": "graph.target",
+    "observe": "graph.observe",
+    "quantize": "pipeline",
+    "solve": "solving",
+    "stitch": "graph.simulate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bitwright' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"bitwright.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

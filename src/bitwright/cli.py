@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
 import sys
@@ -10,19 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from bitwright.commands import (
-    catalogue,
-    run_demo,
-    run_doctor,
-    run_evaluate,
-    run_export,
-    run_quantize,
-    run_report,
-    run_verify,
-)
 from bitwright.console import Console, comparison, doctor_lines, listing
+from bitwright.console_table import allocation_lines, explanation_lines, frontier_lines
 from bitwright.errors import BitwrightError, InterruptedRun, RecipeError
 from bitwright.run.memory import keep_heap
+from bitwright.table_commands import Request, run_allocate, run_explain, run_frontier
 
 app = typer.Typer(
     name="bitwright",
@@ -48,6 +41,24 @@ DataOption = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="errors only")]
 
 
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", help="'size<=0.13 and bops<=2GBOP', 'loss<=0.05', 'drop<=1%'"),
+]
+CostTables = Annotated[
+    list[str] | None,
+    typer.Option("--cost-table", help="NAME=FILE.csv: unit, w_bits, a_bits, points, value"),
+]
+Minimize = Annotated[
+    str, typer.Option(help="the cost to make small under a budget of the loss or the drop")
+]
+
+
+def _commands() -> Any:
+    """The commands that work on networks; they load torch, which those on a table do without."""
+    return importlib.import_module("bitwright.commands")
+
+
 def _set(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
@@ -71,6 +82,10 @@ def quantize(
     mode: Annotated[str | None, typer.Option(help="parallel or sequential")] = None,
     scheme: Annotated[str | None, typer.Option(help="bits of all units, such as w4a8")] = None,
     keep: Annotated[str | None, typer.Option(help="'first,last=w8a8', 'PATTERN=SCHEME'")] = None,
+    menu: Annotated[str | None, typer.Option(help="'w8a8,w4a4', 'w{2..8}a{4,8}'")] = None,
+    budget: Budgets = None,
+    minimize: Annotated[str | None, typer.Option(help="the cost to make small")] = None,
+    solver: Annotated[str | None, typer.Option(help="ip, greedy-accuracy, ...")] = None,
     target: Annotated[str | None, typer.Option(help="paper, ort-cpu, weights-only, X.toml")] = None,
     eval: Annotated[str | None, typer.Option("--eval", help="labelled data")] = None,
     metric: Annotated[str | None, typer.Option(help="top1, agreement, FILE.py:FUNCTION")] = None,
@@ -85,18 +100,21 @@ def quantize(
     device: Annotated[str | None, typer.Option(help="cpu or cuda")] = None,
     seed: Annotated[int | None, typer.Option(help="of everything random")] = None,
     out: Annotated[Path, typer.Option(help="the run directory to write")] = Path("run"),
+    store: Annotated[Path | None, typer.Option(help="where solved units are kept")] = None,
+    workers: Annotated[str, typer.Option(help="N processes, ray, or a Ray ADDRESS")] = "1",
     quiet: Quiet = False,
 ) -> None:
     """Quantise a network, verify it in ONNX Runtime, and write a run directory."""
     options = _set(
         model=model or None, data=data, weights=weights, method=method, mode=mode, scheme=scheme,
-        keep=keep,
-        target=target, eval=eval, metric=metric, calib=calib, size=size,
+        keep=keep, menu=menu, budget=" and ".join(budget) if budget else None,
+        minimize=minimize, solver=solver, target=target, eval=eval, metric=metric,
+        calib=calib, size=size,
         mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), crop=crop, batch=batch,
         activation_range=activation_range, weight_range=weight_range, device=device, seed=seed,
     )  # fmt: skip
     with Console(quiet) as console:
-        outcome = run_quantize(recipe, options, out, console.progress)
+        outcome = _commands().run_quantize(recipe, options, out, console.progress, store, workers)
         console.show(comparison(outcome))
     raise typer.Exit(0 if outcome["verify"]["passed"] else 1)
 
@@ -105,7 +123,7 @@ def quantize(
 def doctor(model: ModelArgument, data: DataOption = None, weights: Text = None) -> None:
     """Say what will be quantised, what stays float and why, and what a run will need."""
     with Console(False) as console:
-        console.show(doctor_lines(run_doctor(model, data, weights)))
+        console.show(doctor_lines(_commands().run_doctor(model, data, weights)))
 
 
 @app.command()
@@ -117,21 +135,23 @@ def evaluate(
 ) -> None:
     """Float and quantised side by side on any data."""
     with Console(quiet) as console:
-        console.show(comparison({"metrics": run_evaluate(run, eval, metric, console.progress)}))
+        console.show(
+            comparison({"metrics": _commands().run_evaluate(run, eval, metric, console.progress)})
+        )
 
 
 @app.command()
 def export(run: RunArgument) -> None:
     """Write model.onnx again."""
     with Console(False) as console:
-        console.show([f"wrote {run_export(run)}"])
+        console.show([f"wrote {_commands().run_export(run)}"])
 
 
 @app.command()
 def verify(run: RunArgument, data: DataOption = None, quiet: Quiet = False) -> None:
     """Run model.onnx in ONNX Runtime against the simulation, unit by unit and end to end."""
     with Console(quiet) as console:
-        found = run_verify(run, data or "", console.progress)
+        found = _commands().run_verify(run, data or "", console.progress)
         console.show(comparison({"verify": found}))
     raise typer.Exit(0 if found["passed"] else 1)
 
@@ -140,7 +160,51 @@ def verify(run: RunArgument, data: DataOption = None, quiet: Quiet = False) -> N
 def report(run: RunArgument) -> None:
     """Write report.html again."""
     with Console(False) as console:
-        console.show([f"wrote {run_report(run)}"])
+        console.show([f"wrote {_commands().run_report(run)}"])
+
+
+@app.command()
+def allocate(
+    run: RunArgument,
+    budget: Budgets = None,
+    minimize: Minimize = "",
+    solver: Annotated[str, typer.Option(help="ip, greedy-accuracy or greedy-compression")] = "",
+    cost_table: CostTables = None,
+    seconds: Annotated[float, typer.Option(help="time limit")] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="instead of RUN/allocation.json")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Solve the bit allocation again from a run's table; no network is run."""
+    request = Request(tuple(budget or ()), minimize, solver, tuple(cost_table or ()), seconds)
+    with Console(quiet) as console:
+        console.show(allocation_lines(*run_allocate(run, request, out)))
+
+
+@app.command()
+def frontier(
+    run: RunArgument,
+    cost: Annotated[str, typer.Option(help="size, bops, latency, energy or a table's")] = "size",
+    cost_table: CostTables = None,
+    budgets: Annotated[int, typer.Option(help="evenly spaced ones, of a long frontier")] = 100,
+    quiet: Quiet = False,
+) -> None:
+    """The whole frontier of predicted loss against a cost, as CSV and SVG."""
+    with Console(quiet) as console:
+        console.show(frontier_lines(*run_frontier(run, cost, tuple(cost_table or ()), budgets)))
+
+
+@app.command()
+def explain(
+    run: RunArgument,
+    unit: Annotated[str, typer.Argument(help="module path of a unit")],
+    budget: Budgets = None,
+    minimize: Minimize = "",
+    cost_table: CostTables = None,
+) -> None:
+    """Why a unit got its bits, and what one step up or down would cost."""
+    request = Request(tuple(budget or ()), minimize, costs=tuple(cost_table or ()))
+    with Console(False) as console:
+        console.show(explanation_lines(*run_explain(run, unit, request)))
 
 
 @app.command(name="list")
@@ -149,7 +213,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """List what can be named."""
-    rows = catalogue(what)
+    rows = _commands().catalogue(what)
     with Console(False) as console:
         console.show([json.dumps(rows, indent=1)] if as_json else listing(rows))
 
@@ -161,7 +225,7 @@ def demo(
 ) -> None:
     """A real pretrained network, end to end, in a few minutes."""
     with Console(quiet) as console:
-        outcome = run_demo(out, console.progress)
+        outcome = _commands().run_demo(out, console.progress)
         console.show(comparison(outcome))
     raise typer.Exit(0 if outcome["verify"]["passed"] else 1)
 

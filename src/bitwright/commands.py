@@ -22,18 +22,30 @@ from bitwright.graph.sites import find_sites
 from bitwright.graph.target import BUILT_IN, load_target
 from bitwright.methods.catalogue import METHODS
 from bitwright.metrics import METRICS
-from bitwright.pipeline import Job, run
+from bitwright.pipeline import run
+from bitwright.preparing import Job
 from bitwright.recipe import Recipe, make_recipe
+from bitwright.run.jobs import read_workers
 from bitwright.run.progress import Progress
+from bitwright.run.store import Store
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.specs import resolve_spec
 
 
 def run_quantize(
-    recipe: str, options: Mapping[str, Any], out: Path, progress: Progress
+    recipe: str,
+    options: Mapping[str, Any],
+    out: Path,
+    progress: Progress,
+    store: Path | None = None,
+    workers: str = "1",
 ) -> dict[str, Any]:
-    """The whole job; returns metrics, verification and where things are."""
+    """The whole job; returns metrics, verification and where things are.
+
+    Solved units are kept in `store`, by default inside the run directory, so that the same command
+    takes up what an interrupted one left.
+    """
     made = _resolved(make_recipe(recipe, options))
     if not made.model:
         raise RecipeError("no MODEL: name the network, for example models.py:resnet20.")
@@ -54,6 +66,8 @@ def run_quantize(
         made,
         source.example_inputs,
         evaluation,
+        Store(store or directory[rundir.STORE], lambda text: progress.note("solve", text)),
+        read_workers(workers),
     )
     return finish(job, directory.path, progress)
 

@@ -4,62 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from bitwright.errors import DataError, RecipeError
+from bitwright.allocating import Searched, search_bits, stitched, table_of
+from bitwright.errors import DataError
 from bitwright.evaluation import compare
-from bitwright.graph.capture import Inputs, capture
 from bitwright.graph.census import census
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.graph.observe import observe
 from bitwright.graph.simulate import stitch
-from bitwright.graph.sites import find_sites
-from bitwright.graph.target import load_target
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.metrics import metric
-from bitwright.numerics.ranges import range_rule
-from bitwright.recipe import BY_OUTPUT, Recipe, make_recipe, tensor_rule
+from bitwright.preparing import (
+    Job,
+    Prepared,
+    capture_network,
+    edges_of,
+    prepare,
+    store_at,
+    work_on,
+)
+from bitwright.recipe import Recipe, make_recipe
 from bitwright.result import Result
-from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
-from bitwright.run.store import Entries, NullStore, Store
-from bitwright.solving import Work, bound_batches, solve
-from bitwright.sources.batches import Dataset, rebatch, take
+from bitwright.search.record import as_record
+from bitwright.solving import Edges, solve
+from bitwright.sources.batches import rebatch, take
 from bitwright.sources.data import as_dataset
-from bitwright.sources.models import check_weights, example_inputs_of
-from bitwright.stages import (
-    active_sites,
-    assemble,
-    choices_of,
-    forward_of,
-    input_grids,
-    stream,
-    task_grids,
-)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a run works on: the network, its data, and how; where solutions are kept, and by whom.
-
-    The store and the workers change no bit of the result, so they are not of the recipe.
-    """
-
-    model: nn.Module
-    data: Dataset
-    recipe: Recipe
-    example_inputs: Inputs | None = None
-    evaluation: Dataset | None = None
-    store: Entries = field(default_factory=NullStore)
-    workers: int | str = 1
+from bitwright.sources.models import example_inputs_of
+from bitwright.stages import assemble, choices_of, forward_of, menu_of, sites_in_use
 
 
 def quantize(
@@ -103,7 +83,7 @@ def quantize(
         made,
         example_inputs_of(model),
         None if evaluation is None else as_dataset(evaluation, name="the evaluation data"),
-        NullStore() if store is None else Store(Path(store)),
+        store_at(store),
         workers,
     )
     return run(job, progress or Progress())
@@ -119,49 +99,36 @@ def run(job: Job, progress: Progress) -> Result:
             f"--data none: the method {recipe.method!r} needs calibration data for the ranges of "
             "activations and for the verification. Give some samples."
         )
-    target = load_target(recipe.target)
     with progress.stage("capture"):
         graph = capture_network(job)
-    choices = choices_of(graph, recipe)
-    sites = active_sites(find_sites(graph, target), graph, choices)
-    seen: list[str] = []
-    with progress.stage("observe", recipe.calib or None) as tick:
-        inputs = fingerprinted(stream(job.data, recipe), seen)
-        observation = observe(graph, inputs, {site.root for site in sites}, tick)
-    for note in (*graph.notes, *observation.notes):
-        progress.note("observe", f"{note.place}: {note.text}")
-    rule = range_rule(tensor_rule(recipe))
-    edges = input_grids(sites, observation.stats, choices, target, rule)
-    menu = {name: (choice,) for name, choice in choices.items()}
-    work = Work(
-        graph=graph,
-        menu=menu,
-        grids=task_grids(graph, menu, sites, observation.stats, target, rule),
-        target=target,
-        method=method(recipe.method).configured(recipe.weight_range),
-        sites=sites,
-        stats=observation.stats,
-        batches=bound_batches(graph, lambda: stream(job.data, recipe)),
-        samples=observation.samples,
-        batch=recipe.batch,
-        seed=recipe.seed,
-        by_output=recipe.activation_range == BY_OUTPUT,
-        data=digest(*seen),
-        store=job.store,
-        workers=job.workers,
-    )
+    menu = menu_of(graph, recipe)
+    if recipe.menu:
+        # The base precision is observed too, whether or not it can be chosen.
+        base = choices_of(graph, recipe)
+        seen = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
+        prepared = prepare(job, graph, seen, progress)
+        prepared = replace(prepared, menu=menu)
+        searched = search_bits(job, prepared, progress)
+        choices = dict(searched.choices)
+    else:
+        prepared, searched = prepare(job, graph, menu, progress), None
+        choices = choices_of(graph, recipe)
     started = time.perf_counter()
-    with progress.stage("solve", len(graph.units)) as tick:
-        found_by_task = solve(work, recipe.mode, edges, tick)
-    solved = {name: solution for (name, _), solution in found_by_task.items()}
-    solve_seconds = time.perf_counter() - started
-    assignment = assemble(graph, solved, edges, target)
+    solved, edges = solve_configuration(job, prepared, choices, searched, progress)
+    seconds = (time.perf_counter() - started) / max(len(solved), 1)
+    assignment = assemble(graph, solved, edges, prepared.target)
     with progress.stage("stitch"):
         module = stitch(graph, assignment)
     metrics = evaluate_job(job, graph, module, progress)
     _warn_if_poor(metrics, recipe, progress)
-    found = census(graph, target, choices, sites, observation.samples)
-    found["notes"] += [{"place": n.place, "text": n.text} for n in observation.notes]
+    sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
+    found = census(graph, prepared.target, choices, sites, prepared.observation.samples)
+    found["notes"] += [{"place": n.place, "text": n.text} for n in prepared.observation.notes]
+    if searched is None:
+        by_task = {(name, choices[name]): s for name, s in solved.items()}
+        table = table_of(prepared, by_task, None, seconds)
+    else:
+        table = searched.table
     return Result(
         model=module,
         graph=graph,
@@ -169,30 +136,32 @@ def run(job: Job, progress: Progress) -> Result:
         recipe=recipe,
         metrics=metrics,
         census=found,
-        table=_table(graph, choices, solved, solve_seconds),
-        allocation=_allocation(choices),
-        stats=observation.stats,
+        table=table,
+        allocation=_fixed(choices) if searched is None else _record(searched),
+        stats=prepared.observation.stats,
         errors={name: s.error for name, s in solved.items()},
         data=job.data,
         progress=progress,
     )
 
 
-def capture_network(job: Job) -> ModelGraph:
-    """Capture the job's network on its own example inputs, or on the first batch of the data."""
-    check_weights(job.model, type(job.model).__name__)
-    example = job.example_inputs
-    if example is None:
-        example = next((batch.inputs for batch in take(job.data, 2)), None)
-    if example is None:
-        raise DataError("the calibration data are empty, so the shape of the inputs is not known.")
-    graph = capture(job.model, example)
-    if not graph.units:
-        raise RecipeError(
-            f"the network {type(job.model).__name__} has no convolution, linear layer or embedding "
-            "with stored weights: there is nothing to quantise."
-        )
-    return graph
+def solve_configuration(
+    job: Job,
+    prepared: Prepared,
+    choices: Mapping[str, Choice],
+    searched: Searched | None,
+    progress: Progress,
+) -> tuple[dict[str, UnitSolution], Edges]:
+    """One configuration solved; in the sequential mode again, on what its own units give."""
+    menu = {name: (choice,) for name, choice in choices.items()}
+    work = work_on(job, prepared, menu)
+    edges = edges_of(job, prepared, choices)
+    sequential = job.recipe.mode == "sequential" and method(job.recipe.method).needs.data
+    if searched is not None and not sequential:
+        return stitched(work, searched.solved, choices, edges)
+    with progress.stage("solve", len(prepared.graph.units)) as tick:
+        solved = solve(work, job.recipe.mode, edges, tick)
+    return {name: solution for (name, _), solution in solved.items()}, edges
 
 
 def evaluate_job(
@@ -226,34 +195,23 @@ def _warn_if_poor(metrics: Mapping[str, Any], recipe: Recipe, progress: Progress
         )
 
 
-def _table(
-    graph: ModelGraph,
-    choices: Mapping[str, Choice],
-    solved: Mapping[str, UnitSolution],
-    seconds: float,
-) -> list[dict[str, Any]]:
-    rows = []
-    for unit in graph.units:
-        choice = choices[unit.name]
-        w_bits, a_bits = choice.w_bits or 32, choice.a_bits or 32
-        rows.append(
-            {
-                "unit": unit.name,
-                "w_bits": choice.w_bits,
-                "a_bits": choice.a_bits,
-                "points": choice.points,
-                "params": unit.params,
-                "weight_bits": unit.params * w_bits * choice.points,
-                "macs": unit.macs,
-                "bops": unit.macs * w_bits * a_bits * choice.points,
-                "method": solved[unit.name].method if unit.name in solved else "float",
-                "solve_seconds": round(seconds / max(len(solved), 1), 6),
-            }
-        )
-    return rows
+def _bits(choices: Mapping[str, Choice]) -> dict[str, dict[str, int]]:
+    return {
+        name: {"w_bits": c.w_bits, "a_bits": c.a_bits, "points": c.points}
+        for name, c in choices.items()
+    }
 
 
-def _allocation(choices: Mapping[str, Choice]) -> dict[str, Any]:
+def _record(searched: Searched) -> dict[str, Any]:
+    """The allocation that was taken, with what was measured of it."""
+    found = as_record(searched.allocation)
+    found["choices"] = _bits(searched.choices)
+    found["measured_loss"] = dict(searched.measured_loss)
+    found["note"] = searched.note or found["note"]
+    return found
+
+
+def _fixed(choices: Mapping[str, Choice]) -> dict[str, Any]:
     """A fixed scheme is an allocation that nobody had to solve."""
     return {
         "solver": None,
@@ -263,8 +221,5 @@ def _allocation(choices: Mapping[str, Choice]) -> dict[str, Any]:
         "gap": None,
         "budgets": {},
         "uniform": None,
-        "choices": {
-            name: {"w_bits": c.w_bits, "a_bits": c.a_bits, "points": c.points}
-            for name, c in choices.items()
-        },
+        "choices": _bits(choices),
     }

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.errors import RecipeError, unknown
-from bitwright.graph.choice import parse_keep, parse_scheme
+from bitwright.graph.choice import parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import load_target
 from bitwright.methods.catalogue import method
 from bitwright.metrics import metric
 from bitwright.numerics.ranges import range_rule
+from bitwright.search.allocate import SOLVERS
+from bitwright.search.budget import parse_budgets
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,6 +43,11 @@ class Recipe:
             before it (sequential); methods that need no data know no difference.
         scheme: bits of every unit that `keep` does not name.
         keep: PATTERN=SCHEME rules.
+        menu: the choices among which each unit's bits are allocated; "" for `scheme` everywhere.
+            `scheme` is then the base at which the sensitivity of every unit is measured.
+        budget, minimize, solver: what the allocation may spend, what it makes small under a
+            budget of the loss, and how it is found.
+        table_samples: calibration samples on which the table is measured; 0 for all.
         target: what the runtime can do.
         metric: what --eval measures.
         calib: calibration samples used at most; 0 for all.
@@ -62,6 +69,11 @@ class Recipe:
     mode: str = "sequential"
     scheme: str = "w8a8"
     keep: str = ""
+    menu: str = ""
+    budget: str = ""
+    minimize: str = ""
+    solver: str = "ip"
+    table_samples: int = 256
     target: str = "paper"
     metric: str = "top1"
     calib: int = 1000
@@ -99,17 +111,36 @@ class Recipe:
             _check_bits(
                 kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name
             )
+        self._check_allocation()
         metric(self.metric)
         range_rule(tensor_rule(self))
         range_rule(self.weight_range)
-        if self.calib < 0 or self.batch < 1:
+        if self.calib < 0 or self.batch < 1 or self.table_samples < 0:
             raise RecipeError(
-                f"calib is {self.calib} and batch {self.batch}: samples are counted from 1 (calib "
-                "0 takes all)."
+                f"calib is {self.calib}, table_samples {self.table_samples}, batch {self.batch}: "
+                "samples are counted from 1 (0 takes all; a batch has at least one)."
             )
         if self.device.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise RecipeError(unknown("device", self.device, ("cpu", "cuda", "mps"), "--device"))
         return self
+
+    def _check_allocation(self) -> None:
+        """Whether menu and budget make sense together."""
+        target = load_target(self.target)
+        for choice in parse_menu(self.menu) if self.menu else ():
+            _check_bits(
+                choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name
+            )
+        if self.solver not in SOLVERS:
+            raise RecipeError(unknown("solver", self.solver, SOLVERS, "--solver"))
+        parse_budgets(self.budget)
+        if bool(self.menu) != bool(self.budget):
+            given, lacking = ("menu", "budget") if self.menu else ("budget", "menu")
+            example = "'size<=0.13'" if self.menu else "'w8a8,w4a4'"
+            raise RecipeError(
+                f"--{given} {getattr(self, given)!r} is given without --{lacking}: bits are "
+                f"allocated from a menu under a budget. Add --{lacking} {example}."
+            )
 
 
 def tensor_rule(recipe: Recipe) -> str:

@@ -28,6 +28,7 @@ from bitwright.recipe import Recipe, to_toml
 from bitwright.reporting import render
 from bitwright.run.files import write_atomically
 from bitwright.run.progress import Event, Progress
+from bitwright.search.table import Row, Table, write_table
 from bitwright.sources.batches import Dataset, take
 from bitwright.stages import flat_example, verification_batches
 
@@ -56,7 +57,7 @@ class Result:
     recipe: Recipe
     metrics: dict[str, Any]
     census: dict[str, Any]
-    table: list[dict[str, Any]]
+    table: Table
     allocation: dict[str, Any]
     stats: Mapping[str, TensorStats]
     errors: Mapping[str, float]
@@ -70,7 +71,7 @@ class Result:
             self._start_log(run)
         with self.progress.stage("save"):
             run.write_json(rundir.CENSUS, self.census)
-            run.write_table(self.table)
+            write_table(run[rundir.TABLE], self.table)
             run.write_json(rundir.ALLOCATION, self.allocation)
             save_packed(run[rundir.MODEL], self.graph, self.assignment)
         with self.progress.stage("export"):
@@ -120,25 +121,32 @@ class Result:
         write_atomically(Path(path), page.encode())
         return Path(path)
 
+    def chosen(self) -> list[Row]:
+        """The table's row of every unit, as it was allocated."""
+        bits = self.allocation["choices"]
+        return [
+            row
+            for row in (*self.table.rows, *self.table.references)
+            if bits[row.unit] == dataclasses.asdict(row.choice)
+        ]
+
     def measured(self, run: RunDirectory | None = None) -> dict[str, Any]:
         """metrics.json: accuracy, stages, sizes on disk, environment."""
         sizes = run.sizes() if run is not None else {}
         return {
             **self.metrics,
             "stages": [dataclasses.asdict(s) for s in self.progress.stages],
-            "size": size_figures(self.graph, self.table, sizes),
-            "bops_ratio": _ratio(self.table),
+            "size": size_figures(self.graph, self.chosen(), sizes),
+            "bops_ratio": _ratio(self.chosen()),
             "environment": environment(),
         }
 
 
-def size_figures(
-    graph: ModelGraph, table: list[dict[str, Any]], files: Mapping[str, int]
-) -> dict[str, Any]:
+def size_figures(graph: ModelGraph, rows: list[Row], files: Mapping[str, int]) -> dict[str, Any]:
     """Sizes in bytes: the float tensors, the weights at their bits, the files on disk."""
     tensors = named_tensors(graph.module)
     float_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
-    weight_bytes = sum(-(-int(row["weight_bits"]) // 8) for row in table)
+    weight_bytes = sum(-(-row.weight_bits // 8) for row in rows)
     packed = files.get(rundir.MODEL)
     return {
         "float_bytes": float_bytes,
@@ -146,13 +154,13 @@ def size_figures(
         "file_bytes": packed,
         "onnx_bytes": files.get(rundir.ONNX),
         "ratio": None if packed is None else packed / float_bytes,
-        "weight_ratio": weight_bytes / max(sum(4 * int(row["params"]) for row in table), 1),
+        "weight_ratio": weight_bytes / max(sum(4 * row.params for row in rows), 1),
     }
 
 
-def _ratio(table: list[dict[str, Any]]) -> float:
-    used = sum(int(row["bops"]) for row in table)
-    return used / max(sum(int(row["macs"]) * 32 * 32 for row in table), 1)
+def _ratio(rows: list[Row]) -> float:
+    used = sum(row.bops for row in rows)
+    return used / max(sum(row.macs * 32 * 32 for row in rows), 1)
 
 
 def environment() -> dict[str, Any]:

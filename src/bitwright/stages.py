@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitwright.graph.choice import Choice, assign, parse_keep, parse_scheme
+from bitwright.graph.choice import Choice, assign, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.execute import bind, first_tensor
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
@@ -39,6 +39,26 @@ def choices_of(graph: ModelGraph, recipe: Recipe) -> dict[str, Choice]:
         else replace(asked[unit.name], a_bits=0)
         for unit in graph.units
     }
+
+
+def menu_of(graph: ModelGraph, recipe: Recipe) -> dict[str, tuple[Choice, ...]]:
+    """What each unit may become: the menu, or the one choice that --keep or the scheme gives."""
+    base = choices_of(graph, recipe)
+    if not recipe.menu:
+        return {name: (choice,) for name, choice in base.items()}
+    names = [unit.name for unit in graph.units]
+    # A scheme that no user can write marks the units that no rule names.
+    free = Choice(-1, -1)
+    ruled = assign(names, free, parse_keep(recipe.keep))
+    inputs = load_target(recipe.target).inputs
+    menu = {}
+    for unit in graph.units:
+        wanted = parse_menu(recipe.menu)
+        if not inputs or unit.weight_only:
+            wanted = tuple(replace(c, a_bits=0) for c in wanted)
+        kept = ruled[unit.name] != free
+        menu[unit.name] = (base[unit.name],) if kept else tuple(dict.fromkeys(wanted))
+    return menu
 
 
 def stream(dataset: Dataset, recipe: Recipe, limit: bool = True) -> Iterator[Any]:
@@ -101,13 +121,19 @@ def task_grids(
     }
 
 
-def active_sites(
-    sites: tuple[Site, ...], graph: ModelGraph, choices: Mapping[str, Choice]
-) -> tuple[Site, ...]:
+def sites_in_use(sites: Iterable[Site], menu: Mapping[str, tuple[Choice, ...]]) -> tuple[Site, ...]:
     """The sites that matter: none of float units, and no chain where nothing is quantised."""
-    if all(choices[u.name].is_float for u in graph.units):
+    if all(choice.is_float for choices in menu.values() for choice in choices):
         return ()
-    return tuple(s for s in sites if s.unit is None or not choices[s.unit].is_float)
+    quantized = {name for name, choices in menu.items() if not all(c.is_float for c in choices)}
+    return tuple(s for s in sites if s.unit is None or s.unit in quantized)
+
+
+def active_sites(
+    sites: Iterable[Site], graph: ModelGraph, choices: Mapping[str, Choice]
+) -> tuple[Site, ...]:
+    """The sites in use under one configuration."""
+    return sites_in_use(sites, {unit.name: (choices[unit.name],) for unit in graph.units})
 
 
 def problem(

@@ -1,163 +1,243 @@
-"""What every method promises, whatever it does inside."""
+"""What every method promises, whatever it does inside: each method, kind of layer and bit-width."""
 
 from __future__ import annotations
 
-import io
+import ast
+import json
 import pickle
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, replace
+from functools import cache
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from unit_problems import CASES, bare, layer_of, output_error, problem, with_rows
 
+import bitwright.methods
 from bitwright.errors import RecipeError
-from bitwright.graph.choice import Choice
 from bitwright.methods.catalogue import METHODS, method
-from bitwright.methods.problem import UnitProblem, UnitSolution
+from bitwright.methods.nearest import Nearest
+from bitwright.methods.problem import Samples, UnitProblem, UnitSolution
+from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
-from bitwright.numerics.grid import Grid
+from bitwright.numerics.exact import significant_bits, snap
+from bitwright.run.digest import digest
+from bitwright.run.wire import decode, encode, from_bytes, to_bytes
 from networks import normal
 
-LAYERS = {
-    "linear": lambda: nn.Linear(12, 5),
-    "linear without bias": lambda: nn.Linear(12, 5, bias=False),
-    "conv": lambda: nn.Conv2d(4, 6, 3),
-    "conv without bias": lambda: nn.Conv2d(4, 6, 3, bias=False),
-    "depthwise": lambda: nn.Conv2d(6, 6, 3, groups=6),
-    "grouped": lambda: nn.Conv2d(6, 8, 3, groups=2),
-    "transposed": lambda: nn.ConvTranspose2d(4, 6, 3),
-    "transposed grouped": lambda: nn.ConvTranspose2d(4, 6, 3, groups=2),
-    "pointwise": lambda: nn.Conv2d(8, 6, 1),
-    "dead inputs": lambda: _with(nn.Linear(12, 5), (slice(None), slice(3, 7)), 0.0),
-    "dead channel": lambda: _with(nn.Conv2d(4, 6, 3), (2,), 0.0),
-    "all dead": lambda: _with(nn.Linear(12, 5), (slice(None),), 0.0),
-    "constant channels": lambda: _with(nn.Conv2d(4, 6, 3), (slice(0, 3),), 0.7),
-    "negative channel": lambda: _with(nn.Linear(12, 5), (1,), -0.3),
-    "huge and tiny channels": lambda: _scaled(nn.Linear(12, 5)),
+# (symmetric, per channel)
+FORMS = {
+    "asymmetric": (False, True),
+    "symmetric": (True, True),
+    "per tensor": (False, False),
 }
+EVERY = pytest.mark.parametrize("name", METHODS)
+BITS = pytest.mark.parametrize("bits", [2, 4, 8])
+CASE = pytest.mark.parametrize("case", CASES)
+FEW = pytest.mark.parametrize("case", ["conv with relu6", "linear without bias", "one sample"])
+# Enough steps to fix the scales and to look at the held-out rows more than once.
+STEPS, ROWS = 10, 64
 
 
-def _with(layer, place, value):
-    layer.weight.data[place] = value
-    return layer
+def quick(name: str):
+    """The method, without the search for ranges; one that learns by gradients with few steps."""
+    found = METHODS[name]
+    if found.needs.data:
+        found = found.configured("minmax")
+    return replace(found, iterations=STEPS, rows=ROWS) if found.needs.backward else found
 
 
-def _scaled(layer):
-    layer.weight.data[0] *= 1e6
-    layer.weight.data[1] *= 1e-20
-    return layer
+@cache
+def asked(case: str, bits: int, form: str = "asymmetric") -> UnitProblem:
+    return with_rows(case, bits, *FORMS[form])
 
 
-def problem(layer: nn.Module, bits: int, symmetric=False, per_channel=True) -> UnitProblem:
-    transposed = isinstance(layer, nn.ConvTranspose2d)
-    kind = "linear" if isinstance(layer, nn.Linear) else "conv2d"
-    return UnitProblem(
-        name="unit",
-        kind="conv_transpose2d" if transposed else kind,
-        weight=layer.weight.detach(),
-        bias=None if layer.bias is None else layer.bias.detach(),
-        channel_axis=1 if transposed else 0,
-        groups=getattr(layer, "groups", 1),
-        choice=Choice(bits, 8),
-        grid=Grid(bits, symmetric),
-        symmetric=symmetric,
-        per_channel=per_channel,
-        inputs=(None,),
-        seed=7,
-    )
-
-
-@pytest.fixture(params=list(LAYERS))
-def layer(request):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LAYERS[request.param]()
-
-
-def tensors(value) -> dict[str, torch.Tensor]:
-    """Every tensor of a problem or a solution, by place."""
-    found: dict[str, torch.Tensor] = {}
-    for entry in fields(value):
-        item = getattr(value, entry.name)
-        if isinstance(item, torch.Tensor):
-            found[entry.name] = item
-        elif hasattr(item, "scale"):
-            found |= {f"{entry.name}.s": item.scale, f"{entry.name}.z": item.zero_point}
+@cache
+def solved(name: str, case: str, bits: int, form: str = "asymmetric") -> UnitSolution:
+    """Solved once for all tests; the problem is found as it was."""
+    given = asked(case, bits, form)
+    before = digest(given)
+    found = quick(name).solve(given)
+    assert digest(given) == before
     return found
 
 
-def same(a: UnitSolution, b: UnitSolution) -> bool:
-    left, right = tensors(a), tensors(b)
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
-
-
-CASES = pytest.mark.parametrize(
-    ("symmetric", "per_channel"), [(False, True), (True, True), (False, False)],
-    ids=["asymmetric", "symmetric", "per tensor"],
-)  # fmt: skip
-EVERY = pytest.mark.parametrize("name", METHODS)
-BITS = pytest.mark.parametrize("bits", [2, 4, 8])
-
-
 @EVERY
 @BITS
-@CASES
-def test_the_solution_is_on_the_grid_and_well_formed(name, bits, layer, symmetric, per_channel):
-    asked = problem(layer, bits, symmetric, per_channel)
-    before = {k: v.clone() for k, v in tensors(asked).items()}
-    found = method(name).solve(asked)
-    grid, weight = found.weight.grid, asked.weight
-    assert grid == asked.grid and found.q.dtype == grid.dtype
-    assert found.q.shape == weight.shape
+@CASE
+@pytest.mark.parametrize("form", FORMS)
+def test_the_solution_is_on_the_grid_and_well_formed(name, bits, case, form):
+    given, found = asked(case, bits, form), solved(name, case, bits, form)
+    grid, weight = found.weight.grid, given.weight
+    assert grid == given.grid and found.q.dtype == grid.dtype and found.q.shape == weight.shape
     assert grid.qmin <= int(found.q.min()) and int(found.q.max()) <= grid.qmax
-    zero = found.weight.zero_point
-    assert int(zero.min()) >= grid.qmin and int(zero.max()) <= grid.qmax
-    assert bool((found.weight.scale > 0).all())
-    if symmetric:
-        assert not zero.any()
     shape = [1] * weight.dim()
-    shape[asked.channel_axis] = weight.shape[asked.channel_axis]
-    assert list(found.weight.scale.shape) == (shape if per_channel else [])
-    assert (found.bias is None) == (asked.bias is None)
-    assert found.inputs == asked.inputs and found.method
-    assert (
-        0 <= found.error <= 1.0 + 1e-6 and torch.isfinite(dequantize(found.q, found.weight)).all()
-    )
-    after = tensors(asked)
-    assert all(torch.equal(before[k], after[k]) for k in before)
+    shape[given.channel_axis] = weight.shape[given.channel_axis]
+    assert list(found.weight.scale.shape) == (shape if given.per_channel else [])
+    assert_deployable(found.weight)
+    if given.symmetric:
+        assert not found.weight.zero_point.any()
+    assert torch.isfinite(dequantize(found.q, found.weight)).all()
+    assert 0 <= found.error < float("inf")
+    if name == "nearest":
+        assert found.error <= 1 + 1e-6 and found.bias is given.bias
+    if found.bias is not None:
+        outputs = given.weight.shape[given.channel_axis]
+        outputs *= given.groups if given.kind.startswith("conv_transpose") else 1
+        assert found.bias.shape == (outputs,) and torch.isfinite(found.bias).all()
+    assert given.kind != "matmul" or found.bias is None
+    assert not found.moves or sum(found.moves) == weight.numel()
+
+
+def assert_deployable(qparams):
+    """Scales that a file can hold and that add up without rounding; zero points on the grid."""
+    scale, zero, grid = qparams.scale, qparams.zero_point, qparams.grid
+    assert bool((scale > 0).all()) and torch.isfinite(scale).all()
+    assert torch.equal(scale, snap(scale, significant_bits(grid)))
+    assert int(zero.min()) >= grid.qmin and int(zero.max()) <= grid.qmax
 
 
 @EVERY
 @BITS
-def test_solving_is_deterministic_and_survives_pickling(name, bits, layer):
-    asked = problem(layer, bits)
-    first = method(name).solve(asked)
-    torch.manual_seed(123)  # the global generator must not matter
-    assert same(first, method(name).solve(asked))
-    buffer = io.BytesIO()
-    pickle.dump((method(name), asked), buffer)
-    buffer.seek(0)
-    solver, carried = pickle.load(buffer)  # noqa: S301
-    assert same(first, solver.solve(carried))
-    again = pickle.loads(bytes(ForkingPickler.dumps(first)))  # noqa: S301
-    assert same(first, again)
-    assert (again.method, again.error, again.weight.grid) == (
-        first.method, first.error, first.weight.grid,
-    )  # fmt: skip
+@CASE
+def test_inputs_stay_on_their_grids(name, bits, case):
+    given, found = asked(case, bits), solved(name, case, bits)
+    assert len(found.inputs) == len(given.inputs)
+    for old, new in zip(given.inputs, found.inputs, strict=True):
+        assert (old is None) == (new is None)
+        if old is not None:
+            assert new.grid == old.grid and new.scale.shape == old.scale.shape
+            assert_deployable(new)
+    if bits == 4 and method(name).needs.backward:
+        bound = quick(name).solve(replace(given, free_inputs=False))
+        assert digest(bound.inputs) == digest(given.inputs)
 
 
 @EVERY
-def test_more_bits_are_never_worse(name, layer):
-    errors = [method(name).solve(problem(layer, bits)).error for bits in (2, 4, 8)]
-    assert errors[0] >= errors[1] >= errors[2]
-    assert errors[2] < 1e-3
+@BITS
+@CASE
+@pytest.mark.parametrize("form", FORMS)
+def test_never_worse_than_nearest_rounding_on_rows_kept_apart(name, bits, case, form):
+    given, found = asked(case, bits, form), solved(name, case, bits, form)
+    if not method(name).needs.data:
+        assert found.fallback is None and found.loss_before is None
+        return
+    plain = Nearest(quick(name).weight_range).solve(given)
+    if found.fallback is not None:
+        assert found.method == "nearest" and torch.equal(found.q, plain.q)
+        assert digest(found.inputs) == digest(given.inputs)
+        return
+    assert found.method == name and found.loss_after <= found.loss_before
+    rows = given.samples_apart or given.samples
+    # Only the methods that learn on rows see what comes behind the unit.
+    activation = given.activation if method(name).needs.backward else None
+    energy = (activation or (lambda v: v))(rows.y.double()).square().sum()
+    for solution, stated in ((plain, found.loss_before), (found, found.loss_after)):
+        measured = output_error(given, rows, solution, activation) / max(float(energy), 1e-30)
+        assert measured == pytest.approx(stated, rel=1e-2, abs=1e-6)
+
+
+@EVERY
+@BITS
+@CASE
+def test_the_same_bits_again_in_another_process_and_state(name, bits, case):
+    """From bytes, as a worker does it, with the global generator elsewhere and gradients off."""
+    given, found = asked(case, bits), solved(name, case, bits)
+    solver, carried = decode(from_bytes(to_bytes(encode((quick(name), given)))))
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        again = solver.solve(carried)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert digest(again) == digest(found)
+    assert digest(decode(encode(found))) == digest(found)
+    assert digest(pickle.loads(bytes(ForkingPickler.dumps(found)))) == digest(found)  # noqa: S301
+
+
+@EVERY
+@BITS
+@CASE
+def test_solutions_go_through_the_store(name, bits, case):
+    found = solved(name, case, bits)
+    tensors, meta = to_entry(found)
+    back = from_entry(tensors, json.loads(json.dumps(meta)))
+    assert digest(back) == digest(found) and back.q.stride() == found.q.stride()
+
+
+@EVERY
+@FEW
+def test_every_tensor_is_made_where_the_problem_is(name, case):
+    """With a default device that holds no numbers, whatever forgot the problem's own would fail."""
+    with torch.device("meta"):
+        found = quick(name).solve(asked(case, 4))
+    assert digest(found) == digest(solved(name, case, 4))
+
+
+def test_no_method_names_a_device():
+    """But for the generator of row numbers: one seed means one order, whatever the device."""
+    for path in sorted(Path(bitwright.methods.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("cpu", "cuda"), f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.keyword) and node.arg == "device":
+                value = ast.unparse(node.value)
+                where = f"{path.name}:{value}"
+                assert value.endswith(".device") or where == "training.py:'cpu'", where
+
+
+@EVERY
+@FEW
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_on_an_accelerator(name, case):
+    given = on_device(asked(case, 4), "cuda")
+    found = quick(name).solve(given)
+    assert found.q.device.type == "cuda"
+    here = solved(name, case, 4)
+    assert (found.q.cpu() == here.q).float().mean() > 0.9
+
+
+def on_device(value, device):
+    """The same with every tensor on a device; input grids stay, as scalars may."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, (UnitProblem, Samples)) or type(value).__name__ == "Gram":
+        moved = {
+            k: on_device(v, device)
+            for k, v in vars(value).items()
+            if isinstance(v, (torch.Tensor, Samples)) or type(v).__name__ == "Gram"
+        }
+        return replace(value, **moved)
+    return value
+
+
+@EVERY
+@pytest.mark.parametrize("case", ["linear", "conv with relu", "depthwise", "transposed", "grouped"])
+def test_more_bits_are_better_on_rows_kept_apart(name, case):
+    given = {bits: asked(case, bits) for bits in (2, 4, 8)}
+    losses = []
+    for bits, one in given.items():
+        found = solved(name, case, bits)
+        losses.append(output_error(one, one.samples_apart, found, one.activation))
+    assert losses[0] > losses[1] > losses[2]
+
+
+@EVERY
+@pytest.mark.parametrize("case", CASES)
+def test_without_rows_it_is_nearest_rounding(name, case):
+    given = problem(case, 4)
+    found = method(name).solve(given)
+    plain = Nearest(method(name).weight_range).solve(given)
+    assert torch.equal(found.q, plain.q) and found.method == "nearest"
+    assert (found.fallback == "no calibration rows") == method(name).needs.data
+    assert found.bias is given.bias and found.inputs == given.inputs
 
 
 @EVERY
 def test_zero_stays_zero(name):
-    layer = LAYERS["dead inputs"]()
-    found = method(name).solve(problem(layer, 4))
+    """Dead weights stay dead where nothing pulls at them."""
+    found = method(name).solve(problem("dead weights", 4))
     assert not dequantize(found.q, found.weight)[:, 3:7].any()
 
 
@@ -166,31 +246,50 @@ def test_weights_on_a_grid_are_found_again(name):
     weight = torch.arange(-8, 8).float().repeat(3, 1) * torch.tensor([[0.5], [0.25], [2.0]])
     layer = nn.Linear(16, 3)
     layer.weight.data = weight
-    found = method(name).solve(problem(layer, 4))
+    found = method(name).solve(bare(layer, 4))
     assert torch.allclose(dequantize(found.q, found.weight), weight, atol=1e-6)
+
+
+@EVERY
+def test_half_precision_weights(name):
+    given = asked("linear", 4)
+    half = replace(given, weight=given.weight.half(), bias=given.bias.half())
+    found = quick(name).solve(half)
+    assert found.weight.scale.dtype == torch.float32 and found.q.dtype == torch.uint8
+    assert found.fallback is None and digest(found.q) == digest(quick(name).solve(half).q)
 
 
 @EVERY
 def test_methods_are_frozen_values(name):
     solver = METHODS[name]
-    assert solver.name == name and hash(solver) == hash(type(solver)())
-    assert solver == type(solver)()
+    again = replace(solver)
+    assert solver.name == name and solver == again and hash(solver) == hash(again)
     with pytest.raises(FrozenInstanceError):
         solver.name = "other"
     needs = solver.needs
     assert needs.paper and needs.cost and isinstance(needs.data, bool)
+    assert not (needs.backward or needs.rows) or needs.data
+    other = solver.configured("percentile")
+    assert other.weight_range == "percentile" and digest(other) != digest(solver)
+    assert replace(other, weight_range=solver.weight_range) == solver
 
 
-@EVERY
-def test_half_precision_weights(name):
-    layer = nn.Linear(12, 5)
-    layer.weight.data = normal(5, 12)
-    asked = problem(layer, 4)
-    half = replace(asked, weight=asked.weight.half())
-    found = method(name).solve(half)
-    assert found.weight.scale.dtype == torch.float32 and found.q.dtype == torch.uint8
+def test_all_methods_differ():
+    assert len({digest(solver) for solver in METHODS.values()}) == len(METHODS)
 
 
 def test_unknown_method():
     with pytest.raises(RecipeError, match=r"unknown method 'nearst' in --method. Did you mean 'n"):
         method("nearst")
+
+
+def test_the_cases_are_what_they_are_called():
+    kinds = {name: problem(name, 4).kind for name in CASES}
+    assert kinds["product"] == "matmul" and kinds["added product"] in ("addmm", "linear")
+    assert kinds["transposed"] == "conv_transpose2d" and kinds["conv in one dimension"] == "conv1d"
+    assert with_rows("conv with relu6", 4).activation(torch.tensor(9.0)) == 6
+    one = with_rows("one sample", 4)
+    assert one.gram.count == 1 and one.held_out is None
+    assert with_rows("conv", 4).held_out.count == 4 * 16
+    assert not with_rows("dead inputs", 4).gram.xx[0, 3:7].any()
+    assert layer_of("depthwise").groups == 6 and normal(1).numel() == 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_contract import problem
 from torch import nn
+from unit_problems import bare as problem
 
 from bitwright.methods.nearest import Nearest
 from bitwright.numerics.affine import dequantize

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,7 @@ from bitwright.run.progress import Event
 
 RECIPE, CENSUS, TABLE, ALLOCATION = "recipe.toml", "census.json", "table.csv", "allocation.json"
 METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx", "verify.json"
-REPORT, LOG = "report.html", "log.jsonl"
-COLUMNS = (
-    "unit", "w_bits", "a_bits", "points", "loss_delta", "params", "weight_bits", "macs", "bops",
-    "latency_ms", "method", "solve_seconds",
-)  # fmt: skip
+REPORT, LOG, STORE = "report.html", "log.jsonl", "store"
 
 
 @dataclass(frozen=True)
@@ -63,14 +57,6 @@ class RunDirectory:
                 "'bitwright quantize' wrote (--out)?"
             ) from error
 
-    def write_table(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write table.csv; what was not measured stays empty."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self[TABLE], text.getvalue().encode())
-
     def sizes(self) -> dict[str, int]:
         """The files of the run and their sizes on disk."""
         return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
@@ -91,8 +77,8 @@ def create(path: Path, recipe: str) -> RunDirectory:
         ) from error
     run = RunDirectory(path)
     if RECIPE in present:
-        # A run that failed at once leaves its recipe and its log: nothing that could be lost.
-        if set(present) - {RECIPE, LOG} and run.read_text(RECIPE) != recipe:
+        # A run that failed leaves its recipe, its log and a store that any run can use.
+        if set(present) - {RECIPE, LOG, STORE} and run.read_text(RECIPE) != recipe:
             raise RunDirectoryError(
                 f"--out {path} already holds another run (its recipe.toml differs from what is "
                 "asked for). Name another folder, or remove this one first."

@@ -71,6 +71,49 @@ def parse_scheme(text: str, place: str = "--scheme") -> Choice:
     return choice
 
 
+_RANGE = re.compile(r"\{([^{}]*)\}")
+
+
+def parse_menu(text: str, place: str = "--menu") -> tuple[Choice, ...]:
+    """Read ``w8a8,w4a4``, ``w{2..8}a{4,8}``: the choices of a unit, each once, in order.
+
+    >>> [str(c) for c in parse_menu("w{2..3}a{4,8},w8a8")]
+    ['w2a4', 'w2a8', 'w3a4', 'w3a8', 'w8a8']
+
+    Raises:
+        RecipeError: an ill-written scheme or range, or nothing at all.
+    """
+    parts = [p for p in re.split(r",(?![^{}]*\})", text) if p.strip()]
+    found = [parse_scheme(scheme, place) for part in parts for scheme in _spread(part, place)]
+    if not found:
+        raise RecipeError(
+            f"{place} {text!r} names no scheme. Write some, such as w8a8,w4a4 or w{{2..8}}a{{4,8}}."
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def _spread(text: str, place: str) -> list[str]:
+    """Every scheme that a pattern with braces stands for."""
+    match = _RANGE.search(text)
+    if match is None:
+        return [text]
+    values: list[str] = []
+    for item in match.group(1).split(","):
+        low, dots, high = item.strip().partition("..")
+        if dots and low.isdecimal() and high.isdecimal() and int(low) <= int(high) <= 16:
+            values += [str(n) for n in range(int(low), int(high) + 1)]
+        elif not dots and low:
+            values.append(low)
+        else:
+            raise RecipeError(
+                f"{place} has the range {{{match.group(1)}}}, which cannot be read. Write "
+                "{2..8} or {4,8}."
+            )
+    return [
+        s for v in values for s in _spread(text[: match.start()] + v + text[match.end() :], place)
+    ]
+
+
 def parse_keep(text: str) -> tuple[tuple[str, Choice], ...]:
     """Read ``first,last=w8a8,blocks.0.*=float``: patterns up to each ``=`` share its scheme.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitwright.errors import RecipeError, unknown
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.methods.quadratic import QuadraticSolver
@@ -15,7 +17,9 @@ from bitwright.methods.training import (
     Start,
     as_solution,
     behind,
+    better_apart,
     minibatches,
+    moves,
     never_worse,
     row_loss,
     trainable,
@@ -61,6 +65,11 @@ class AdaQuant:
     weight_range: str = "mse"
     name: str = "adaquant"
 
+    def __post_init__(self) -> None:
+        for part in self.learned:
+            if part not in LEARNED:
+                raise RecipeError(unknown("quantity to learn", part, LEARNED))
+
     @property
     def needs(self) -> Needs:
         """Unlabelled data, and a backward pass through one unit at a time."""
@@ -78,19 +87,29 @@ class AdaQuant:
         return replace(self, weight_range=weight_range)
 
     def solve(self, problem: UnitProblem) -> UnitSolution:
-        """Solve one unit; the start instead, and why, where held-out rows do not agree."""
+        """Solve one unit; nearest rounding instead, and why, where held-out rows do not agree."""
         plain = Nearest(self.weight_range).solve(problem)
-        first = QuadraticSolver(weight_range=self.weight_range).solve(problem) if self.warm else plain
+        first = (
+            QuadraticSolver(weight_range=self.weight_range).solve(problem) if self.warm else plain
+        )
         if not trainable(problem) or problem.unit is None:
             return replace(plain, fallback="no calibration rows")
         if problem.unit.kind.startswith("conv_transpose") and problem.unit.groups > 1:
             return replace(plain, fallback="grouped transposed convolutions share their scales")
-        return never_worse(problem, plain, self._learn(problem, first))
+        learned = self._learn(problem, first)
+        if self.warm and first.fallback is None:
+            # Learning that does not carry over to rows kept apart leaves the start as it was.
+            own = moves(problem.weight.detach().float(), first.q, first.weight)
+            first = replace(first, moves=own, method=self.name)
+            learned = better_apart(problem, first, learned)
+        return never_worse(problem, plain, learned)
 
-    def _learn(self, problem: UnitProblem, plain: UnitSolution) -> UnitSolution:
+    # The caller may compute without gradients, as everything else here does.
+    @torch.enable_grad()
+    def _learn(self, problem: UnitProblem, first: UnitSolution) -> UnitSolution:
         assert problem.unit is not None and problem.samples is not None
-        start = Start.of(problem, problem.unit, plain)
-        inputs = plain.inputs[0]
+        start = Start.of(problem, problem.unit, first)
+        inputs = first.inputs[0]
         state = _State(self, problem, start, inputs)
         target = behind(problem, problem.samples.y)
         apart = problem.samples_apart or problem.samples
@@ -123,39 +142,43 @@ class _State:
         if method.warm:
             # Every weight as near to its float value as the start's integer allows.
             steps = torch.minimum(torch.maximum(steps, start.k - CELL), start.k + CELL)
-        self.steps = steps.clone()
+        # In steps, which follow the scale; or, as the paper has it, in the weight's own units.
+        self.free = steps.clone() if method.relative else steps * start.scale
         self.bias = start.bias.clone()
-        self.log_scale = torch.zeros_like(start.scale if problem.per_channel else torch.zeros(()))
-        self.log_input = torch.zeros(())
-        self.shift = torch.zeros(())
+        one = start.scale.new_ones(())
+        self.log_scale = torch.zeros_like(start.scale if problem.per_channel else one)
+        self.log_input, self.shift = torch.zeros_like(one), torch.zeros_like(one)
         self.scale, self.settled = start.scale, False
-        self.input_scale = torch.ones(()) if inputs is None else inputs.scale.clone()
-        self.input_zero = torch.zeros(()) if inputs is None else inputs.zero_point.float()
+        self.input_scale = one if inputs is None else inputs.scale.clone()
+        self.input_zero = one if inputs is None else inputs.zero_point.float()
+        free = problem.free_inputs and inputs is not None
+        self.input_learned = "input_quantizer" in method.learned and free
         groups = self._groups()
         self.rates = [float(g["lr"]) for g in groups]
-        self.adam = torch.optim.Adam(groups)
+        self.adam = torch.optim.Adam(groups) if groups else None
 
-    def _groups(self) -> list[dict[str, object]]:
+    def _groups(self) -> list[dict[str, Any]]:
         """Parameter groups of Adam, at the rates that the method asks for."""
         method, relative = self.method, self.method.relative
         assert self.problem.samples is not None
-        spread = float(self.problem.samples.y.std().clamp_min(1e-12)) if relative else 1.0
+        spread = 1.0
+        if relative:
+            spread = float(self.problem.samples.y.std(correction=0).clamp_min(1e-12))
         scale = float(self.begin.scale.mean())
         levels = self.problem.grid.levels - 1
-        groups: list[dict[str, object]] = []
+        groups: list[dict[str, Any]] = []
 
         def add(value: Tensor, rate: float) -> None:
             groups.append({"params": [value.requires_grad_()], "lr": rate})
 
         if "weight" in method.learned:
-            # In the paper's own units a rate r moves a weight by r / s steps.
-            add(self.steps, method.weight_rate if relative else method.weight_rate / scale)
+            add(self.free, method.weight_rate)
         if "bias" in method.learned and self.begin.unit.kind != "matmul":
             add(self.bias, method.bias_rate * spread)
         if "weight_quantizer" in method.learned:
             rate = method.weight_range_rate
             add(self.log_scale, rate if relative else rate / (levels * scale))
-        if self._input_learned():
+        if self.input_learned:
             assert self.inputs is not None
             rate, width = method.input_range_rate, self.inputs.grid.levels - 1
             size = width * float(self.input_scale)
@@ -164,13 +187,10 @@ class _State:
                 add(self.shift, min(rate / float(self.input_scale), 0.5))
         return groups
 
-    def _input_learned(self) -> bool:
-        free = self.problem.free_inputs and self.inputs is not None
-        return "input_quantizer" in self.method.learned and free
-
     def schedule(self, factor: float) -> None:
         """Scale all rates; the paper's are constant."""
-        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
+        groups = self.adam.param_groups if self.adam is not None else ()
+        for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * (factor if self.method.relative else 1.0)
 
     def step(self, x: Tensor, target: Tensor) -> None:
@@ -180,14 +200,20 @@ class _State:
             x = fake_quantize_ste(x, scale, zero, self.inputs.grid)
         weight = self._rounded() * self._scale()
         loss = (behind(self.problem, x @ weight.transpose(1, 2) + self.bias) - target).square()
+        if self.adam is None or not loss.requires_grad:
+            return  # only quantisers are learned, and they are settled
         self.adam.zero_grad()
         loss.mean().backward()  # type: ignore[no-untyped-call]
         self.adam.step()
 
+    def _steps(self) -> Tensor:
+        return self.free if self.method.relative else self.free / self._scale()
+
     def _rounded(self) -> Tensor:
         """Steps rounded, the gradient straight through inside the grid and nothing outside."""
-        clamped = torch.clamp(self.steps, self.begin.low - 0.5, self.begin.high + 0.5)
-        whole = round_half_even(self.steps.detach()).clamp(self.begin.low, self.begin.high)
+        steps = self._steps()
+        clamped = torch.clamp(steps, self.begin.low - 0.5, self.begin.high + 0.5)
+        whole = round_half_even(steps.detach()).clamp(self.begin.low, self.begin.high)
         return clamped + (whole - clamped).detach()
 
     def _scale(self) -> Tensor:
@@ -202,8 +228,9 @@ class _State:
         """Fix the scales to few significant bits; weights and bias go on learning with them."""
         with torch.no_grad():
             new = snap(self._scale(), significant_bits(self.problem.grid))
-            self.steps *= self._scale() / new
-            if self.inputs is not None and self._input_learned():
+            if self.method.relative:
+                self.free *= self._scale() / new
+            if self.inputs is not None and self.input_learned:
                 grid = self.inputs.grid
                 scale, zero = self._input_quantizer()
                 self.input_scale = snap(scale, significant_bits(grid))
@@ -217,7 +244,7 @@ class _State:
         """Integers, scale, bias and input grid as a file would hold them."""
         with torch.no_grad():
             scale = snap(self._scale(), significant_bits(self.problem.grid))
-            k = round_half_even(self.steps.detach() * (self._scale() / scale))
+            k = round_half_even(self._steps() * (self._scale() / scale))
             k = k.clamp(self.begin.low, self.begin.high)
             inputs = self.inputs
             if inputs is not None and self.settled:

@@ -72,12 +72,14 @@ class AdaRound:
             return replace(plain, fallback="grouped transposed convolutions share their scales")
         return never_worse(problem, plain, self._learn(problem, plain))
 
+    # The caller may compute without gradients, as everything else here does.
+    @torch.enable_grad()
     def _learn(self, problem: UnitProblem, plain: UnitSolution) -> UnitSolution:
         assert problem.unit is not None and problem.samples is not None
         start = Start.of(problem, problem.unit, plain)
         inputs = plain.inputs[0]
         target = behind(problem, problem.samples.y)
-        # The loss is relative to the output's variance, so that lambda means the same everywhere.
+        # The loss is relative to the output's energy, so that lambda means the same everywhere.
         unit_loss = float(target.square().mean().clamp_min(1e-30))
         steps = start.weight / start.scale
         floor = steps.floor()

@@ -93,7 +93,8 @@ class QuadraticSolver:
         weight = steps.weight
         qparams, q = _as_integers(steps, problem, unit)
         bias = None if unit.kind == "matmul" else exact.bias(weight).reshape(-1)
-        change = (weight - target).double().square().sum() / target.double().square().sum()
+        energy = target.double().square().sum().clamp_min(1e-30)
+        change = (weight - target).double().square().sum() / energy
         return UnitSolution(q, qparams, bias, problem.inputs, self.name, float(change))
 
     def _sweep(self, objective: Quadratic, steps: Steps, scales: bool) -> Steps:
@@ -168,12 +169,13 @@ def _as_integers(steps: Steps, problem: UnitProblem, unit: Unit) -> tuple[QParam
     """Integers and parameters in the weight's own shape."""
     zero_rows = problem.grid.qmin - steps.low
     q = rows_weight(steps.k + zero_rows, unit).to(problem.grid.dtype)
-    shape = [1] * problem.weight.dim()
+    shape: list[int] = []
+    scale, zero = steps.scale.reshape(-1), zero_rows.reshape(-1)
     if problem.per_channel:
+        shape = [1] * problem.weight.dim()
         shape[problem.channel_axis] = -1
-        scale, zero = steps.scale.reshape(-1), zero_rows.reshape(-1)
     else:
-        scale, zero = steps.scale.reshape(-1)[:1], zero_rows.reshape(-1)[:1]
+        scale, zero = scale[0], zero[0]
     layout = q.contiguous(memory_format=torch.channels_last) if q.dim() == 4 else q.contiguous()
     qparams = QParams(problem.grid, scale.reshape(shape), zero.reshape(shape).to(torch.int32))
     return qparams, layout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,7 +40,9 @@ class Start:
         zero = spread(solution.weight.zero_point)
         k = weight_rows(solution.q.float(), unit) - zero
         grid = problem.grid
-        bias = torch.zeros(groups * channels) if solution.bias is None else solution.bias
+        bias = solution.bias
+        if bias is None:
+            bias = weight.new_zeros(groups * channels)
         return cls(
             unit,
             weight,
@@ -58,15 +60,17 @@ def trainable(problem: UnitProblem) -> bool:
 
 
 def minibatches(rows: int, size: int, count: int, seed: int) -> Iterator[Tensor]:
-    """Seeded row numbers: each epoch visits every row once."""
+    """Seeded row numbers: each epoch visits every row once; a batch may join two epochs."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(rows, generator=generator)
-    at = 0
+    size = min(size, rows)
+    order = torch.empty(0, dtype=torch.int64, device="cpu")
     for _ in range(count):
-        if at + size > rows and at > 0:
-            order, at = torch.randperm(rows, generator=generator), 0
-        yield order[at : at + size]
-        at += size
+        if len(order) < size:
+            # On the CPU whatever the rows are on: one seed means one order everywhere.
+            epoch = torch.randperm(rows, generator=generator, device="cpu")
+            order = torch.cat([order, epoch])
+        yield order[:size]
+        order = order[size:]
 
 
 def behind(problem: UnitProblem, value: Tensor) -> Tensor:
@@ -104,12 +108,13 @@ def as_solution(
     grid = problem.grid
     zero = grid.qmin - start.low
     q = rows_weight(k + zero, start.unit).to(grid.dtype)
-    shape = [1] * problem.weight.dim()
+    shape: list[int] = []
+    scale, zero = scale.reshape(-1), zero.reshape(-1)
     if problem.per_channel:
+        shape = [1] * problem.weight.dim()
         shape[problem.channel_axis] = -1
-        scale, zero = scale.reshape(-1), zero.reshape(-1)
     else:
-        scale, zero = scale.reshape(-1)[:1], zero.reshape(-1)[:1]
+        scale, zero = scale[0], zero[0]
     layout = q.contiguous(memory_format=torch.channels_last) if q.dim() == 4 else q.contiguous()
     qparams = QParams(grid, scale.reshape(shape), zero.reshape(shape).to(torch.int32))
     weight = problem.weight.detach().float()
@@ -117,7 +122,9 @@ def as_solution(
     error = float(change / weight.double().square().sum().clamp_min(1e-30))
     given = problem.inputs if inputs is None else (inputs, *problem.inputs[1:])
     own = None if start.unit.kind == "matmul" else bias.reshape(-1)
-    return UnitSolution(layout, qparams, own, given, name, error, moves=moves(weight, layout, qparams))
+    return UnitSolution(
+        layout, qparams, own, given, name, error, moves=moves(weight, layout, qparams)
+    )
 
 
 def moves(weight: Tensor, q: Tensor, qparams: QParams) -> tuple[int, ...]:
@@ -129,7 +136,11 @@ def moves(weight: Tensor, q: Tensor, qparams: QParams) -> tuple[int, ...]:
     return tuple(counts)
 
 
-Solve = Callable[[], UnitSolution]
+def better_apart(problem: UnitProblem, one: UnitSolution, other: UnitSolution) -> UnitSolution:
+    """Of two solutions the one with the smaller error on rows kept apart; the first at a tie."""
+    apart = problem.samples_apart or problem.samples
+    assert apart is not None
+    return other if loss_of(problem, apart, other) < loss_of(problem, apart, one) else one
 
 
 def never_worse(problem: UnitProblem, plain: UnitSolution, solved: UnitSolution) -> UnitSolution:

@@ -81,7 +81,7 @@ def successive(problem: Quadratic, steps: Steps) -> Steps:
     h = problem.h.double()
     size = h.shape[-1]
     damp = 1e-6 * h.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-20)
-    h = h + damp[:, None, None] * torch.eye(size, dtype=h.dtype)
+    h = h + damp[:, None, None] * torch.eye(size, dtype=h.dtype, device=h.device)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
     w = (problem.c.double() @ inverse).float()
     upper = torch.linalg.cholesky(inverse, upper=True).float()

@@ -27,8 +27,8 @@ class Gram:
     def of(cls, x: Tensor, y: Tensor) -> Gram:
         """From rows x [G, R, N] and y [G, R, C].
 
-        2 R N (N + C) operations: one matrix product each, in float32, which holds the sum of one
-        batch; batches are added in float64 where that is small and float32 where it is large.
+        2 R N (N + C) operations: one matrix product each, in float32, and so are the sums over
+        batches. What is taken from them, the bias above all, is computed in float64.
         """
         return cls(
             x.shape[1],
@@ -100,7 +100,7 @@ def regularised(problem: Quadratic, w: Tensor, strength: float) -> Quadratic:
     size = problem.h.shape[-1]
     diagonal = problem.h.diagonal(dim1=-2, dim2=-1)
     weight = (strength * diagonal.mean(-1)).clamp_min(1e-12)
-    eye = torch.eye(size, dtype=problem.h.dtype)
+    eye = torch.eye(size, dtype=problem.h.dtype, device=problem.h.device)
     return Quadratic(
         problem.h + weight[:, None, None] * eye,
         problem.c + weight[:, None, None] * w,

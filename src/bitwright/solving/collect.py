@@ -86,6 +86,7 @@ class Collector:
     budget: Budget = field(default_factory=lambda: Budget(SAMPLE_BYTES))
     sums: dict[Key, Sums] = field(default_factory=dict)
     _spools: dict[bool, tuple[Spool, Spool]] = field(default_factory=dict)
+    _read: dict[bool, Samples] = field(default_factory=dict)
 
     def absorb(self, part: Part) -> None:
         """Take in the next chunk; chunks come in the order of the data."""
@@ -101,21 +102,20 @@ class Collector:
                 spool.add(rows)
 
     def samples(self) -> tuple[Samples | None, Samples | None]:
-        """The rows kept: to fit, and apart."""
-        fit, apart = (self._read(held_out) for held_out in (False, True))
-        return fit, apart
+        """The rows kept: to fit, and apart; read once for all choices of a menu."""
+        for held_out, pair in self._spools.items():
+            if held_out not in self._read:
+                x, y = (torch.cat(spool.read(), 1) for spool in pair)
+                self._read[held_out] = Samples(x, y)
+        return self._read.get(False), self._read.get(True)
 
     def close(self) -> None:
         """Give the memory of the rows back."""
         for pair in self._spools.values():
             for spool in pair:
                 spool.close()
-
-    def _read(self, held_out: bool) -> Samples | None:
-        if held_out not in self._spools:
-            return None
-        x, y = (torch.cat(spool.read(), 1) for spool in self._spools[held_out])
-        return Samples(x, y)
+        self._spools.clear()
+        self._read.clear()
 
 
 def plan_of(
@@ -147,10 +147,12 @@ def collect_batch(plan: Plan, part: Part, index: int, call: int, x: Tensor, give
         got = seen if grid is None else fake_quantize(seen, grid)
         part.sums.setdefault(key, Sums()).add(Gram.of(got, y), held_out)
     if plan.kept:
-        step = max(1, rows.shape[1] // plan.kept)
-        picked = slice(seed % step, None, step)
-        few = (v[:, picked][:, : plan.kept].contiguous() for v in (seen, y))
-        part.rows.append((held_out, *few))
+        # Evenly over the whole batch, its last images like its first; a copy, so that the rest of
+        # the batch is let go.
+        total = rows.shape[1]
+        count = min(plan.kept, total)
+        picked = torch.arange(count) * total // max(count, 1)
+        part.rows.append((held_out, seen[:, picked], y[:, picked]))
 
 
 def row_seed(seed: int, name: str, index: int, call: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, fx
@@ -13,15 +14,20 @@ from bitwright.graph.replay import Overrides, live_after, replay
 from bitwright.solving.parallel import start
 from bitwright.solving.work import Work
 
-CUT_BYTES = 640 << 20
+CUT_BYTES = 400 << 20
+WIDE_SAMPLES = 256
 INPUT = -1
 
 
 @dataclass
 class Cut:
-    """Values of both networks behind one unit, for all samples; at the input nothing is kept."""
+    """Values of both networks behind one unit; at the input nothing is kept.
+
+    `whole` says that they are of all samples; else of the first few, where activations are wide.
+    """
 
     place: int = INPUT
+    whole: bool = True
     floats: list[dict[str, Any]] = field(default_factory=list)
     quants: list[dict[str, Any]] = field(default_factory=list)
 
@@ -45,8 +51,27 @@ class Cut:
             yield pair
 
 
-def fitting_places(work: Work) -> list[bool]:
-    """Behind which units the values of both networks fit into memory, for all samples."""
+@dataclass(frozen=True)
+class Places:
+    """Behind which units the values of both networks fit into memory: all samples, or some."""
+
+    all_fit: tuple[bool, ...]
+    some_fit: tuple[bool, ...]
+
+    def before(self, index: int) -> tuple[int, bool]:
+        """Where to cut for a unit, and whether with all samples.
+
+        The last place with room for all; before there is one, the last with room for some.
+        """
+        for fits, whole in ((self.all_fit, True), (self.some_fit, False)):
+            place = max((i for i in range(index) if fits[i]), default=INPUT)
+            if place != INPUT:
+                return place, whole
+        return INPUT, False
+
+
+def places(work: Work) -> Places:
+    """Sizes of what lives behind every unit, from one batch."""
     sizes: dict[str, int] = {}
 
     def visit(node: fx.Node, value: Any) -> None:
@@ -54,24 +79,50 @@ def fitting_places(work: Work) -> list[bool]:
             sizes[node.name] = value.numel() * value.element_size()
 
     run(work.graph, next(work.batches()), visit)
-    batches = -(-work.samples // work.batch)
-    return [
-        2 * batches * sum(sizes.get(n, 0) for n in live_after(work.graph, unit.outputs[-1]))
-        <= CUT_BYTES
+    held = [
+        2 * sum(sizes.get(name, 0) for name in live_after(work.graph, unit.outputs[-1]))
         for unit in work.graph.units
+    ]
+    clear = _clear_places(work)
+    every, some = batches_of(work, True), batches_of(work, False)
+    return Places(
+        tuple(c and every * size <= CUT_BYTES for c, size in zip(clear, held, strict=True)),
+        tuple(c and some * size <= CUT_BYTES for c, size in zip(clear, held, strict=True)),
+    )
+
+
+def _clear_places(work: Work) -> list[bool]:
+    """Whether what lies before a unit's end stays as it is while later units are solved.
+
+    It does not where a weight is used again later on, or an activation stands behind the next unit:
+    a cut there would hold results of units that are still to be solved.
+    """
+    place = {name: i for i, name in enumerate(work.graph.nodes())}
+    begins = [
+        min(place[n] for n in (*unit.calls, *(s.reader for s in work.sites_of.get(unit.name, ()))))
+        for unit in work.graph.units
+    ]
+    return [
+        place[unit.outputs[-1]] < min(begins[index + 1 :], default=len(place))
+        for index, unit in enumerate(work.graph.units)
     ]
 
 
-def place_before(fits: list[bool], index: int) -> int:
-    """The last unit before this one behind which a cut fits, or the input."""
-    return max((i for i in range(index) if fits[i]), default=INPUT)
+def batches_of(work: Work, whole: bool) -> int:
+    """How many batches all samples make, or those that serve where activations are wide."""
+    samples = work.samples if whole else min(work.samples, WIDE_SAMPLES)
+    return max(1, -(-samples // work.batch))
 
 
-def moved(work: Work, cut: Cut, place: int, over: Overrides) -> Cut:
-    """The cut at a later place; the old one is used up."""
+def moved(work: Work, cut: Cut, place: int, whole: bool, over: Overrides) -> Cut:
+    """The cut at a later place; the old one is used up, or the input run if it holds too little."""
     names = live_after(work.graph, work.graph.units[place].outputs[-1])
-    fresh = Cut(place)
-    for floats, quants in cut.drained(work):
+    source = Cut() if whole and not cut.whole else cut
+    if source is not cut:
+        cut.floats.clear()
+        cut.quants.clear()
+    fresh = Cut(place, whole)
+    for floats, quants in islice(source.drained(work), batches_of(work, whole)):
         fresh.floats.append(replay(work.graph, floats, names))
         fresh.quants.append(replay(work.graph, quants, names, over))
     return fresh

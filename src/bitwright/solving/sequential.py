@@ -13,14 +13,12 @@ from bitwright.methods.problem import UnitSolution
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
 from bitwright.solving.collect import Collector, Grids, Part, collect_batch, plan_of
-from bitwright.solving.cuts import INPUT, Cut, fitting_places, moved, place_before
+from bitwright.solving.cuts import Cut, Places, batches_of, moved, places
 from bitwright.solving.keys import run_key, unit_key
 from bitwright.solving.parallel import Solved
 from bitwright.solving.ranges import grids_by_output
 from bitwright.solving.work import Edges, Task, Tick, Work, inputs_key, install_edges, problem_of
 from bitwright.stages import deployed_bias
-
-WIDE_SAMPLES = 256
 
 
 def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:
@@ -28,15 +26,17 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:
 
     Float and quantised values walk through the graph side by side: about two passes over the data
     in all. A cut through both is kept for all samples behind the last unit where it fits into
-    memory; from there to the unit a few operators are computed again. Where nothing fits, in the
-    wide first layers, a part of the samples is run from the input.
+    memory; from there to the unit a few operators are computed again. Before there is such a place,
+    in the wide first layers, the cut holds a part of the samples, and they serve.
 
     A stored solution moves nothing: the walk begins again before the first unit that is missing.
     """
-    over = Overrides(edges=dict(edges))
+    # An edge into a unit comes with the unit's solution: methods choose it on unquantised inputs.
+    later = {(site.source, site.reader) for site in work.sites if site.unit is not None}
+    over = Overrides(edges={edge: qp for edge, qp in edges.items() if edge not in later})
     solved: Solved = {}
-    fits: list[bool] = []
-    cut = Cut()
+    found: Places | None = None
+    cut = Cut(whole=False)
     key = run_key(work, "sequential", edges)
     for index, unit in enumerate(work.graph.units):
         choice = work.menu[unit.name][0]
@@ -45,10 +45,10 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:
             key = unit_key(key, unit, choice, work.grids[task])
             entry = work.store.get(key)
             if entry is None:
-                fits = fits or fitting_places(work)
-                place = place_before(fits, index)
-                if place != cut.place:
-                    cut = moved(work, cut, place, over)
+                found = found or places(work)
+                place, whole = found.before(index)
+                if place != cut.place or whole != cut.whole:
+                    cut = moved(work, cut, place, whole, over)
                 solution = _solve_unit(work, unit, task, cut, over)
                 work.store.put(key, *to_entry(solution))
             else:
@@ -64,19 +64,17 @@ def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -
     choice = task[1]
     if not solvable(unit):
         return work.method.solve(problem_of(work, unit, choice, work.grids[task], None))
-    samples = min(work.samples, WIDE_SAMPLES) if cut.place == INPUT else work.samples
-    grids, rows = _stream(work, unit, task, samples, cut, over)
+    grids, rows = _stream(work, unit, task, batches_of(work, cut.whole), cut, over)
     made = problem_of(work, unit, choice, grids, rows)
     rows.close()
     return work.method.solve(made)
 
 
 def _stream(
-    work: Work, unit: Unit, task: Task, samples: int, cut: Cut, over: Overrides
+    work: Work, unit: Unit, task: Task, batches: int, cut: Cut, over: Overrides
 ) -> tuple[Grids, Collector]:
     nodes = work.graph.nodes()
     sources = [input_of(nodes[call]).name for call in unit.calls]
-    batches = max(1, -(-samples // work.batch))
     grids = work.grids[task]
     if work.by_output:
         true, seen = next(cut.batches(work))

@@ -14,6 +14,7 @@ from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import sites_by_unit
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target
+from bitwright.graph.units import bias_of
 from bitwright.methods.problem import Method, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.stats import TensorStats
@@ -99,7 +100,7 @@ def problem_of(
         activation=activation_of(work.graph, unit),
         free_inputs=len(unit.calls) == 1 and not work.shared_inputs(unit),
     )
-    if rows is None:
+    if rows is None or _biases_differ(work.graph, unit):
         return made
     sums = rows.sums[inputs_key(inputs)]
     fit, apart = rows.samples()
@@ -112,11 +113,16 @@ def problem_of(
     )
 
 
+def _biases_differ(graph: ModelGraph, unit: Unit) -> bool:
+    """Whether calls of one weight add a bias each: there is no one bias to solve for."""
+    nodes = graph.nodes()
+    return unit.bias is None and any(bias_of(nodes[call]) is not None for call in unit.calls)
+
+
 def inputs_key(inputs: tuple[QParams | None, ...]) -> tuple[tuple[int, float, int] | None, ...]:
     """Input grids as a plain value: choices with equal ones share their sums."""
     return tuple(
-        None if qp is None else (qp.grid.bits, float(qp.scale), int(qp.zero_point))
-        for qp in inputs
+        None if qp is None else (qp.grid.bits, float(qp.scale), int(qp.zero_point)) for qp in inputs
     )
 
 

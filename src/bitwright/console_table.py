@@ -1,0 +1,131 @@
+"""What the commands on a table say: allocations, frontiers, explanations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bitwright.search.advice import Number, Relaxation
+from bitwright.search.allocate import Allocation, Spent
+from bitwright.search.explain import Alternative, Change, Explanation
+from bitwright.search.frontier import Frontier
+from bitwright.search.question import Question
+
+# Units that a person thinks in.
+_LARGER = {"bit": (8e6, "MB"), "BOP": (1e9, "GBOP"), "pJ": (1e6, "uJ")}
+
+
+def allocation_lines(found: Allocation, path: Path) -> list[str]:
+    """The allocation with its certificate."""
+    counts = Counter(str(choice) for choice in found.choices.values())
+    lines = [
+        f"status      {found.status}{_certificate(found)}",
+        f"loss        {found.loss:.6g}{_error(found.loss_stderr)} predicted change",
+    ]
+    if found.minimizes not in ("loss", *(spent.name for spent in found.budgets)):
+        lines.append(f"{found.minimizes:<12}{found.objective} minimised")
+    lines += [_spent(spent) for spent in found.budgets]
+    lines.append(
+        "bits        " + ", ".join(f"{n} x {choice}" for choice, n in sorted(counts.items()))
+    )
+    uniform = found.uniform
+    if uniform is not None:
+        lines.append(f"uniform     {uniform.choice} would have a loss of {uniform.loss:.6g}")
+    else:
+        lines.append("uniform     no uniform choice holds the budgets")
+    lines += [_relaxed(relaxation, found.minimizes) for relaxation in found.relaxations[:1]]
+    if found.note:
+        lines.append(f"note        {found.note}")
+    return [*lines, "", f"wrote {path}"]
+
+
+def _certificate(found: Allocation) -> str:
+    if found.bound is None:
+        return f", by {found.solver}"
+    return f", by {found.solver}: {found.minimizes} {found.objective:.6g}, gap {found.gap:.2g}"
+
+
+def _error(stderr: float | None) -> str:
+    return "" if stderr is None else f" +- {stderr:.2g}"
+
+
+def _spent(spent: Spent) -> str:
+    share = f" ({(spent.used or 0) / spent.whole:.4f} of float)" if spent.whole else ""
+    state = ", binding" if spent.binding else ""
+    amount = f"{_number(spent.used)} of {_number(spent.limit)} {spent.unit}".rstrip()
+    return f"{spent.name:<12}{amount}{share}{state}"
+
+
+def _number(value: Number | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def _relaxed(found: Relaxation, goal: str) -> str:
+    sure = "" if found.proven else "at most "
+    return (
+        f"next        {sure}{_number(found.raised)} more of {found.name} (to "
+        f"{_number(found.limit)}) lowers {goal} by {_number(found.gain)}"
+    )
+
+
+def frontier_lines(found: Frontier, files: Sequence[Path]) -> list[str]:
+    """How long the frontier is, and its knees."""
+    kind = "all of them" if found.complete else "the hull's breakpoints and evenly spaced budgets"
+    lines = [
+        f"{len(found.points)} points of loss against {found.cost.name}, {kind}; "
+        f"{'each proven optimal' if found.proven else 'some not proven optimal'}",
+        f"{'knee':>24} {'of float':>9} {'loss':>12}",
+    ]
+    for point in found.knees:
+        share = "" if point.share is None else f"{point.share:.4f}"
+        used = f"{_number(point.used)} {found.cost.unit}".strip()
+        lines.append(f"{used:>24} {share:>9} {point.loss:>12.6g}")
+    return [*lines, "", *(f"wrote {path}" for path in files)]
+
+
+def explanation_lines(question: Question, found: Explanation) -> list[str]:
+    """One unit: its choices, what each would mean, and when it would change."""
+    taken = next((a for a in found.alternatives if a.taken), None)
+    budgets = " and ".join(cap.text for cap in question.caps)
+    goal = question.goal.name
+    chosen = taken.row.choice if taken else "nothing holds the budgets"
+    lines = [f"{found.unit}: {chosen} under {budgets}"]
+    if found.tied:
+        lines.append(f"takes the same choice as {', '.join(found.tied)}")
+    units = {cap.name: cap.measure.unit for cap in question.caps}
+    lines += [_price(price, units[name] or name, goal) for name, price in found.prices.items()]
+    names = [cap.name for cap in question.caps]
+    lines.append(
+        f"{'':2}{'choice':<12}{'loss':>12}{'+-':>9}"
+        + "".join(f"{name:>16}" for name in names)
+        + f"{'priced':>12}{'forced':>12}"
+    )
+    lines += [_alternative(alternative) for alternative in found.alternatives]
+    lines += _changes(found.below, "below") + _changes(found.above, "above")
+    return lines
+
+
+def _price(price: float, unit: str, goal: str) -> str:
+    factor, shown = _LARGER.get(unit, (1, unit))
+    return f"price       one {shown} more would lower {goal} by {price * factor:.4g}"
+
+
+def _alternative(found: Alternative) -> str:
+    row = found.row
+    loss = "" if row.loss_delta is None else f"{row.loss_delta:.4g}"
+    error = "" if row.loss_stderr is None else f"{row.loss_stderr:.1g}"
+    forced = "-" if found.forced is None else f"{found.forced:+.4g}"
+    return (
+        f"{'*' if found.taken else ' '} {row.choice!s:<12}{loss:>12}{error:>9}"
+        + "".join(f"{_number(used):>16}" for used in found.used)
+        + f"{found.priced:>+12.4g}{forced:>12}"
+    )
+
+
+def _changes(found: Change | None, side: str) -> list[str]:
+    if found is None:
+        return []
+    return [f"{side:<12}{found.row.choice} at {found.cost} {_number(found.at)}"]

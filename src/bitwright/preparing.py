@@ -1,0 +1,133 @@
+"""What every run begins with: the network captured, its edges observed in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bitwright.errors import DataError, RecipeError
+from bitwright.graph.capture import Inputs, capture
+from bitwright.graph.choice import Choice
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.observe import Observation, observe
+from bitwright.graph.sites import Site, find_sites
+from bitwright.graph.target import Target, load_target
+from bitwright.methods.catalogue import method
+from bitwright.numerics.ranges import range_rule
+from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule
+from bitwright.run.digest import digest, fingerprinted
+from bitwright.run.progress import Progress
+from bitwright.run.store import Entries, NullStore, Store
+from bitwright.solving import Edges, Work, bound_batches
+from bitwright.sources.batches import Dataset, take
+from bitwright.sources.models import check_weights
+from bitwright.stages import input_grids, sites_in_use, stream, task_grids
+
+Menu = Mapping[str, tuple[Choice, ...]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run works on: the network, its data, and how; where solutions are kept, and by whom.
+
+    The store and the workers change no bit of the result, so they are not of the recipe.
+    """
+
+    model: nn.Module
+    data: Dataset
+    recipe: Recipe
+    example_inputs: Inputs | None = None
+    evaluation: Dataset | None = None
+    store: Entries = field(default_factory=NullStore)
+    workers: int | str = 1
+
+
+def store_at(path: str | Path | None) -> Entries:
+    """A store in a directory, or none."""
+    return NullStore() if path is None else Store(Path(path))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The captured network and what one pass over the calibration data told.
+
+    Attributes:
+        menu: the choices of every unit, the base's own included.
+        sites: the edges that are quantised under some choice.
+        data: digest of the calibration data.
+    """
+
+    graph: ModelGraph
+    target: Target
+    menu: Menu
+    sites: tuple[Site, ...]
+    observation: Observation
+    data: str
+
+
+def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prepared:
+    """Observe every edge that some choice of the menu quantises."""
+    recipe = job.recipe
+    target = load_target(recipe.target)
+    sites = sites_in_use(find_sites(graph, target), menu)
+    seen: list[str] = []
+    with progress.stage("observe", recipe.calib or None) as tick:
+        inputs = fingerprinted(stream(job.data, recipe), seen)
+        observation = observe(graph, inputs, {site.root for site in sites}, tick)
+    for note in (*graph.notes, *observation.notes):
+        progress.note("observe", f"{note.place}: {note.text}")
+    return Prepared(graph, target, menu, sites, observation, digest(*seen))
+
+
+def work_on(job: Job, prepared: Prepared, menu: Menu) -> Work:
+    """The solving of some choices of every unit."""
+    recipe, graph = job.recipe, prepared.graph
+    rule = range_rule(tensor_rule(recipe))
+    sites = sites_in_use(prepared.sites, menu)
+    stats = prepared.observation.stats
+    return Work(
+        graph=graph,
+        menu=menu,
+        grids=task_grids(graph, menu, sites, stats, prepared.target, rule),
+        target=prepared.target,
+        method=method(recipe.method).configured(recipe.weight_range),
+        sites=sites,
+        stats=stats,
+        batches=bound_batches(graph, lambda: stream(job.data, recipe)),
+        samples=prepared.observation.samples,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        by_output=recipe.activation_range == BY_OUTPUT,
+        data=prepared.data,
+        store=job.store,
+        workers=job.workers,
+    )
+
+
+def edges_of(job: Job, prepared: Prepared, choices: Mapping[str, Choice]) -> Edges:
+    """The grids of all edges under one configuration, as observed."""
+    sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
+    rule = range_rule(tensor_rule(job.recipe))
+    return input_grids(sites, prepared.observation.stats, choices, prepared.target, rule)
+
+
+def capture_network(job: Job) -> ModelGraph:
+    """Capture the job's network on its own example inputs, or on the first batch of the data."""
+    check_weights(job.model, type(job.model).__name__)
+    torch.manual_seed(job.recipe.seed)
+    example = job.example_inputs
+    if example is None:
+        example = next((batch.inputs for batch in take(job.data, 2)), None)
+    if example is None:
+        raise DataError("the calibration data are empty, so the shape of the inputs is not known.")
+    graph = capture(job.model, example)
+    if not graph.units:
+        raise RecipeError(
+            f"the network {type(job.model).__name__} has no convolution, linear layer or embedding "
+            "with stored weights: there is nothing to quantise."
+        )
+    return graph

@@ -1,0 +1,149 @@
+"""Commands that need a run's table alone: neither its network nor torch is loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bitwright.errors import RecipeError, RunDirectoryError
+from bitwright.export import rundir
+from bitwright.export.rundir import RunDirectory
+from bitwright.run.files import write_atomically
+from bitwright.search.allocate import Allocation, allocate
+from bitwright.search.chart import draw
+from bitwright.search.cost import UserTable, read_user_table
+from bitwright.search.explain import Explanation, explain
+from bitwright.search.frontier import Frontier, trace
+from bitwright.search.frontier_csv import frontier_csv
+from bitwright.search.question import Question, ask
+from bitwright.search.record import read_allocation, write_allocation
+from bitwright.search.shortfall import require
+from bitwright.search.table import Table, read_table
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the same reader under its older name
+    import tomli as tomllib
+
+FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the options of a command ask for; what is empty is taken from the run's recipe.
+
+    `costs` are NAME=FILE.csv of the user's own.
+    """
+
+    budgets: tuple[str, ...] = ()
+    minimize: str = ""
+    solver: str = ""
+    costs: tuple[str, ...] = ()
+    seconds: float = 60.0
+
+
+def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Allocation, Path]:
+    """Allocate again from the table of a run; the allocation is written whatever it is.
+
+    Raises:
+        BudgetError: no allocation holds the budgets.
+    """
+    directory, table = _open(path)
+    asked = _resolved(request, directory)
+    found = allocate(
+        table,
+        asked.budgets,
+        minimize=asked.minimize,
+        solver=asked.solver or "ip",
+        tables=_tables(asked.costs),
+        seconds=asked.seconds,
+    )
+    target = out or directory[rundir.ALLOCATION]
+    if out is None and directory[rundir.MODEL].is_file():
+        # The record of what the model holds is census.json; this answers another question.
+        kept = f"{rundir.MODEL} keeps the bits that {rundir.CENSUS} states until quantised again"
+        found = replace(found, note="; ".join(filter(None, (found.note, kept))))
+    write_allocation(target, found)
+    return require(found), target
+
+
+def run_frontier(
+    path: Path, cost: str, costs: Sequence[str], budgets: int
+) -> tuple[Frontier, list[Path]]:
+    """The frontier of a run's table, as frontier.csv and frontier.svg in the run."""
+    directory, table = _open(path)
+    found = trace(table, cost, tables=_tables(costs), budgets=budgets)
+    files = {FRONTIER_CSV: frontier_csv(found), FRONTIER_SVG: draw(found)}
+    for name, text in files.items():
+        try:
+            write_atomically(directory[name], text.encode())
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{directory[name]} cannot be written ({error.strerror}). Is the run's folder "
+                "write-protected?"
+            ) from error
+    return found, [directory[name] for name in files]
+
+
+def run_explain(path: Path, unit: str, request: Request) -> tuple[Question, Explanation]:
+    """Why a unit got its bits, under the budgets given or those of the run's allocation."""
+    directory, table = _open(path)
+    table.of(unit)
+    asked = request
+    if not asked.budgets and directory[rundir.ALLOCATION].is_file():
+        asked = _of_allocation(read_allocation(directory[rundir.ALLOCATION], table), asked)
+    asked = _resolved(asked, directory)
+    question = ask(table, asked.budgets, asked.minimize, _tables(asked.costs))
+    return question, explain(question, unit, seconds=asked.seconds)
+
+
+def _of_allocation(found: Allocation, request: Request) -> Request:
+    minimize = request.minimize or ("" if found.minimizes == "loss" else found.minimizes)
+    budgets = tuple(spent.asked for spent in found.budgets if spent.asked)
+    return Request(budgets, minimize, request.solver, request.costs, request.seconds)
+
+
+def _open(path: Path) -> tuple[RunDirectory, Table]:
+    directory = rundir.existing(path)
+    return directory, read_table(directory[rundir.TABLE])
+
+
+def _resolved(request: Request, directory: RunDirectory) -> Request:
+    """Options first, then the recipe of the run."""
+    settings = _settings(directory)
+    stated = settings.get("budget", ())
+    budgets = request.budgets or ((stated,) if isinstance(stated, str) else tuple(stated))
+    given = bool(request.budgets)
+    minimize = request.minimize or ("" if given else settings.get("minimize", ""))
+    solver = request.solver or ("" if given else settings.get("solver", ""))
+    if not any(map(str.strip, budgets)):
+        raise RecipeError(
+            f"no --budget, and {directory[rundir.RECIPE]} has none: say what may be spent, for "
+            "example --budget 'size<=0.13'."
+        )
+    return Request(budgets, minimize, solver, request.costs, request.seconds)
+
+
+def _settings(directory: RunDirectory) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(directory.read_text(rundir.RECIPE))
+    except tomllib.TOMLDecodeError as error:
+        raise RunDirectoryError(
+            f"{directory[rundir.RECIPE]} is damaged: {error}. Correct it, or name another run."
+        ) from error
+
+
+def _tables(costs: Sequence[str]) -> dict[str, UserTable]:
+    found = {}
+    for text in costs:
+        name, equals, file = text.partition("=")
+        if not (name.strip() and equals and file.strip()):
+            raise RecipeError(
+                f"--cost-table {text!r} is not NAME=FILE.csv, for example dsp=cycles.csv with the "
+                "columns unit, w_bits, a_bits, points, value."
+            )
+        found[name.strip()] = read_user_table(name.strip(), Path(file.strip()))
+    return found

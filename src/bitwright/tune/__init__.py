@@ -1,0 +1,1 @@
+"""Tuning of the stitched network: statistics of folded batch-norms, then biases."""
