@@ -1,9 +1,12 @@
 """Methods that solve units on data: agreement, top-1, processor time, peak memory.
 
-    python benchmarks/solve.py --data-root DIR [--only resnet20 ...] [--calib 1000]
+    python benchmarks/solve.py --data-root DIR [--only resnet20 ...] [--methods quadratic ...]
+                               [--seeds 5] [--calib 1000 [100 10 1]]
 
-Each line is one run of `bitwright quantize` in a process of its own, first and last units at 8
-bits unless `all` is said. Writes docs/solve.md and benchmarks/results/solve.csv.
+Each run is one `bitwright quantize` in a process of its own, first and last units at 8 bits unless
+`as all` is said. Runs already in benchmarks/results/solve.csv are not repeated unless --again is
+given; docs/solve.md shows mean and deviation over the seeds that are there. Several values of
+--calib give figure 1 of the paper: accuracy against the size of the calibration set.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import csv
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,30 +32,36 @@ DATA = {
 }
 KEEP = "first,last=w8a8"
 RUNS = [
-    ("resnet20", "w4a4", "quadratic", "sequential", KEEP),
-    ("resnet20", "w4a4", "quadratic", "parallel", KEEP),
-    ("resnet20", "w4a4", "nearest", "parallel", KEEP),
-    ("resnet20", "w4a4", "quadratic", "sequential", ""),
-    ("resnet20", "w4a8", "quadratic", "sequential", ""),
-    ("resnet56", "w4a4", "quadratic", "sequential", KEEP),
-    ("resnet56", "w4a4", "nearest", "parallel", KEEP),
-    ("efficientnet_lite0", "w4a8", "quadratic", "sequential", KEEP),
-    ("efficientnet_lite0", "w4a4", "quadratic", "sequential", KEEP),
-    ("efficientnet_lite0", "w4a8", "nearest", "parallel", KEEP),
+    (network, scheme, mode, keep)
+    for network, scheme, keep in [
+        ("resnet20", "w4a4", KEEP),
+        ("resnet20", "w4a4", ""),
+        ("resnet56", "w4a4", KEEP),
+        ("efficientnet_lite0", "w4a8", KEEP),
+        ("efficientnet_lite0", "w4a4", KEEP),
+        ("mobilenet_v1", "w4a4", KEEP),
+        ("mobilenet_v2_dogs", "w4a4", KEEP),
+    ]
+    for mode in ("sequential", "parallel")
 ]
+METHODS = ("nearest", "quadratic", "adaquant", "adaround")
+IDENTITY = ("network", "scheme", "method", "mode", "first and last", "calib", "seed")
+RESULT = HERE / "results" / "solve.csv"
 
 
-def measure(root: Path, run: tuple[str, ...], calib: int) -> dict[str, object]:
+def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
     """One run in a fresh folder."""
-    network, scheme, method, mode, keep = run
+    network = run["network"]
+    keep = KEEP if run["first and last"] == "w8a8" else ""
     calibration, test = DATA[network]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [
             sys.executable, "-m", "bitwright.cli", "quantize", f"{root}/models.py:{network}",
             "--data", f"{root}/loaders.py:{calibration}", "--eval", f"{root}/loaders.py:{test}",
-            "--scheme", scheme, "--method", method, "--mode", mode, "--keep", keep,
-            "--calib", str(calib), "--out", str(out), "--quiet",
+            "--scheme", run["scheme"], "--method", run["method"], "--mode", run["mode"],
+            "--keep", keep, "--calib", run["calib"], "--seed", run["seed"],
+            "--out", str(out), "--quiet",
         ]  # fmt: skip
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -61,11 +71,7 @@ def measure(root: Path, run: tuple[str, ...], calib: int) -> dict[str, object]:
         verified = json.loads((out / "verify.json").read_text())
     stages = {s["name"]: s for s in metrics["stages"]}
     return {
-        "network": network,
-        "scheme": scheme,
-        "method": method,
-        "mode": mode if method != "nearest" else "-",
-        "first and last": "w8a8" if keep else "as all",
+        **run,
         "float_top1": metrics["float"]["top1"],
         "top1": metrics["quantized"]["top1"],
         "agreement": metrics["agreement"],
@@ -74,56 +80,102 @@ def measure(root: Path, run: tuple[str, ...], calib: int) -> dict[str, object]:
         "processor_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "peak_mb": max(s["peak_rss_mb"] for s in metrics["stages"]),
         "runtime_agreement": verified["agreement"],
-        "calib": calib,
         "exit": done.returncode,
     }
 
 
-def page(rows: list[dict[str, object]]) -> str:
+def page(rows: list[dict[str, str]]) -> str:
     """The table as a page of the documentation."""
     lines = [
         "# Solving units on data",
         "",
-        "Written by `python benchmarks/solve.py --data-root DIR`. Each line is one run of",
-        "`bitwright quantize` with the target `paper`, one seed, one thread. Calibration:",
-        "unlabelled samples that are in no test set; tests: 5000 CIFAR-10 images, 650 photos.",
-        "Processor seconds are those of the whole command, evaluation and verification",
-        "included; the machine had other work.",
+        "Written by `python benchmarks/solve.py --data-root DIR`. Each line is the mean of some",
+        "runs of `bitwright quantize` with the target `paper`, with the standard deviation over",
+        "seeds. Calibration: unlabelled samples that are in no test set; tests: 5000 CIFAR-10",
+        "images (a lossy copy), 650 photos, 740 photos of dogs. Solve seconds are wall time of",
+        "that stage on a machine that had other work, processor seconds those of the whole",
+        "command, evaluation and verification included.",
         "",
-        "| network | scheme | first, last | method | mode | samples | float top-1 | top-1 "
-        "| agreement | KL | solve s | processor s | peak MB |",
-        "| --- " * 13 + "|",
+        "| network | scheme | first, last | method | mode | samples | seeds | float top-1 | top-1 "
+        "| agreement | deviation | KL | solve s | processor s | peak MB |",
+        "| --- " * 15 + "|",
     ]
-    lines += [
-        f"| {r['network']} | {r['scheme']} | {r['first and last']} | {r['method']} | {r['mode']} "
-        f"| {r['calib']} | {r['float_top1']:.2%} | {r['top1']:.2%} | {r['agreement']:.2%} "
-        f"| {r['kl']:.3g} | {r['solve_s']:.0f} | {r['processor_s']:.0f} | {r['peak_mb']:.0f} |"
-        for r in rows
-    ]
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[k] for k in IDENTITY[:-1]), []).append(row)
+    for key, found in sorted(groups.items()):
+        network, scheme, method, mode, kept, calib = key
+        mean = {k: statistics.fmean(float(r[k]) for r in found) for k in FIGURES}
+        spread = statistics.stdev(float(r["agreement"]) for r in found) if found[1:] else None
+        lines.append(
+            f"| {network} | {scheme} | {kept} | {method} | {mode} | {calib} | {len(found)} "
+            f"| {mean['float_top1']:.2%} | {mean['top1']:.2%} | {mean['agreement']:.2%} "
+            f"| {'-' if spread is None else f'{spread:.2%}'} | {mean['kl']:.3g} "
+            f"| {mean['solve_s']:.0f} | {mean['processor_s']:.0f} | {mean['peak_mb']:.0f} |"
+        )
     return "\n".join(lines) + "\n"
+
+
+FIGURES = ("float_top1", "top1", "agreement", "kl", "solve_s", "processor_s", "peak_mb")
+
+
+def wanted(arguments: argparse.Namespace) -> list[dict[str, str]]:
+    """Every run that was asked for; the mode makes no difference to methods without data."""
+    return [
+        {
+            "network": network,
+            "scheme": scheme,
+            "method": method,
+            "mode": mode,
+            "first and last": "w8a8" if keep else "as all",
+            "calib": str(calib),
+            "seed": str(seed),
+        }
+        for network, scheme, mode, keep in RUNS
+        for method in arguments.methods
+        for calib in arguments.calib
+        for seed in range(arguments.seeds)
+        if network in arguments.only
+        and scheme in arguments.schemes
+        and mode in arguments.modes
+        and (method != "nearest" or (mode == "parallel" and seed == 0))
+    ]
+
+
+def known() -> list[dict[str, str]]:
+    """Runs that were measured before."""
+    if not RESULT.is_file():
+        return []
+    with RESULT.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=list(DATA))
-    parser.add_argument("--calib", type=int, default=1000)
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--schemes", nargs="*", default=("w4a4", "w4a8"))
+    parser.add_argument("--modes", nargs="*", default=("sequential", "parallel"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--calib", type=int, nargs="*", default=[1000])
+    parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
     root = arguments.data_root.absolute()
     if not (root / "models.py").is_file():
         print(f"no benchmark data at {arguments.data_root}: nothing measured")
         return
-    rows = []
-    for run in RUNS:
-        if run[0] not in arguments.only:
+    rows = [] if arguments.again else known()
+    there = {tuple(row[k] for k in IDENTITY) for row in rows}
+    for run in wanted(arguments):
+        if tuple(run[k] for k in IDENTITY) in there:
             continue
-        rows.append(measure(root, run, arguments.calib))
+        rows.append({k: str(v) for k, v in measure(root, run).items()})
         print(rows[-1], flush=True)
-    result = HERE / "results" / "solve.csv"
-    with result.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        with RESULT.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
     (HERE.parent / "docs" / "solve.md").write_text(page(rows))
 
 

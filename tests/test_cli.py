@@ -193,7 +193,7 @@ def test_the_recipe_is_complete_and_works_from_anywhere(finished, user):
 def test_the_table_has_the_contracts_columns(finished):
     with (finished / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(rundir.COLUMNS) == [
+    assert list(rows[0])[:12] == [
         "unit", "w_bits", "a_bits", "points", "loss_delta", "params", "weight_bits", "macs", "bops",
         "latency_ms", "method", "solve_seconds",
     ]  # fmt: skip

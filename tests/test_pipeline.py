@@ -128,7 +128,7 @@ def test_the_network_is_left_alone():
 
 def test_what_a_result_holds(result):
     assert isinstance(result.model, nn.Module)
-    assert [row["unit"] for row in result.table] == [u.name for u in result.graph.units]
+    assert [row.unit for row in result.table.rows] == [u.name for u in result.graph.units]
     assert set(result.allocation["choices"]) == {u.name for u in result.graph.units}
     assert 0.7 <= result.metrics["agreement"] <= 1.0 and result.metrics["samples"] == 48
     assert result.metrics["evaluated_on"] == "calibration data"
@@ -157,19 +157,19 @@ def test_fewer_bits_agree_less():
 
 def test_the_table_counts_what_is_quantised():
     result = bw.quantize(network(), [IMAGES], scheme="w4a8", keep="head=float")
-    rows = {row["unit"]: row for row in result.table}
-    assert rows["stem"]["weight_bits"] == 432 * 4
-    assert rows["stem"]["bops"] == 432 * 256 * 4 * 8
-    assert rows["head"]["weight_bits"] == 320 * 32 and rows["head"]["bops"] == 320 * 1024
-    assert rows["head"]["method"] == "float" and rows["stem"]["method"] == "nearest"
+    rows = {row.unit: row for row in result.table.rows}
+    assert rows["stem"].weight_bits == 432 * 4 + 16 * (32 + 4)
+    assert rows["stem"].bops == 432 * 256 * 4 * 8
+    assert rows["head"].weight_bits == 320 * 32 and rows["head"].bops == 320 * 1024
+    assert rows["head"].method == "float" and rows["stem"].method == "nearest"
     measured = result.measured()
-    total = sum(row["macs"] for row in rows.values()) * 1024
-    assert measured["bops_ratio"] == pytest.approx(sum(r["bops"] for r in rows.values()) / total)
+    total = sum(row.macs for row in rows.values()) * 1024
+    assert measured["bops_ratio"] == pytest.approx(sum(r.bops for r in rows.values()) / total)
 
 
 def test_inputs_that_stay_float_are_not_counted_as_quantised():
     result = bw.quantize(network(), [IMAGES], scheme="w4a8", target="weights-only")
-    assert {row["a_bits"] for row in result.table} == {0}
+    assert {row.choice.a_bits for row in result.table.rows} == {0}
     assert result.measured()["bops_ratio"] == pytest.approx(4 / 32)
     assert result.assignment.edges == {}
 

@@ -35,6 +35,7 @@ from bitwright.search.sensitivity import (
     unit_groups,
 )
 from bitwright.search.shortfall import require
+from bitwright.search.smooth import Seen, smoothed
 from bitwright.search.table import Row, Table, make_table
 from bitwright.solving import Edges, Work, solve
 from bitwright.solving.keys import run_key
@@ -88,6 +89,15 @@ def search_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched:
     Raises:
         BudgetError: no choice of the menu holds the budgets.
     """
+    base, table = measured_menu(job, prepared, progress)
+    recipe = job.recipe
+    with progress.stage("allocate"):
+        found = allocate(table, recipe.budget, minimize=recipe.minimize, solver=recipe.solver)
+    return better_measured(base, table, require(found), progress)
+
+
+def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Base, Table]:
+    """Solve every choice of every unit, and measure what each does to the loss."""
     recipe = job.recipe
     base = choices_of(prepared.graph, recipe)
     menu = {
@@ -105,10 +115,33 @@ def search_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched:
         measured = measure_changes(job, prepared, work, solved, base, edges, tick)
     share = file_share(prepared, work, solved, base, edges)
     table = table_of(prepared, solved, measured, seconds, share)
-    with progress.stage("allocate"):
-        found = allocate(table, recipe.budget, minimize=recipe.minimize, solver=recipe.solver)
-    base_of = Base(job, prepared, work, solved, edges)
-    return better_measured(base_of, table, require(found), progress)
+    return Base(job, prepared, work, solved, edges), fitted(table, solved, base)
+
+
+def fitted(table: Table, solved: Solved, base: Mapping[str, Choice]) -> Table:
+    """The table with the measurement's noise taken out of every unit that has a choice."""
+    base_errors = {name: _error(solved, name, choice) for name, choice in base.items()}
+
+    def seen(row: Row) -> Seen:
+        error, own = _error(solved, row.unit, row.choice), base_errors[row.unit]
+        away = None if error is None or own is None else error - own
+        return Seen(row.loss_delta or 0.0, row.loss_stderr or 0.0, away)
+
+    free = {unit: table.of(unit) for unit in table.units if len(table.of(unit)) > 1}
+    values = smoothed({unit: [seen(row) for row in rows] for unit, rows in free.items()})
+    known = {
+        (row.unit, row.choice): value
+        for unit, rows in free.items()
+        for row, value in zip(rows, values[unit], strict=True)
+    }
+    rows = [replace(r, loss_fitted=known.get((r.unit, r.choice))) for r in table.rows]
+    return replace(table, rows=tuple(rows))
+
+
+def _error(solved: Solved, name: str, choice: Choice) -> float | None:
+    """The output error of a solution on held-out rows; nothing of float and where none is known."""
+    solution = solved.get((name, choice))
+    return 0.0 if choice.is_float else None if solution is None else solution.loss_after
 
 
 def stitched(

@@ -16,8 +16,11 @@ from bitwright.errors import DataError
 from bitwright.evaluation import compare
 from bitwright.graph.census import census
 from bitwright.graph.choice import Choice
+from bitwright.graph.execute import bind
+from bitwright.graph.live_memory import activation_peak, bits_of_edges, value_sizes
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import stitch
+from bitwright.graph.sites import Site
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.metrics import metric
@@ -39,7 +42,7 @@ from bitwright.solving import Edges, solve
 from bitwright.sources.batches import rebatch, take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.models import example_inputs_of
-from bitwright.stages import assemble, choices_of, forward_of, menu_of, sites_in_use
+from bitwright.stages import assemble, choices_of, forward_of, menu_of, sites_in_use, stream
 
 
 def quantize(
@@ -122,6 +125,7 @@ def run(job: Job, progress: Progress) -> Result:
     metrics = evaluate_job(job, graph, module, progress)
     _warn_if_poor(metrics, recipe, progress)
     sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
+    metrics["activation_peak"] = activation_memory(job, graph, sites, choices)
     found = census(graph, prepared.target, choices, sites, prepared.observation.samples)
     found["notes"] += [{"place": n.place, "text": n.text} for n in prepared.observation.notes]
     if searched is None:
@@ -193,6 +197,19 @@ def _warn_if_poor(metrics: Mapping[str, Any], recipe: Recipe, progress: Progress
             f"{recipe.scheme} by {recipe.method} rounding is too coarse here. Keep the first and "
             "last unit finer (--keep first,last=w8a8), or use more bits (--scheme w8a8).",
         )
+
+
+def activation_memory(
+    job: Job, graph: ModelGraph, sites: tuple[Site, ...], choices: Mapping[str, Choice]
+) -> dict[str, int]:
+    """Peak bytes of the live activations of one sample, in float and as quantised."""
+    first = next(stream(job.data, job.recipe))
+    sizes = value_sizes(graph, bind(graph, first))
+    bits = bits_of_edges(sites, choices)
+    return {
+        "float_bytes": activation_peak(graph, sizes, {}).size,
+        "quantized_bytes": activation_peak(graph, sizes, bits).size,
+    }
 
 
 def _bits(choices: Mapping[str, Choice]) -> dict[str, dict[str, int]]:

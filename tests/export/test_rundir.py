@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import pytest
@@ -48,14 +47,6 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(RunDirectoryError, match="it holds no object"):
         run.read_json("list.json")
-
-
-def test_the_table_leaves_empty_what_was_not_measured(tmp_path):
-    run = rundir.create(tmp_path, "")
-    run.write_table([{"unit": "a, b", "w_bits": 4}])
-    with run[rundir.TABLE].open() as file:
-        (row,) = csv.DictReader(file)
-    assert row["unit"] == "a, b" and row["w_bits"] == "4" and row["latency_ms"] == ""
 
 
 def test_the_log_drops_ticks(tmp_path):

@@ -27,7 +27,7 @@ def written(tmp_path, text):
 
 
 def test_columns_are_the_contracts_then_ours(tmp_path):
-    assert [*CONTRACT, "loss_stderr", "energy_pj", "group", "drop"] == list(COLUMNS)
+    assert [*CONTRACT, "loss_stderr", "energy_pj", "group", "drop", "loss_fitted"] == list(COLUMNS)
     path = tmp_path / "table.csv"
     write_table(path, random_table(1))
     with path.open() as file:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from bitwright.graph import execute
 from bitwright.graph import replay as replaying
 from bitwright.graph.capture import capture
 from bitwright.graph.choice import FLOAT, Choice, parse_scheme
@@ -133,20 +134,18 @@ def run_of(
 def counting(monkeypatch):
     """Multiply-accumulates of everything that replays, full runs included."""
     done = Counted()
+    compute = execute.compute
 
-    def counted(compute):
-        def wrapped(module, node, values, given):
-            result = compute(module, node, values, given)
-            if node.op == "call_function":
-                args = [values[a] if isinstance(a, torch.fx.Node) else a for a in node.args]
-                done.add(node.target, args, result)
-            return result
-
-        return wrapped
+    def counted(module, node, values, given):
+        result = compute(module, node, values, given)
+        if node.op == "call_function":
+            args = [values[a] if isinstance(a, torch.fx.Node) else a for a in node.args]
+            done.add(node.target, args, result)
+        return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(replaying, "compute", counted(replaying.compute))
-        patch.setattr("bitwright.graph.execute.compute", counted(replaying.compute))
+        patch.setattr(replaying, "compute", counted)
+        patch.setattr(execute, "compute", counted)
         yield done
 
 

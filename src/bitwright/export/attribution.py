@@ -141,43 +141,43 @@ class _Links:
 
 def attribute(optimized: onnx.ModelProto, owners: Owners) -> dict[str, str]:
     """The unit, or `REST`, of every operator of the file as ONNX Runtime runs it, by name."""
-    graph = optimized.graph
-    stored = {tensor.name for tensor in graph.initializer}
-    found = {i: _by_name(node, owners, stored) for i, node in enumerate(graph.node)}
-    maker = {value: i for i, node in enumerate(graph.node) for value in node.output}
-    readers: dict[int, list[int]] = defaultdict(list)
-    for i, node in enumerate(graph.node):
-        for value in node.input:
-            if value in maker:
-                readers[maker[value]].append(i)
-
-    def downwards(i: int) -> str:
-        """The first unit that reads a conversion's result, through further conversions."""
-        for reader in readers[i]:
-            owner = found[reader]
-            if owner is None and graph.node[reader].op_type in _CONVERSIONS:
-                owner = downwards(reader)
-            if owner not in (None, REST):
-                return str(owner)
-        return REST
-
-    def upwards(i: int) -> str:
-        source = next((maker[v] for v in graph.node[i].input if v in maker), None)
-        if source is None:
-            return REST
-        owner = found[source]
-        if owner is None and graph.node[source].op_type in _CONVERSIONS:
-            return upwards(source)
-        return owner or REST
-
+    links = _Links(optimized.graph)
+    known = {
+        i: owner
+        for i, node in enumerate(links.nodes)
+        if (owner := _by_name(node, owners, links.stored)) is not None
+    }
     result: dict[str, str] = {}
-    for i, node in enumerate(graph.node):
-        owner = found[i]
+    for i, node in enumerate(links.nodes):
+        owner = known.get(i)
         if owner is None and node.op_type in _CONVERSIONS:
-            below = downwards(i)
-            owner = below if below != REST else upwards(i)
+            owner = _reader(links, known, i) or _maker(links, known, i)
         result.setdefault(node.name, owner or REST)
     return result
+
+
+def _reader(links: _Links, known: Mapping[int, str], i: int) -> str | None:
+    """The first unit that reads a conversion's result, through further conversions."""
+    for value in links.nodes[i].output:
+        for reader in links.readers[value]:
+            owner = known.get(reader)
+            if owner is None and links.nodes[reader].op_type in _CONVERSIONS:
+                owner = _reader(links, known, reader)
+            if owner is not None and owner != REST:
+                return owner
+    return None
+
+
+def _maker(links: _Links, known: Mapping[int, str], i: int) -> str | None:
+    """The unit that made what a conversion takes, through further conversions."""
+    for value in links.nodes[i].input:
+        if value in links.maker:
+            source = links.maker[value]
+            owner = known.get(source)
+            if owner is None and links.nodes[source].op_type in _CONVERSIONS:
+                return _maker(links, known, source)
+            return owner
+    return None
 
 
 def _by_name(node: onnx.NodeProto, owners: Owners, stored: set[str]) -> str | None:

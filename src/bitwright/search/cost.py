@@ -138,7 +138,7 @@ def _bops(table: Table) -> Measure:
 
 
 def _loss(table: Table) -> Measure:
-    steps, scale = exact_steps([row.loss_delta or 0.0 for row in table.rows])
+    steps, scale = exact_steps([row.loss or 0.0 for row in table.rows])
     return Measure("loss", steps, scale)
 
 

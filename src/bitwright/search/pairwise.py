@@ -68,7 +68,7 @@ def allocate_pairs(
     found = answer(question, best(question, deadline), deadline, advise=False)
     if found.rows is None:
         return found
-    additive = sum(row.loss_delta or 0.0 for row in found.rows.values())
+    additive = sum(row.loss or 0.0 for row in found.rows.values())
     note = f"with {len(terms)} pairwise terms; the table alone predicts a loss of {additive:g}"
     return replace(found, note="; ".join(filter(None, (found.note, note))))
 

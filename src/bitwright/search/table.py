@@ -19,6 +19,7 @@ FLOAT_BITS = 32
 COLUMNS = (
     "unit", "w_bits", "a_bits", "points", "loss_delta", "params", "weight_bits", "macs", "bops",
     "latency_ms", "method", "solve_seconds", "loss_stderr", "energy_pj", "group", "drop",
+    "loss_fitted",
 )  # fmt: skip
 REQUIRED = COLUMNS[:9]
 REMEDY = "Correct the line, or let 'bitwright quantize' write the table again."
@@ -42,6 +43,8 @@ class Row:
         loss_stderr: standard error of `loss_delta` over the calibration samples.
         group: what it is tied to, see `bitwright.search.menu`.
         drop: change of the accuracy, as a fraction that is positive where accuracy is lost.
+        loss_fitted: the change with the measurement's noise taken out (`search.smooth`), where it
+            is known; allocations go by it.
         line: where in the file it stands.
     """
 
@@ -59,7 +62,13 @@ class Row:
     energy_pj: float | None = None
     group: str = ""
     drop: float | None = None
+    loss_fitted: float | None = None
     line: int = field(default=0, compare=False)
+
+    @property
+    def loss(self) -> float | None:
+        """The loss change that allocations go by."""
+        return self.loss_delta if self.loss_fitted is None else self.loss_fitted
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,7 @@ def _row(cells: Mapping[str, str], line: int, path: Path) -> Row:
         positive("energy_pj"),
         cells.get("group", "").strip(),
         get("drop", real, "a finite number or empty"),
+        get("loss_fitted", real, "a finite number or empty"),
         line,
     )
 

@@ -1,12 +1,14 @@
-"""Solving on data: better than nearest rounding, deterministic, parallel and sequential."""
+"""Solving a network: better than nearest rounding, deterministic, in either mode."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from runs_of import Residual, run_of, tiny
 
 import bitwright as bw
-from networks import pictures, small_network
+from bitwright.methods.nearest import Nearest
+from networks import pictures, seeded, small_network
 
 
 def quantized(mode, method="quadratic", **options):
@@ -36,22 +38,27 @@ def test_same_seed_same_bits(mode):
         assert torch.equal(solved.qparams.scale, other.assignment.weights[name].qparams.scale)
 
 
-def test_small_cuts_give_the_same_network(monkeypatch):
-    """Where nothing can be stored, everything is computed again from the input: same solution."""
-    _, stored = quantized("sequential", scheme="w4a4")
-    monkeypatch.setattr("bitwright.solving.cuts.CUT_BYTES", 0)
-    _, again = quantized("sequential", scheme="w4a4")
-    for name, solved in stored.assignment.weights.items():
-        same = (solved.q == again.assignment.weights[name].q).float().mean()
-        assert same > 0.98, name
+def test_without_data_the_mode_makes_no_difference():
+    """Nearest rounding sees the weights alone, and asks no store."""
+    net, data = seeded(Residual).eval(), tiny()
+    runs = [run_of(net, data, mode=m, method=Nearest("minmax")) for m in ("parallel", "sequential")]
+    assert runs[0].bits() == runs[1].bits()
 
 
-def test_grouping_by_memory_changes_nothing(monkeypatch):
-    _, together = quantized("parallel", scheme="w4a4")
-    monkeypatch.setattr("bitwright.solving.parallel.GRAM_BYTES", 1)
-    _, apart = quantized("parallel", scheme="w4a4")
-    for name, solved in together.assignment.weights.items():
-        assert torch.equal(solved.q, apart.assignment.weights[name].q)
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+def test_edges_receive_the_grids_of_the_one_choice(mode):
+    run = run_of(seeded(Residual).eval(), tiny(), "w4a4", mode)
+    found, edges = run.solved()
+    assert set(edges) == set(run.edges)
+    for (name, _), solution in found.items():
+        for site in run.work.sites_of[name]:
+            assert edges[site.source, site.reader] is solution.inputs[site.call]
+
+
+def test_edges_of_a_menu_are_left_alone():
+    run = run_of(seeded(Residual).eval(), tiny(), "w8a8,w4a4")
+    _, edges = run.solved()
+    assert all(edges[edge] is qp for edge, qp in run.edges.items())
 
 
 def test_ranges_chosen_at_the_output():
@@ -64,4 +71,4 @@ def test_ranges_chosen_at_the_output():
 def test_what_cannot_be_solved_says_so():
     net = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 1), torch.nn.Flatten()).eval()
     result = bw.quantize(net, [torch.randn(8, 2, 2, 3, 3)], method="quadratic", scheme="w4a8")
-    assert result.table[0]["method"] == "nearest"
+    assert result.table.rows[0].method == "nearest"
