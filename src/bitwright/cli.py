@@ -12,7 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from bitwright.console import Console, comparison, doctor_lines, listing
-from bitwright.console_table import allocation_lines, explanation_lines, frontier_lines
+from bitwright.console_table import (
+    allocation_lines,
+    explanation_lines,
+    frontier_lines,
+    latency_lines,
+)
 from bitwright.errors import BitwrightError, InterruptedRun, RecipeError
 from bitwright.run.memory import keep_heap
 from bitwright.table_commands import Request, run_allocate, run_explain, run_frontier
@@ -205,6 +210,29 @@ def explain(
     request = Request(tuple(budget or ()), minimize, costs=tuple(cost_table or ()))
     with Console(False) as console:
         console.show(explanation_lines(*run_explain(run, unit, request)))
+
+
+@app.command()
+def measure(
+    model: ModelArgument,
+    data: DataOption = None,
+    weights: Text = None,
+    menu: Annotated[str, typer.Option(help="such as w8a8,w4a8 or w{4,8}a8,float")] = "w8a8,w4a8",
+    target: Annotated[str, typer.Option(help="paper, ort-cpu, weights-only, X.toml")] = "ort-cpu",
+    out: Annotated[Path, typer.Option(help="the table to write")] = Path("latency.csv"),
+    batch: Annotated[int, typer.Option(help="samples in a run")] = 1,
+    threads: Annotated[int, typer.Option(help="of ONNX Runtime")] = 1,
+    repetitions: Annotated[int, typer.Option(help="of every network, by turns")] = 25,
+    checks: Annotated[int, typer.Option(help="random mixtures to check predictions on")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Latency of every unit at every choice in ONNX Runtime on this machine, as a table."""
+    options = {"data": data, "weights": weights, "menu": menu, "target": target}
+    with Console(quiet) as console:
+        commands = _commands()
+        settings = commands.Settings(batch, threads, repetitions, checks)
+        found = commands.run_measure(model, options, settings, out, console.progress)
+        console.show(latency_lines(found, out))
 
 
 @app.command(name="list")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,17 @@ from bitwright import recipe as recipes
 from bitwright import runs
 from bitwright.errors import InputError, ModelError, RecipeError, unknown
 from bitwright.export import rundir
+from bitwright.export.latency import Conditions
+from bitwright.export.latency_csv import read_latencies, write_latencies
+from bitwright.export.timing import conditions_here
 from bitwright.graph.capture import capture
 from bitwright.graph.census import census
-from bitwright.graph.choice import parse_scheme
+from bitwright.graph.choice import parse_menu, parse_scheme
 from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import BUILT_IN, load_target
+from bitwright.measuring import Measured, Settings, latencies, menu_for
 from bitwright.methods.catalogue import METHODS
 from bitwright.metrics import METRICS
 from bitwright.pipeline import run
@@ -31,6 +36,7 @@ from bitwright.run.store import Store
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.specs import resolve_spec
+from bitwright.stages import flat_example
 
 
 def run_quantize(
@@ -119,6 +125,58 @@ def run_doctor(model: str, data: str | None, weights: str | None) -> dict[str, A
         "census": found,
         "plan": plan(graph, recipe),
     }
+
+
+def run_measure(
+    model: str, options: Mapping[str, Any], settings: Settings, out: Path, progress: Progress
+) -> Measured:
+    """Time every unit at every choice of a menu in ONNX Runtime, and write the table.
+
+    Args:
+        model: MODEL; its weights may be random, for speed does not depend on them.
+        options: menu, target, data, weights.
+        settings: batch, threads, repetitions, checks.
+        out: the table to write.
+        progress: told of the stages.
+    """
+    target = load_target(options["target"])
+    choices = parse_menu(options["menu"])
+    _make_ready(out, conditions_here(target.name, settings.batch, settings.threads), progress)
+    weights, data = options.get("weights"), options.get("data")
+    source = load_model(model, Path(weights) if weights else None)
+    recipe = Recipe(model=model, data=data or "")
+    dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
+    with progress.stage("capture"):
+        graph = _captured(source, dataset)
+    if not graph.units:
+        raise ModelError(f"the network of {model!r} has no unit with stored weights to time.")
+    given = source.example_inputs if dataset is None else next(iter(dataset)).inputs
+    found = latencies(
+        graph,
+        target,
+        menu_for(graph, target, choices),
+        flat_example(graph, given),
+        settings,
+        progress,
+    )
+    write_latencies(out, found.table)
+    return found
+
+
+def _make_ready(out: Path, here: Conditions, progress: Progress) -> None:
+    """Learn before minutes of work whether a table can be written, and what it replaces."""
+    if out.exists():
+        differences = read_latencies(out).conditions.differences(here)
+        if differences:
+            progress.note("measure", f"{out} is replaced: {'; '.join(differences)}.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"--out {out} cannot be written ({error.strerror}). Name a file in another folder."
+        ) from error
+    if not os.access(out.parent, os.W_OK):
+        raise RecipeError(f"--out {out} cannot be written. Name a file in another folder.")
 
 
 def _captured(source: LoadedModel, dataset: Dataset | None) -> ModelGraph:

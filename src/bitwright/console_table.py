@@ -1,16 +1,20 @@
-"""What the commands on a table say: allocations, frontiers, explanations."""
+"""What the commands on a table say: allocations, frontiers, explanations, latencies."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bitwright.search.advice import Number, Relaxation
 from bitwright.search.allocate import Allocation, Spent
 from bitwright.search.explain import Alternative, Change, Explanation
 from bitwright.search.frontier import Frontier
 from bitwright.search.question import Question
+
+if TYPE_CHECKING:
+    from bitwright.measuring import Check, Measured
 
 # Units that a person thinks in.
 _LARGER = {"bit": (8e6, "MB"), "BOP": (1e9, "GBOP"), "pJ": (1e6, "uJ")}
@@ -129,3 +133,31 @@ def _changes(found: Change | None, side: str) -> list[str]:
     if found is None:
         return []
     return [f"{side:<12}{found.row.choice} at {found.cost} {_number(found.at)}"]
+
+
+def latency_lines(found: Measured, path: Path) -> list[str]:
+    """Milliseconds of units, whole networks, and how well these are predicted."""
+    table = found.table
+    columns = list(dict.fromkeys(c for own in table.choices.values() for c in own))
+    about = table.conditions
+    lines = [
+        f"{about.processor}, onnxruntime {about.onnxruntime}, {about.threads} thread"
+        f"{'s' if about.threads > 1 else ''}, batch {about.batch}, target {about.target}",
+        "",
+        f"{'ms':40}" + "".join(f"{choice!s:>12}" for choice in columns),
+    ]
+    for unit in table.units:
+        cells = [table.cells.get((unit, choice)) for choice in columns]
+        lines.append(f"{unit:40}" + "".join(_ms(c.ms if c else None) for c in cells))
+    lines.append(f"{'the rest':40}" + "".join(_ms(table.rest.get(choice)) for choice in columns))
+    lines += ["", f"{'whole networks':40}{'predicted':>12}{'measured':>12}{'error':>9}"]
+    lines += [_checked(check) for check in (*found.uniform, *found.checks)]
+    return [*lines, "", f"wrote {path}"]
+
+
+def _ms(value: float | None) -> str:
+    return f"{'':>12}" if value is None else f"{value:>12.4f}"
+
+
+def _checked(check: Check) -> str:
+    return f"{check.label:40}{_ms(check.predicted)}{_ms(check.measured)}{check.error:>+9.1%}"

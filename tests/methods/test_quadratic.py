@@ -106,9 +106,9 @@ def test_each_coordinate_move_is_exact(seed):
 def test_the_optimum_against_brute_force():
     """Three weights of two bits at a given scale: all 64 solutions of 300 random problems.
 
-    Nine of ten are solved to the optimum and nineteen of twenty to 1.5 times its error. Descent is
-    a heuristic: the worst, where the optimum's error all but vanishes, has nine times as much. A
-    solution is judged by the true error of the rows, not by the sums that it was found with.
+    Nearly nine of ten are solved to the optimum, nineteen of twenty to 1.5 times its error. Descent
+    is a heuristic: the worst of all has nine times the optimum's. A solution is judged by the true
+    error of the rows, not by the sums that it was found with.
     """
     grid = torch.tensor(list(itertools.product(range(-2, 2), repeat=3))).float()
     ratios = []

@@ -17,7 +17,7 @@ from bitwright.tune.network import admits_bias, tunable
 from networks import Chain, Tied, normal, seeded, small_network
 from networks import pictures as images_of
 
-FEW = BiasTuning(iterations=20, checks=4, batch=16, smoothing=0.5)
+FEW = BiasTuning(iterations=20, rate=0.01, checks=4, batch=16, smoothing=0.5)
 
 
 def tuned(made, options=FEW, **samples):

@@ -44,7 +44,7 @@ def test_answers_need_not_be_kept(monkeypatch, budget):
     x = torch.cat([flat[0] for flat in flats])
     with torch.no_grad():
         a, b = net(x), other.module(x)
-    assert judge.temperature == pytest.approx(float(a.std(-1, correction=0).mean()), rel=1e-5)
+    assert judge.temperature == pytest.approx(3 * float(a.std(-1, correction=0).mean()), rel=1e-5)
     assert judge.temperature > 1.0
     found = judge(other.module)
     assert found.plain == pytest.approx(float(distillation(a, b)), rel=1e-6)

@@ -23,11 +23,7 @@ REMEDY = "Let 'bitwright measure' write it again."
 
 
 def write_latencies(path: Path, table: LatencyTable) -> None:
-    """Write a table; a later reader gets the same numbers, bit for bit.
-
-    Raises:
-        RunDirectoryError: the file cannot be written.
-    """
+    """Write a table; a later reader gets the same numbers, bit for bit."""
     about = [str(value) for value in vars(table.conditions).values()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -40,13 +36,7 @@ def write_latencies(path: Path, table: LatencyTable) -> None:
             )
     for choice, ms in table.rest.items():
         writer.writerow([REST_ROW, *_bits(choice), repr(ms), "0.0", "0.0", *about])
-    try:
-        write_atomically(path, text.getvalue().encode())
-    except OSError as error:
-        raise RunDirectoryError(
-            f"--out {path} cannot be written ({error.strerror}). Name a file in a folder that is "
-            "there and may be written to."
-        ) from error
+    write_atomically(path, text.getvalue().encode())
 
 
 def _bits(choice: Choice) -> tuple[int, int, int]:

@@ -40,7 +40,7 @@ class BiasTuning:
     """
 
     iterations: int = 200
-    rate: float = 0.01
+    rate: float = 0.005
     batch: int = 32
     smoothing: float = 0.9
     checks: int = 10
