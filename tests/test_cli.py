@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from bitwright import cli
-from bitwright.export import rundir
 from bitwright.recipe import Recipe, load_recipe, update
 
 HERE = Path(__file__).parent

@@ -63,9 +63,14 @@ class Settings:
 class Check:
     """A whole network, as the table predicts it and as it was timed, in milliseconds."""
 
-    label: str
+    design: Design
     predicted: float
     measured: float
+
+    @property
+    def label(self) -> str:
+        """What the network is called."""
+        return self.design.label
 
     @property
     def error(self) -> float:
@@ -130,7 +135,7 @@ def latencies(
     table = tabulate(made, timings, conditions)
 
     def check(design: Design) -> Check:
-        return Check(design.label, predict(table, design.choices), timings[design].ms)
+        return Check(design, predict(table, design.choices), timings[design].ms)
 
     return Measured(table, tuple(map(check, made.designs)), tuple(map(check, extra)))
 

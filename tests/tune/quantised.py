@@ -56,7 +56,7 @@ def quantised(
     target: str = "paper",
     **changes,
 ) -> Quantised:
-    graph = capture(net, rows(data, slice(0, 4)))
+    graph = capture(net, rows(data, slice(0, 8)))
     kind = replace(load_target(target), **changes)
     choices = dict.fromkeys((u.name for u in graph.units), parse_scheme(scheme))
     sites = find_sites(graph, kind)

@@ -27,6 +27,10 @@ _CONVERSIONS = {
 }  # fmt: skip
 
 
+# Operators that only move values: the optimiser pushes a quantisation up through them.
+_MOVES = {"Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Identity"}
+
+
 @dataclass(frozen=True)
 class Owners:
     """Whose the operators, values and stored tensors of an exported file are.
@@ -157,11 +161,12 @@ def attribute(optimized: onnx.ModelProto, owners: Owners) -> dict[str, str]:
 
 
 def _reader(links: _Links, known: Mapping[int, str], i: int) -> str | None:
-    """The first unit that reads a conversion's result, through further conversions."""
+    """The first unit that reads a conversion's result, through further ones and through moves."""
     for value in links.nodes[i].output:
         for reader in links.readers[value]:
             owner = known.get(reader)
-            if owner is None and links.nodes[reader].op_type in _CONVERSIONS:
+            kind = links.nodes[reader].op_type
+            if (owner is None and kind in _CONVERSIONS) or (owner == REST and kind in _MOVES):
                 owner = _reader(links, known, reader)
             if owner is not None and owner != REST:
                 return owner

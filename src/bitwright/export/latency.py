@@ -93,9 +93,8 @@ class LatencyTable:
     def neighbours(self) -> Mapping[str, tuple[str | None, str | None]]:
         """The units before and after each one, among those whose inputs can be quantised."""
         row = [unit for unit in self.units if self.base[unit].a_bits]
-        before: list[str | None] = [None, *row[:-1]]
-        after: list[str | None] = [*row[1:], None]
-        return {unit: (b, a) for unit, b, a in zip(row, before, after, strict=True)}
+        around: list[str | None] = [None, *row, None]
+        return {unit: (around[i], around[i + 2]) for i, unit in enumerate(row)}
 
     def own(self, unit: str, choice: Choice) -> float:
         """A unit with its share of the rest, borders apart."""

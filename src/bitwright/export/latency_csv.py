@@ -49,6 +49,11 @@ def read_latencies(path: Path) -> LatencyTable:
     Raises:
         RunDirectoryError: not readable, or a line that cannot be; with its number.
     """
+    if not path.is_file():
+        raise RunDirectoryError(
+            f"there is no table of latencies {str(path)!r}. Let 'bitwright measure MODEL --out "
+            f"{path}' write it."
+        )
     lines = read_csv(path, COLUMNS, COLUMNS)
     if not lines:
         raise RunDirectoryError(f"{path} holds no latencies. {REMEDY}")
@@ -68,8 +73,8 @@ def read_latencies(path: Path) -> LatencyTable:
         else:
             cells[unit, choice] = cell
     units = tuple(dict.fromkeys(unit for unit, _ in cells))
-    missing = [unit for unit in (*units, REST_ROW) if (unit, FLOAT) not in cells]
-    missing = [unit for unit in missing if unit != REST_ROW or FLOAT not in rest]
+    missing = [unit for unit in units if (unit, FLOAT) not in cells]
+    missing += [REST_ROW] if FLOAT not in rest else []
     if missing:
         raise RunDirectoryError(
             f"{path} lacks the line of {missing[0]!r} in float (w_bits 0): what a fraction of "

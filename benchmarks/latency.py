@@ -1,0 +1,267 @@
+"""Are latencies predicted: `python benchmarks/latency.py --data-root DIR`.
+
+EfficientNet-Lite0 on the target ort-cpu with the menu w8a8, w4a8, float. Its table of latencies is
+measured as `bitwright measure` does it; then random mixtures and allocations under latency budgets
+are exported and timed, and compared with what the table predicts. Budgets are held against invented
+losses (seeded): what is tested is the latency, and measured losses would take minutes more.
+
+Writes docs/latency.md, benchmarks/results/latency.csv (networks) and latency_units.csv (the table).
+Times are processor milliseconds of one thread, medians over repetitions in which all networks take
+turns: on a machine with other work they say what wall time would be without it.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tables import DOCS, RESULTS, data_root, machine, markdown, write_csv
+
+import bitwright as bw
+from bitwright.export.latency import LatencyTable, predict
+from bitwright.export.latency_csv import write_latencies
+from bitwright.export.timing import conditions_here
+from bitwright.graph.choice import Choice, parse_menu
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.measuring import Measured, Menu, Settings, latencies, menu_for, time_networks
+from bitwright.search.budget import parse_budgets
+from bitwright.search.cost import bops, weight_bits
+from bitwright.search.latency import allocate_in_time
+from bitwright.search.table import Row, Table, make_table
+from bitwright.sources.batches import rebatch, take
+from bitwright.sources.data import load_data
+from bitwright.sources.models import load_model
+
+NAME = "efficientnet_lite0"
+MENU = "w8a8,w4a8,float"
+BUDGETS = ("latency<=0.5", "latency<=0.6", "latency<=0.75 and size<=0.5", "latency<=0.9")
+PHOTOS = 100
+Figures = dict[str, Any]
+
+
+def capture(root: Path) -> tuple[torch.nn.Module, ModelGraph, tuple[torch.Tensor, ...]]:
+    """The network, and two images of noise that it is exported and timed on."""
+    model = load_model(f"{root}/models.py:{NAME}").module
+    example = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    return model, bw.capture(model, (example,)), (example,)
+
+
+def invented_losses(graph: ModelGraph, menu: Menu, seed: int) -> Table:
+    """Losses that fall with the bits, over three magnitudes from unit to unit."""
+    r = random.Random(seed)
+    rows = []
+    for unit in graph.units:
+        scale = r.lognormvariate(-5, 1.5)
+        for choice in menu[unit.name]:
+            loss = {4: 20 * scale, 8: scale, 0: 0.0}[choice.w_bits]
+            bits = weight_bits(unit.params, unit.shape[unit.channel_axis], choice)
+            rows.append(
+                Row(unit.name, choice, loss, unit.params, bits, unit.macs, bops(unit.macs, choice))
+            )
+    return make_table(rows)
+
+
+def sum_of_units(table: LatencyTable, choices: Mapping[str, Choice]) -> float:
+    """What a table without borders would predict."""
+    return sum(table.own(unit, choice) for unit, choice in choices.items())
+
+
+def row_of(
+    kind: str, label: str, table: LatencyTable, choices: Mapping[str, Choice], measured: float
+) -> Figures:
+    predicted, plain = predict(table, choices), sum_of_units(table, choices)
+    counts = Counter(str(choice) for choice in choices.values())
+    return {
+        "kind": kind,
+        "network": label,
+        "bits": ", ".join(f"{n} x {choice}" for choice, n in sorted(counts.items())),
+        "predicted": predicted,
+        "measured": measured,
+        "error": predicted / measured - 1,
+        "sum_of_units": plain,
+        "sum_error": plain / measured - 1,
+    }
+
+
+def uniform_rows(found: Measured, menu: Menu) -> list[Figures]:
+    """Networks of one choice: the table is made from them, so the error is none."""
+    made = {check.label: check.measured for check in found.uniform}
+    choices = {str(choice): choice for own in menu.values() for choice in own}
+    return [
+        row_of("uniform", label, found.table, dict.fromkeys(menu, choice), made[label])
+        for label, choice in choices.items()
+    ]
+
+
+def allocations(graph: ModelGraph, menu: Menu, table: LatencyTable) -> dict[str, Any]:
+    """The allocation of each budget, by budget and seed of the losses."""
+    found = {}
+    for text in BUDGETS:
+        for seed in (1, 2):
+            timed = allocate_in_time(invented_losses(graph, menu, seed), table, parse_budgets(text))
+            if timed.allocation.rows is None:
+                print(f"{text}: {timed.allocation.status}")
+                continue
+            label = f"{text}, losses {seed}"
+            found[label] = timed.allocation.choices
+            print(label, f"{timed.predicted_ms:.3f} ms in {timed.rounds} rounds", flush=True)
+    return found
+
+
+def deployed(
+    model: torch.nn.Module, root: Path, choices: Mapping[str, Choice], repetitions: int
+) -> float:
+    """The file of a real run with these choices, calibrated on photos, in a session of its own."""
+    import onnxruntime as ort
+
+    photos = [
+        batch.tensors[0]
+        for batch in rebatch(take(load_data(f"{root}/loaders.py:lite0_calib"), PHOTOS), 25)
+    ]
+    keep = ",".join(f"{unit}={choice}" for unit, choice in choices.items())
+    result = bw.quantize(model, photos, target="ort-cpu", scheme="w8a8", keep=keep)
+    with tempfile.TemporaryDirectory() as folder:
+        path = result.export(Path(folder) / "model.onnx")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: photos[0][:1].numpy()}
+    taken = []
+    for _ in range(repetitions + 5):
+        started = time.process_time()
+        session.run(None, feed)
+        taken.append(1000 * (time.process_time() - started))
+    return statistics.median(taken[5:])
+
+
+def run(root: Path, repetitions: int, checks: int) -> tuple[Measured, list[Figures], float]:
+    """Measure the table, then networks that it was not made from; and how long the table took."""
+    model, graph, example = capture(root)
+    target = bw.load_target("ort-cpu")
+    menu = menu_for(graph, target, parse_menu(MENU))
+    settings = Settings(repetitions=repetitions, checks=checks)
+    started = time.perf_counter()
+    found = latencies(graph, target, menu, example, settings)
+    seconds = time.perf_counter() - started
+    rows = uniform_rows(found, menu)
+    rows += [
+        row_of("mixture", check.design.label, found.table, check.design.choices, check.measured)
+        for check in found.checks
+    ]
+    chosen = allocations(graph, menu, found.table)
+    timings = time_networks(graph, target, example, chosen, settings)
+    rows += [
+        row_of("allocation", label, found.table, chosen[label], timing.ms)
+        for label, timing in timings.items()
+    ]
+    label = next(label for label in chosen if label.startswith("latency<=0.6"))
+    ms = deployed(model, root, chosen[label], 2 * repetitions)
+    rows.append(row_of("deployed", f"{label}: model.onnx", found.table, chosen[label], ms))
+    return found, rows, seconds
+
+
+COLUMNS = {
+    "network": "{network}", "units": "{bits}", "predicted ms": "{predicted:.2f}",
+    "measured ms": "{measured:.2f}", "error": "{error:+.1%}", "sum of units ms": "{sum_of_units:.2f}",
+    "its error": "{sum_error:+.1%}",
+}  # fmt: skip
+
+
+def page(found: Measured, rows: Sequence[Figures], seconds: float) -> str:
+    table = found.table
+    mixed = [row for row in rows if row["kind"] != "uniform"]
+    worst = max(abs(row["error"]) for row in mixed)
+    middle = statistics.median(abs(row["error"]) for row in mixed)
+    plain = max(abs(row["sum_error"]) for row in mixed)
+    file = next(row for row in rows if row["kind"] == "deployed")
+    here = conditions_here("ort-cpu", 1, 1)
+    text = [
+        "# Latency, predicted and measured",
+        "",
+        "Written by `python benchmarks/latency.py --data-root DIR`. EfficientNet-Lite0, target",
+        f"`ort-cpu`, menu `{MENU}`, batch 1, one thread. Times are processor milliseconds, medians",
+        "over repetitions in which all networks take turns. The machine had other work.",
+        "",
+        f"{here.processor}; {machine('torch', 'onnxruntime')}.",
+        "",
+        "## How",
+        "",
+        "`bitwright measure` exports the whole network once for every choice that the runtime sees",
+        "as different (six bits of a weight are held in eight, so `w6a8` is `w8a8`), runs it with",
+        "ONNX Runtime's profiler, and gives each operator's time to its unit by the names that are",
+        "left after fusion. Conversions belong to the unit that needs them; what is no unit is the",
+        "rest. The parts are scaled to sum to the time without the profiler.",
+        "",
+        "A unit is as fast as its neighbours let it be. Among quantised inputs, whatever their",
+        "bits, the sum of units is the network. A float unit beside them costs more than itself:",
+        "the unit before it has no integer kernel any more, since its result is not quantised, and",
+        "values are converted. What such a border adds is measured in networks with every third",
+        "unit in float, and is added between neighbours. Where a budget bounds the latency, the",
+        "allocation is solved on a first-order expansion around its last answer until that stays",
+        "(`search/latency.py`); `latency<=0.6` is a fraction of the whole float network, the rest",
+        "included.",
+        "",
+        "## Figures",
+        "",
+        "Uniform networks are what the table was made from. *Sum of units* leaves out the borders.",
+        "Mixtures are random, unit by unit or in stretches. Allocations hold budgets against",
+        "invented losses and were timed after the table. The last line is a run's own `model.onnx`,",
+        f"calibrated on {PHOTOS} photos, in a session of its own.",
+        "",
+        markdown(rows, COLUMNS),
+        "",
+        f"Error of the prediction over the {len(mixed)} networks that the table was not made from:",
+        f"median {middle:.1%}, at most {worst:.1%}; of the plain sum of units at most {plain:.1%}.",
+        "Target, the file of a latency budget within 15 % of its prediction: "
+        f"{abs(file['error']):.1%}, {'**met**' if abs(file['error']) <= 0.15 else '**missed**'}.",
+        f"Measuring the table took {seconds:.0f} s for {len(found.uniform) + len(found.checks)}",
+        "networks, most of it their export.",
+        "",
+        "## The slowest units",
+        "",
+        markdown(slowest(table), {"unit": "{unit}", **{str(c): f"{{{c}:.3f}}" for c in table.rest}}),
+        "",
+        "All units are in `benchmarks/results/latency_units.csv`.",
+        "",
+    ]  # fmt: skip
+    return "\n".join(text)
+
+
+def slowest(table: LatencyTable, count: int = 10) -> list[Figures]:
+    """Milliseconds of the units that take the longest at any choice, and of the rest."""
+    rows = [
+        {"unit": unit, **{str(choice): table.cells[unit, choice].ms for choice in table.rest}}
+        for unit in table.units
+    ]
+    rows.sort(key=lambda row: -max(v for v in row.values() if isinstance(v, float)))
+    return [*rows[:count], {"unit": "the rest", **{str(c): ms for c, ms in table.rest.items()}}]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--repetitions", type=int, default=25)
+    parser.add_argument("--checks", type=int, default=8, help="random mixtures")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found, rows, seconds = run(data_root(args.data_root), args.repetitions, args.checks)
+    write_csv(RESULTS / "latency.csv", rows)
+    write_latencies(RESULTS / "latency_units.csv", found.table)
+    (DOCS / "latency.md").write_text(page(found, rows, seconds))
+    print(f"wrote {DOCS / 'latency.md'}")
+
+
+if __name__ == "__main__":
+    main()
