@@ -174,8 +174,8 @@ def run(root: Path, repetitions: int, checks: int) -> tuple[Measured, list[Figur
 
 COLUMNS = {
     "network": "{network}", "units": "{bits}", "predicted ms": "{predicted:.2f}",
-    "measured ms": "{measured:.2f}", "error": "{error:+.1%}", "sum of units ms": "{sum_of_units:.2f}",
-    "its error": "{sum_error:+.1%}",
+    "measured ms": "{measured:.2f}", "error": "{error:+.1%}",
+    "sum of units ms": "{sum_of_units:.2f}", "its error": "{sum_error:+.1%}",
 }  # fmt: skip
 
 
@@ -187,6 +187,7 @@ def page(found: Measured, rows: Sequence[Figures], seconds: float) -> str:
     plain = max(abs(row["sum_error"]) for row in mixed)
     file = next(row for row in rows if row["kind"] == "deployed")
     here = conditions_here("ort-cpu", 1, 1)
+    columns = {str(choice): f"{{{choice}:.3f}}" for choice in table.rest}
     text = [
         "# Latency, predicted and measured",
         "",
@@ -217,8 +218,8 @@ def page(found: Measured, rows: Sequence[Figures], seconds: float) -> str:
         "",
         "Uniform networks are what the table was made from. *Sum of units* leaves out the borders.",
         "Mixtures are random, unit by unit or in stretches. Allocations hold budgets against",
-        "invented losses and were timed after the table. The last line is a run's own `model.onnx`,",
-        f"calibrated on {PHOTOS} photos, in a session of its own.",
+        "invented losses and were timed after the table. The last line is the `model.onnx` of a",
+        f"run, calibrated on {PHOTOS} photos, in a session of its own.",
         "",
         markdown(rows, COLUMNS),
         "",
@@ -226,17 +227,31 @@ def page(found: Measured, rows: Sequence[Figures], seconds: float) -> str:
         f"median {middle:.1%}, at most {worst:.1%}; of the plain sum of units at most {plain:.1%}.",
         "Target, the file of a latency budget within 15 % of its prediction: "
         f"{abs(file['error']):.1%}, {'**met**' if abs(file['error']) <= 0.15 else '**missed**'}.",
-        f"Measuring the table took {seconds:.0f} s for {len(found.uniform) + len(found.checks)}",
-        "networks, most of it their export.",
+        f"Measuring the table took {seconds:.0f} s for {len(found.uniform) + len(found.checks)} networks,",
+        "most of it their export.",
         "",
+        *four_bits(rows),
         "## The slowest units",
         "",
-        markdown(slowest(table), {"unit": "{unit}", **{str(c): f"{{{c}:.3f}}" for c in table.rest}}),
+        markdown(slowest(table), {"unit": "{unit}", **columns}),
         "",
         "All units are in `benchmarks/results/latency_units.csv`.",
         "",
     ]  # fmt: skip
     return "\n".join(text)
+
+
+def four_bits(rows: Sequence[Figures]) -> list[str]:
+    """Why 4-bit weights are slow, where they are."""
+    ms = {row["network"]: row["measured"] for row in rows}
+    if ms["w4a8"] < 1.2 * ms["w8a8"]:
+        return []
+    return [
+        f"`w4a8` takes {ms['w4a8'] / ms['w8a8']:.1f} times as long as `w8a8` and",
+        f"{ms['w4a8'] / ms['float']:.1f} times as long as float: ONNX Runtime finds no integer",
+        "kernel for weights stored in 4 bits, dequantises them in every run, multiplies in float.",
+        "",
+    ]
 
 
 def slowest(table: LatencyTable, count: int = 10) -> list[Figures]:

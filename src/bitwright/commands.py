@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import shutil
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,8 +50,8 @@ def run_quantize(
 ) -> dict[str, Any]:
     """The whole job; returns metrics, verification and where things are.
 
-    Solved units are kept in `store`, by default inside the run directory, so that the same command
-    takes up what an interrupted one left.
+    Solved units are kept in `store`, so that the same command takes up what an interrupted one
+    left; by default inside the run directory, until the run is whole.
     """
     made = _resolved(make_recipe(recipe, options))
     if not made.model:
@@ -75,7 +76,11 @@ def run_quantize(
         Store(store or directory[rundir.STORE], lambda text: progress.note("solve", text)),
         read_workers(workers),
     )
-    return finish(job, directory.path, progress)
+    outcome = finish(job, directory.path, progress)
+    if store is None:
+        # The run is whole: what was kept for taking it up again is no part of it.
+        shutil.rmtree(directory[rundir.STORE], ignore_errors=True)
+    return outcome
 
 
 def finish(job: Job, out: Path, progress: Progress) -> dict[str, Any]:
