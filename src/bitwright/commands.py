@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import shutil
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
