@@ -227,7 +227,8 @@ def page(found: Measured, rows: Sequence[Figures], seconds: float) -> str:
         f"median {middle:.1%}, at most {worst:.1%}; of the plain sum of units at most {plain:.1%}.",
         "Target, the file of a latency budget within 15 % of its prediction: "
         f"{abs(file['error']):.1%}, {'**met**' if abs(file['error']) <= 0.15 else '**missed**'}.",
-        f"Measuring the table took {seconds:.0f} s for {len(found.uniform) + len(found.checks)} networks,",
+        f"Measuring the table took {seconds:.0f} s for "
+        f"{len(found.uniform) + len(found.checks)} networks,",
         "most of it their export.",
         "",
         *four_bits(rows),
