@@ -16,7 +16,7 @@ from bitwright.tune.moments import Moments
 from bitwright.tune.network import Simulation, channel_axis_of
 from bitwright.tune.samples import Open, Samples, bytes_of, size_of
 
-CUT_BYTES = 512 << 20
+CUT_BYTES = 384 << 20
 
 Values = dict[str, Any]
 
