@@ -47,6 +47,19 @@ RUNS = [
 METHODS = ("nearest", "quadratic", "adaquant", "adaround")
 IDENTITY = ("network", "scheme", "method", "mode", "first and last", "calib", "seed")
 RESULT = HERE / "results" / "solve.csv"
+# Small calibration sets are drawn anew for every seed: what varies is who is in them.
+SUBSET = """
+import sys
+import torch
+sys.path.insert(0, {root!r})
+import loaders
+
+def subset():
+    batches = [b[0] if isinstance(b, (tuple, list)) else b for b in loaders.{loader}()]
+    samples = torch.cat(batches)
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed({seed}))
+    return list(samples[order[:{calib}]].split(50))
+"""
 
 
 def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
@@ -56,9 +69,14 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
     calibration, test = DATA[network]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
+        data = f"{root}/loaders.py:{calibration}"
+        if int(run["calib"]) < 1000:
+            loader = Path(folder) / "subset.py"
+            loader.write_text(SUBSET.format(root=str(root), loader=calibration, **run))
+            data = f"{loader}:subset"
         command = [
             sys.executable, "-m", "bitwright.cli", "quantize", f"{root}/models.py:{network}",
-            "--data", f"{root}/loaders.py:{calibration}", "--eval", f"{root}/loaders.py:{test}",
+            "--data", data, "--eval", f"{root}/loaders.py:{test}",
             "--scheme", run["scheme"], "--method", run["method"], "--mode", run["mode"],
             "--keep", keep, "--calib", run["calib"], "--seed", run["seed"],
             "--out", str(out), "--quiet",
