@@ -91,6 +91,7 @@ def quantize(
     budget: Budgets = None,
     minimize: Annotated[str | None, typer.Option(help="the cost to make small")] = None,
     solver: Annotated[str | None, typer.Option(help="ip, greedy-accuracy, ...")] = None,
+    tune: Annotated[str | None, typer.Option(help="steps: bn, bias, refine")] = None,
     target: Annotated[str | None, typer.Option(help="paper, ort-cpu, weights-only, X.toml")] = None,
     eval: Annotated[str | None, typer.Option("--eval", help="labelled data")] = None,
     metric: Annotated[str | None, typer.Option(help="top1, agreement, FILE.py:FUNCTION")] = None,
@@ -113,7 +114,7 @@ def quantize(
     options = _set(
         model=model or None, data=data, weights=weights, method=method, mode=mode, scheme=scheme,
         keep=keep, menu=menu, budget=" and ".join(budget) if budget else None,
-        minimize=minimize, solver=solver, target=target, eval=eval, metric=metric,
+        minimize=minimize, solver=solver, tune=tune, target=target, eval=eval, metric=metric,
         calib=calib, size=size,
         mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), crop=crop, batch=batch,
         activation_range=activation_range, weight_range=weight_range, device=device, seed=seed,

@@ -43,6 +43,7 @@ from bitwright.sources.batches import rebatch, take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.models import example_inputs_of
 from bitwright.stages import assemble, choices_of, forward_of, menu_of, sites_in_use, stream
+from bitwright.tuning import Configuration, tune, tuning_record
 
 
 def quantize(
@@ -119,12 +120,16 @@ def run(job: Job, progress: Progress) -> Result:
     started = time.perf_counter()
     solved, edges = solve_configuration(job, prepared, choices, searched, progress)
     seconds = (time.perf_counter() - started) / max(len(solved), 1)
-    assignment = assemble(graph, solved, edges, prepared.target)
+    start = Configuration(solved, edges)
+    tuned = tune(job, prepared, choices, start, progress)
+    assignment = assemble(graph, tuned.solved, tuned.edges, prepared.target)
     with progress.stage("stitch"):
         module = stitch(graph, assignment)
     metrics = evaluate_job(job, graph, module, progress)
     _warn_if_poor(metrics, recipe, progress)
     sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
+    progress.figures("evaluate", loss=metrics["kl"])
+    metrics["tuning"] = tuning_record(tuned.reports)
     metrics["activation_peak"] = activation_memory(job, graph, sites, choices)
     found = census(graph, prepared.target, choices, sites, prepared.observation.samples)
     found["notes"] += [{"place": n.place, "text": n.text} for n in prepared.observation.notes]
@@ -143,7 +148,7 @@ def run(job: Job, progress: Progress) -> Result:
         table=table,
         allocation=_fixed(choices) if searched is None else _record(searched),
         stats=prepared.observation.stats,
-        errors={name: s.error for name, s in solved.items()},
+        errors={name: s.error for name, s in tuned.solved.items()},
         data=job.data,
         progress=progress,
     )

@@ -18,7 +18,7 @@ from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target, load_target
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
-from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule
+from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule, tuning_steps
 from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.progress import Progress
 from bitwright.run.store import Entries, NullStore, Store
@@ -26,6 +26,7 @@ from bitwright.solving import Edges, Work, bound_batches
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.models import check_weights
 from bitwright.stages import input_grids, sites_in_use, stream, task_grids
+from bitwright.tune.samples import HELD_OUT, Samples, split_samples
 
 Menu = Mapping[str, tuple[Choice, ...]]
 
@@ -58,7 +59,8 @@ class Prepared:
     Attributes:
         menu: the choices of every unit, the base's own included.
         sites: the edges that are quantised under some choice.
-        data: digest of the calibration data.
+        data: digest of the calibration data, and of how they are parted.
+        samples: what is solved and tuned on, and what judges tuning; all is fit without tuning.
     """
 
     graph: ModelGraph
@@ -67,6 +69,7 @@ class Prepared:
     sites: tuple[Site, ...]
     observation: Observation
     data: str
+    samples: Samples
 
 
 def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prepared:
@@ -80,7 +83,12 @@ def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prep
         observation = observe(graph, inputs, {site.root for site in sites}, tick)
     for note in (*graph.notes, *observation.notes):
         progress.note("observe", f"{note.place}: {note.text}")
-    return Prepared(graph, target, menu, sites, observation, digest(*seen))
+    batches = bound_batches(graph, lambda: stream(job.data, recipe))
+    if not tuning_steps(recipe.tune):
+        whole = Samples(batches, lambda: iter(()), observation.samples, 0)
+        return Prepared(graph, target, menu, sites, observation, digest(*seen), whole)
+    parted = split_samples(graph, batches)
+    return Prepared(graph, target, menu, sites, observation, digest(*seen, HELD_OUT), parted)
 
 
 def work_on(job: Job, prepared: Prepared, menu: Menu) -> Work:
@@ -97,8 +105,8 @@ def work_on(job: Job, prepared: Prepared, menu: Menu) -> Work:
         method=method(recipe.method).configured(recipe.weight_range),
         sites=sites,
         stats=stats,
-        batches=bound_batches(graph, lambda: stream(job.data, recipe)),
-        samples=prepared.observation.samples,
+        batches=prepared.samples.fit,
+        samples=prepared.samples.fit_count,
         batch=recipe.batch,
         seed=recipe.seed,
         by_output=recipe.activation_range == BY_OUTPUT,

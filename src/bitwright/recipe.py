@@ -25,9 +25,11 @@ else:  # pragma: no cover - the same reader under its older name
     import tomli as tomllib
 
 VERSION = 1
-BUILT_IN = ("fixed",)
+BUILT_IN = ("fixed", "light", "advanced", "relaxed")
 BY_OUTPUT = "output"
 MODES = ("parallel", "sequential")
+BN, BN_PAPER, BIAS, REFINE = "bn", "bn-paper", "bias", "refine"
+STEPS = (BN, BN_PAPER, BIAS, REFINE)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Recipe:
         budget, minimize, solver: what the allocation may spend, what it makes small under a
             budget of the loss, and how it is found.
         table_samples: calibration samples on which the table is measured; 0 for all.
+        tune: steps after the bits are chosen, in order: `bn` and `bn-paper` (batch-norm tuning as
+            we and as the paper do it), `bias`, `refine` (solved again in sequence, kept where the
+            samples held out for it find that better); "" for none.
+        refine_method: how `refine` solves; "" for `method`.
         target: what the runtime can do.
         metric: what --eval measures.
         calib: calibration samples used at most; 0 for all.
@@ -74,6 +80,8 @@ class Recipe:
     minimize: str = ""
     solver: str = "ip"
     table_samples: int = 256
+    tune: str = ""
+    refine_method: str = ""
     target: str = "paper"
     metric: str = "top1"
     calib: int = 1000
@@ -112,6 +120,13 @@ class Recipe:
                 kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name
             )
         self._check_allocation()
+        if REFINE not in tuning_steps(self.tune) and self.refine_method:
+            raise RecipeError(
+                f"refine_method is {self.refine_method!r}, but tune = {self.tune!r} does not "
+                "refine. Add the step 'refine' to tune, or leave refine_method out."
+            )
+        if self.refine_method:
+            method(self.refine_method)
         metric(self.metric)
         range_rule(tensor_rule(self))
         range_rule(self.weight_range)
@@ -141,6 +156,22 @@ class Recipe:
                 f"--{given} {getattr(self, given)!r} is given without --{lacking}: bits are "
                 f"allocated from a menu under a budget. Add --{lacking} {example}."
             )
+
+
+def tuning_steps(text: str) -> tuple[str, ...]:
+    """The tuning steps of a recipe.
+
+    >>> tuning_steps("bn, bias")
+    ('bn', 'bias')
+
+    Raises:
+        RecipeError: an unknown step.
+    """
+    steps = tuple(part.strip() for part in text.split(",") if part.strip())
+    for step in steps:
+        if step not in STEPS:
+            raise RecipeError(unknown("step", step, STEPS, "--tune"))
+    return steps
 
 
 def tensor_rule(recipe: Recipe) -> str:
@@ -225,6 +256,9 @@ def _read(path: Path) -> str:
 def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
     """A recipe from defaults, then a named recipe or file, then the options of the command."""
     recipe = update(Recipe(), load_recipe(name), f"recipe {name}")
+    if overrides.get("scheme") and not overrides.get("menu") and not overrides.get("budget"):
+        # Whoever asks for one scheme asks for no allocation.
+        recipe = replace(recipe, menu="", budget="")
     return update(recipe, overrides, "the options").validated()
 
 

@@ -135,7 +135,7 @@ class Result:
         sizes = run.sizes() if run is not None else {}
         return {
             **self.metrics,
-            "stages": [dataclasses.asdict(s) for s in self.progress.stages],
+            "stages": [s.as_record() for s in self.progress.stages],
             "size": size_figures(self.graph, self.chosen(), sizes),
             "bops_ratio": _ratio(self.chosen()),
             "environment": environment(),

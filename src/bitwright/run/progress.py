@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bitwright.run.memory import peak_rss_mb, reset_peak
 
@@ -24,11 +25,17 @@ class Event:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A finished stage: its wall time and the process's peak memory while it ran."""
+    """A finished stage: its wall time, the process's peak memory while it ran, what it reached."""
 
     name: str
     seconds: float
     peak_rss_mb: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def as_record(self) -> dict[str, Any]:
+        """One flat line of metrics.json."""
+        plain = {"name": self.name, "seconds": self.seconds, "peak_rss_mb": self.peak_rss_mb}
+        return {**plain, **self.figures}
 
 
 @dataclass
@@ -52,6 +59,14 @@ class Progress:
         seconds = time.perf_counter() - started
         self.stages.append(StageRecord(name, seconds, peak_rss_mb()))
         self._tell(Event("end", name, total or 0, total, seconds))
+
+    def figures(self, stage: str, **values: float) -> None:
+        """What the newest stage of that name reached, such as its loss."""
+        for index in reversed(range(len(self.stages))):
+            if self.stages[index].name == stage:
+                known = self.stages[index]
+                self.stages[index] = replace(known, figures={**known.figures, **values})
+                return
 
     def note(self, stage: str, text: str) -> None:
         """Something the user should read."""

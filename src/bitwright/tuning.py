@@ -1,0 +1,157 @@
+"""The steps after the bits are chosen: the network is put right by its own statistics and answers.
+
+A recipe's `tune` names them in order. Each is judged on calibration samples that neither solving
+nor tuning has seen (`Prepared.samples.held_out`), and undone where they find it no better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from bitwright.graph.choice import Choice
+from bitwright.graph.simulate import Assignment
+from bitwright.methods.catalogue import method
+from bitwright.methods.problem import UnitSolution
+from bitwright.preparing import Job, Prepared, edges_of, work_on
+from bitwright.recipe import BIAS, BN, BN_PAPER, REFINE, tuning_steps
+from bitwright.run.progress import Progress
+from bitwright.solving import Edges, solve
+from bitwright.stages import assemble
+from bitwright.tune.bias import BiasTuning, tune_biases
+from bitwright.tune.bn import BatchNormTuning, tune_batchnorms
+from bitwright.tune.judge import Judge, Loss
+from bitwright.tune.network import Deploy, Solved, simulate
+from bitwright.tune.report import TuneReport
+
+PAPER = BatchNormTuning(order="together", reference="record")
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """A solved network: every unit's solution, the grids of its edges, and what tuning did."""
+
+    solved: Solved
+    edges: Edges
+    reports: tuple[TuneReport, ...] = ()
+
+
+def tune(
+    job: Job,
+    prepared: Prepared,
+    choices: Mapping[str, Choice],
+    start: Configuration,
+    progress: Progress,
+) -> Configuration:
+    """Apply the recipe's tuning steps, in their order, to one solved configuration."""
+    done: list[str] = []
+    found = start
+    for step in tuning_steps(job.recipe.tune):
+        if step == REFINE:
+            again = _solved_again(job, prepared, choices, progress)
+            for earlier in done:
+                again = _apply(job, prepared, earlier, again, progress)
+            found = _better(job, prepared, found, again, progress)
+        else:
+            found = _apply(job, prepared, step, found, progress)
+        done.append(step)
+    return found
+
+
+def _apply(
+    job: Job, prepared: Prepared, step: str, start: Configuration, progress: Progress
+) -> Configuration:
+    """One step of batch-norm or bias tuning."""
+    given = (prepared.graph, start.solved, _deploy(prepared, start.edges), prepared.samples)
+    with progress.stage(f"tune {step}"):
+        if step == BIAS:
+            solved, report = tune_biases(*given, BiasTuning(seed=job.recipe.seed))
+        else:
+            solved, report = tune_batchnorms(
+                *given, {BN: BatchNormTuning(), BN_PAPER: PAPER}[step]
+            )
+    _tell(progress, f"tune {step}", report.before, report.after, len(report.units))
+    if report.note:
+        progress.note(f"tune {step}", report.note)
+    return replace(start, solved=solved, reports=(*start.reports, report))
+
+
+def _solved_again(
+    job: Job, prepared: Prepared, choices: Mapping[str, Choice], progress: Progress
+) -> Configuration:
+    """The configuration solved in sequence, on what its own quantised units give.
+
+    Equation: each unit's min ||Y - Wq Xq||^2 with Y the float network's result and Xq what the
+    quantised units before it give.
+    Reference: seed 002 (Hubara et al., arXiv 2006.10518), section 3.1.1, equations 3 and 4.
+    """
+    recipe = job.recipe
+    work = work_on(job, prepared, {name: (choice,) for name, choice in choices.items()})
+    if recipe.refine_method:
+        chosen = method(recipe.refine_method).configured(recipe.weight_range)
+        work = replace(work, method=chosen)
+    edges = edges_of(job, prepared, choices)
+    with progress.stage("refine", len(prepared.graph.units)) as tick:
+        found = solve(work, "sequential", edges, tick)
+    return Configuration({name: solution for (name, _), solution in found.items()}, edges)
+
+
+def _better(
+    job: Job, prepared: Prepared, old: Configuration, new: Configuration, progress: Progress
+) -> Configuration:
+    """The configuration that the held-out samples find nearer to the float network."""
+    with progress.stage("judge"):
+        judge = Judge.of(prepared.graph, prepared.samples.held_out)
+        before, after = (
+            judge(simulate(prepared.graph, c.solved, _deploy(prepared, c.edges)).module)
+            for c in (old, new)
+        )
+    kept = after.no_worse(before) and after != before
+    note = "" if kept else f"solved again the held-out loss is {after}, it was {before}: left"
+    report = TuneReport(
+        stage=REFINE,
+        before=before,
+        after=after if kept else before,
+        tried=after,
+        units=tuple(new.solved) if kept else (),
+        temperature=judge.temperature,
+        fit=prepared.samples.fit_count,
+        held_out=prepared.samples.held_out_count,
+        note=note,
+    )
+    _tell(progress, "judge", report.before, report.after, len(report.units))
+    if note:
+        progress.note(REFINE, note)
+    if not kept:
+        return replace(old, reports=(*old.reports, report))
+    return replace(new, reports=(*old.reports, *new.reports, report))
+
+
+def _deploy(prepared: Prepared, edges: Edges) -> Deploy:
+    def deploy(solved: Mapping[str, UnitSolution]) -> Assignment:
+        return assemble(prepared.graph, solved, edges, prepared.target)
+
+    return deploy
+
+
+def _tell(progress: Progress, stage: str, before: Loss, after: Loss, units: int) -> None:
+    progress.figures(stage, loss_before=before.plain, loss=after.plain, units_changed=units)
+
+
+def tuning_record(reports: tuple[TuneReport, ...]) -> list[dict[str, object]]:
+    """What metrics.json says of tuning: losses on the samples held out from it."""
+    return [
+        {
+            "step": report.stage,
+            "kept": report.kept,
+            "loss_before": report.before.plain,
+            "loss_after": report.after.plain,
+            "softened_before": report.before.soft,
+            "softened_after": report.after.soft,
+            "units": len(report.units),
+            "fit_samples": report.fit,
+            "held_out_samples": report.held_out,
+            "note": report.note,
+        }
+        for report in reports
+    ]
