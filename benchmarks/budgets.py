@@ -25,7 +25,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from scipy.stats import spearmanr
 
-from bitwright.allocating import Base, measured_menu
 from bitwright.evaluation import compare
 from bitwright.graph.choice import Choice
 from bitwright.graph.simulate import stitch
@@ -42,6 +41,7 @@ from bitwright.sources.batches import rebatch
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
 from bitwright.stages import assemble, choices_of, forward_of, menu_of
+from bitwright.tabulating import Base, measured_menu, stitched
 
 HERE = Path(__file__).parent
 DATA = {
@@ -82,7 +82,6 @@ class Judge:
         return self.known[key]
 
     def _run(self, choices: dict[str, Choice]) -> dict[str, float]:
-        from bitwright.allocating import stitched
         from bitwright.metrics import metric
 
         base, graph = self.base, self.base.work.graph
@@ -151,7 +150,7 @@ def additivity(base: Base, table: Table, network: str, menu: str) -> dict[str, o
         choices = {u: allocation.get(u, table.of(u)[0].choice) for u in table.units}
         rows = [r for u in table.units for r in table.of(u) if r.choice == choices[u]]
         told.append(sum(r.loss or 0.0 for r in rows))
-        seen.append(base.kl(choices))
+        seen.append(base.loss(choices))
     return {
         "network": network, "menu": menu, "budget": "30 random", "solver": "spearman",
         "agreement": float(spearmanr(told, seen).statistic),

@@ -36,9 +36,9 @@ from bitwright.export.timing import conditions_here
 from bitwright.graph.choice import Choice, parse_menu
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.measuring import Measured, Menu, Settings, latencies, menu_for, time_networks
-from bitwright.search.budget import parse_budgets
+from bitwright.search.allocate import allocate
 from bitwright.search.cost import bops, weight_bits
-from bitwright.search.latency import allocate_in_time
+from bitwright.search.latency import with_latencies
 from bitwright.search.table import Row, Table, make_table
 from bitwright.sources.batches import rebatch, take
 from bitwright.sources.data import load_data
@@ -110,13 +110,13 @@ def allocations(graph: ModelGraph, menu: Menu, table: LatencyTable) -> dict[str,
     found = {}
     for text in BUDGETS:
         for seed in (1, 2):
-            timed = allocate_in_time(invented_losses(graph, menu, seed), table, parse_budgets(text))
-            if timed.allocation.rows is None:
-                print(f"{text}: {timed.allocation.status}")
+            made = allocate(with_latencies(invented_losses(graph, menu, seed), table), text)
+            if made.rows is None:
+                print(f"{text}: {made.status}")
                 continue
             label = f"{text}, losses {seed}"
-            found[label] = timed.allocation.choices
-            print(label, f"{timed.predicted_ms:.3f} ms in {timed.rounds} rounds", flush=True)
+            found[label] = made.choices
+            print(label, f"{predict(table, made.choices):.3f} ms, {made.status}", flush=True)
     return found
 
 

@@ -34,6 +34,8 @@ LAYERS = {
     "runs": 5,
     "preparing": 5,
     "allocating": 5,
+    "tabulating": 5,
+    "menu_latency": 5,
     "pipeline": 5,
     "demo": 5,
     "measuring": 5,

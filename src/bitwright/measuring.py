@@ -120,7 +120,7 @@ def latencies(
         progress: told of the stages.
 
     Returns:
-        The table: `additive(table)` for a sum over units, `predict(table, choices)` for a network.
+        The table; `predict(table, choices)` is for a network.
 
     Raises:
         CaptureError: a network cannot be exported.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitwright.allocating import Searched, search_bits, stitched, table_of
+from bitwright.allocating import Searched, search_bits
 from bitwright.errors import DataError
 from bitwright.evaluation import compare
 from bitwright.graph.census import census
@@ -43,6 +43,7 @@ from bitwright.sources.batches import rebatch, take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.models import example_inputs_of
 from bitwright.stages import assemble, choices_of, forward_of, menu_of, sites_in_use, stream
+from bitwright.tabulating import stitched, table_of
 from bitwright.tuning import Configuration, tune, tuning_record
 
 
@@ -151,6 +152,7 @@ def run(job: Job, progress: Progress) -> Result:
         errors={name: s.error for name, s in tuned.solved.items()},
         data=job.data,
         progress=progress,
+        latency=None if searched is None else searched.latency,
     )
 
 

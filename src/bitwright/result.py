@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from bitwright.export import rundir
+from bitwright.export.latency import LatencyTable
+from bitwright.export.latency_csv import write_latencies
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import save_packed
 from bitwright.export.rundir import RunDirectory
@@ -49,6 +51,7 @@ class Result:
         errors: squared weight error of each unit relative to its weight's energy.
         data: the calibration data, for the verification.
         progress: receives what happens; keeps the stages' times.
+        latency: of every unit at every choice, where a budget asked for it.
     """
 
     model: nn.Module
@@ -63,6 +66,7 @@ class Result:
     errors: Mapping[str, float]
     data: Dataset
     progress: Progress
+    latency: LatencyTable | None = None
 
     def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
         """Write the whole run directory; verification included unless told otherwise."""
@@ -72,6 +76,8 @@ class Result:
         with self.progress.stage("save"):
             run.write_json(rundir.CENSUS, self.census)
             write_table(run[rundir.TABLE], self.table)
+            if self.latency is not None:
+                write_latencies(run[rundir.LATENCY], self.latency)
             run.write_json(rundir.ALLOCATION, self.allocation)
             save_packed(run[rundir.MODEL], self.graph, self.assignment)
         with self.progress.stage("export"):

@@ -10,14 +10,17 @@ from typing import Any
 
 from bitwright.errors import RecipeError, RunDirectoryError
 from bitwright.export import rundir
+from bitwright.export.latency_csv import read_latencies
 from bitwright.export.rundir import RunDirectory
 from bitwright.run.files import write_atomically
 from bitwright.search.allocate import Allocation, allocate
+from bitwright.search.budget import parse_budgets
 from bitwright.search.chart import draw
 from bitwright.search.cost import UserTable, read_user_table
 from bitwright.search.explain import Explanation, explain
 from bitwright.search.frontier import Frontier, trace
 from bitwright.search.frontier_csv import frontier_csv
+from bitwright.search.latency import LATENCY, with_latencies
 from bitwright.search.question import Question, ask
 from bitwright.search.record import read_allocation, write_allocation
 from bitwright.search.shortfall import require
@@ -53,6 +56,7 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
     """
     directory, table = _open(path)
     asked = _resolved(request, directory)
+    table = _timed(directory, table, asked)
     found = allocate(
         table,
         asked.budgets,
@@ -96,6 +100,7 @@ def run_explain(path: Path, unit: str, request: Request) -> tuple[Question, Expl
     if not asked.budgets and directory[rundir.ALLOCATION].is_file():
         asked = _of_allocation(read_allocation(directory[rundir.ALLOCATION], table), asked)
     asked = _resolved(asked, directory)
+    table = _timed(directory, table, asked)
     question = ask(table, asked.budgets, asked.minimize, _tables(asked.costs))
     return question, explain(question, unit, seconds=asked.seconds)
 
@@ -109,6 +114,14 @@ def _of_allocation(found: Allocation, request: Request) -> Request:
 def _open(path: Path) -> tuple[RunDirectory, Table]:
     directory = rundir.existing(path)
     return directory, read_table(directory[rundir.TABLE])
+
+
+def _timed(directory: RunDirectory, table: Table, asked: Request) -> Table:
+    """The table with the run's own latencies and what borders add, where latency is asked for."""
+    names = {budget.name for budget in parse_budgets(asked.budgets)} | {asked.minimize}
+    if LATENCY not in names or not directory[rundir.LATENCY].is_file():
+        return table
+    return with_latencies(table, read_latencies(directory[rundir.LATENCY]))
 
 
 def _resolved(request: Request, directory: RunDirectory) -> Request:

@@ -17,7 +17,7 @@ from bitwright.errors import RecipeError, RunDirectoryError
 from bitwright.export import timing
 from bitwright.export.attribution import REST, attribute, owners_of
 from bitwright.export.designs import kernel, mixtures, plan, tabulate
-from bitwright.export.latency import Cell, Conditions, LatencyTable, additive, predict
+from bitwright.export.latency import Cell, Conditions, LatencyTable, predict
 from bitwright.export.latency_csv import (
     COLUMNS,
     REST_ROW,
@@ -248,22 +248,6 @@ def test_the_table_gives_back_networks_with_borders():
     assert table.float_ms == pytest.approx(sum(range(2, 10)) + 0.5)
 
 
-def test_sums_of_units_are_exact_around_a_network():
-    units = "abcdefgh"
-    menu = menu_of("w8a8,w4a8,float", units)
-    made = plan(menu)
-    table = tabulate(made, invented(made.designs, units), HERE)
-    for around in (table.base, mixtures(menu, 1)[0].choices, {**table.base, "d": FLOAT}):
-        ms = additive(table, around)
-        assert sum(ms[u, around[u]] for u in units) == pytest.approx(predict(table, around))
-        assert min(ms.values()) >= 0
-        for unit in units:
-            for choice in menu[unit]:
-                other = {**around, unit: choice}
-                total = sum(ms[u, other[u]] for u in units)
-                assert total == pytest.approx(predict(table, other)), (unit, choice)
-
-
 # ---- measuring -------------------------------------------------------------------------------
 
 
@@ -298,8 +282,7 @@ def test_parts_sum_to_whole_networks(measured):
         assert check.predicted == pytest.approx(check.measured)
     table = found.table
     assert table.float_ms == pytest.approx(uniform[-1].measured)
-    ms = additive(table)
-    assert sum(ms[u, W8] for u in table.units) == pytest.approx(uniform[0].measured)
+    assert sum(table.own(u, W8) for u in table.units) == pytest.approx(uniform[0].measured)
     assert [check.label for check in found.checks] == ["scattered 1"]
 
 

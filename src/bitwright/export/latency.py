@@ -115,48 +115,12 @@ def predict(table: LatencyTable, choices: Mapping[str, Choice]) -> float:
     total = sum(table.own(unit, choices[unit]) for unit in table.units)
     for unit, (_, after) in table.neighbours.items():
         if after is not None:
-            total += _border(table, (unit, choices[unit]), (after, choices[after]))
+            total += border(table, (unit, choices[unit]), (after, choices[after]))
     return total
 
 
-def additive(
-    table: LatencyTable, around: Mapping[str, Choice] | None = None
-) -> dict[tuple[str, Choice], float]:
-    """Milliseconds of every unit at every choice, such that their sum is a network's latency.
-
-    The sum is what `predict` says for the network `around`, and for every network that differs
-    from it in one unit: a first-order expansion, as the table of losses is one. The share of the
-    rest and half of each border belong to each unit. Without float inputs among the choices there
-    are no borders, and the sum is `predict` everywhere.
-
-    Args:
-        table: what was measured.
-        around: a choice for every unit; `table.base` unless given.
-    """
-    here = around or table.base
-    found: dict[tuple[str, Choice], float] = {}
-    for unit in table.units:
-        half = _borders(table, unit, here[unit], here) / 2
-        for choice in table.choices[unit]:
-            borders = _borders(table, unit, choice, here) - half
-            # Where a change undoes more than its own time, nothing is left to pay.
-            found[unit, choice] = max(0.0, table.own(unit, choice) + borders)
-    return found
-
-
-def _borders(table: LatencyTable, unit: str, choice: Choice, around: Mapping[str, Choice]) -> float:
-    """What the two borders of a unit add, its neighbours being as they are."""
-    before, after = table.neighbours.get(unit, (None, None))
-    total = 0.0
-    if before is not None:
-        total += _border(table, (before, around[before]), (unit, choice))
-    if after is not None:
-        total += _border(table, (unit, choice), (after, around[after]))
-    return total
-
-
-def _border(table: LatencyTable, first: tuple[str, Choice], second: tuple[str, Choice]) -> float:
-    """What is added between two neighbours."""
+def border(table: LatencyTable, first: tuple[str, Choice], second: tuple[str, Choice]) -> float:
+    """What is added between two neighbours; nothing where both have inputs of one kind."""
     if bool(first[1].a_bits) == bool(second[1].a_bits):
         return 0.0
     return table.cells[first].leave + table.cells[second].enter

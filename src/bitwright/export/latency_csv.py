@@ -11,7 +11,7 @@ from bitwright.errors import RunDirectoryError, unknown
 from bitwright.export.latency import Cell, Conditions, LatencyTable
 from bitwright.graph.choice import FLOAT, Choice
 from bitwright.run.files import write_atomically
-from bitwright.search.table import amount, parse_cell, read_choice, read_csv, real
+from bitwright.search.table import amount, parse_cell, parse_csv, read_choice, read_text, real
 
 # What is no unit; brackets, since a module may be called `rest`.
 REST_ROW = "(rest)"
@@ -24,6 +24,11 @@ REMEDY = "Let 'bitwright measure' write it again."
 
 def write_latencies(path: Path, table: LatencyTable) -> None:
     """Write a table; a later reader gets the same numbers, bit for bit."""
+    write_atomically(path, latency_text(table).encode())
+
+
+def latency_text(table: LatencyTable) -> str:
+    """The table as CSV."""
     about = [str(value) for value in vars(table.conditions).values()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -36,7 +41,7 @@ def write_latencies(path: Path, table: LatencyTable) -> None:
             )
     for choice, ms in table.rest.items():
         writer.writerow([REST_ROW, *_bits(choice), repr(ms), "0.0", "0.0", *about])
-    write_atomically(path, text.getvalue().encode())
+    return text.getvalue()
 
 
 def _bits(choice: Choice) -> tuple[int, int, int]:
@@ -54,7 +59,16 @@ def read_latencies(path: Path) -> LatencyTable:
             f"there is no table of latencies {str(path)!r}. Let 'bitwright measure MODEL --out "
             f"{path}' write it."
         )
-    lines = read_csv(path, COLUMNS, COLUMNS)
+    return parse_latencies(read_text(path), str(path))
+
+
+def parse_latencies(text: str, path: str) -> LatencyTable:
+    """A table from its text; `path` names it in errors.
+
+    Raises:
+        RunDirectoryError: a line that cannot be, with its number.
+    """
+    lines = parse_csv(text, path, COLUMNS, COLUMNS)
     if not lines:
         raise RunDirectoryError(f"{path} holds no latencies. {REMEDY}")
     cells: dict[tuple[str, Choice], Cell] = {}

@@ -18,6 +18,8 @@ from bitwright.run.progress import Event
 RECIPE, CENSUS, TABLE, ALLOCATION = "recipe.toml", "census.json", "table.csv", "allocation.json"
 METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx", "verify.json"
 REPORT, LOG, STORE = "report.html", "log.jsonl", "store"
+# Only where a budget bounds the latency.
+LATENCY = "latency.csv"
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def allocate(
     """Choose bits for every unit of a table.
 
     Args:
-        table: measured choices.
+        table: measured choices; its pairwise terms, where it has any, are counted.
         budgets: such as "size<=0.13 and bops<=0.05", or several.
         minimize: the cost to make small under a budget of the loss or the accuracy drop.
         solver: ip, greedy-accuracy or greedy-compression.

@@ -119,17 +119,29 @@ def greedy(question: Question, rule: str) -> Selection | None:
         held = all(u <= limit for u, limit in zip(used, program.limits, strict=True))
         if seeks and held:
             break
-        ahead = [
-            u + sum(use[i] for i in found[component][level].options)
-            - sum(use[i] for i in found[component][at[component]].options)
-            for u, use in zip(used, program.uses, strict=True)
-        ]  # fmt: skip
+        ahead = _ahead(question, found, at, used, (component, level))
         watched = bad if down else [m for m in range(len(ahead)) if m not in bad]
         if not seeks and any(ahead[m] > program.limits[m] for m in watched):
             break
         used, at[component] = ahead, level
     selection = _selection(question.menu, found, at)
     return selection if program.holds(selection) else None
+
+
+def _ahead(
+    question: Question, found: Sequence[Ladder], at: Sequence[int], used: list[int], move: Move
+) -> list[int]:
+    """What is used of every budget after a move."""
+    component, level = move
+    program = question.program
+    if program.pairs:
+        there = [*at[:component], level, *at[component + 1 :]]
+        return list(program.used(_selection(question.menu, found, there)))
+    return [
+        u + sum(use[i] for i in found[component][level].options)
+        - sum(use[i] for i in found[component][at[component]].options)
+        for u, use in zip(used, program.uses, strict=True)
+    ]  # fmt: skip
 
 
 def _spent(question: Question) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ from bitwright.search.cost import COSTS, DEGRADATIONS, Measure, UserTable, measu
 from bitwright.search.menu import Menu, Selection, make_menu
 from bitwright.search.program import GOAL, Pair, Program
 from bitwright.search.table import Table
+from bitwright.search.terms import Corrections, corrected
 
 NO_TABLES: Mapping[str, UserTable] = MappingProxyType({})
 
@@ -26,14 +27,14 @@ class Question:
         goal: the measure to make small.
         loss: the predicted loss, whatever the goal is.
         caps: the budgets.
-        corrections: steps that two options add to the loss where both are taken.
+        corrections: by measure, (option, option, steps) that the two add where both are taken.
     """
 
     menu: Menu
     goal: Measure
     loss: Measure
     caps: tuple[Cap, ...]
-    corrections: tuple[tuple[int, int, int], ...] = ()
+    corrections: Mapping[str, Corrections] = field(default_factory=dict)
 
     @property
     def table(self) -> Table:
@@ -49,21 +50,21 @@ class Question:
     def program(self) -> Program:
         """The integer program."""
         spread = self.menu.spread
-        rows = [m for m, c in enumerate(self.caps) if c.name == "loss"]
-        rows += [GOAL] if self.goal.name == "loss" else []
+        rows = [(m, c.name) for m, c in enumerate(self.caps)]
+        rows.append((GOAL, self.goal.name))
         return Program(
             self.menu,
             spread(self.goal),
             tuple(spread(c.measure) for c in self.caps),
             tuple(c.limit for c in self.caps),
-            tuple(Pair(row, *correction) for row in rows for correction in self.corrections),
+            tuple(Pair(row, *own) for row, name in rows for own in self.corrections.get(name, ())),
         )
 
     def least_loss(self, goal: int) -> Program:
         """The program that makes the loss small with the goal at most so large."""
         bounded = self.program.below(goal)
         pairs = [p for p in bounded.pairs if p.row != GOAL]
-        pairs += [Pair(GOAL, *correction) for correction in self.corrections]
+        pairs += [Pair(GOAL, *own) for own in self.corrections.get("loss", ())]
         return replace(bounded, goal=self.losses, pairs=tuple(pairs))
 
     @cached_property
@@ -74,8 +75,9 @@ class Question:
     def loss_of(self, selection: Selection) -> float:
         """The predicted loss of a selection."""
         taken = set(selection)
+        pairs = self.corrections.get("loss", ())
         steps = sum(self.losses[i] for i in selection)
-        steps += sum(value for a, b, value in self.corrections if a in taken and b in taken)
+        steps += sum(value for a, b, value in pairs if a in taken and b in taken)
         return float(self.loss.shown(steps))
 
 
@@ -95,18 +97,19 @@ def ask(
     if not given:
         raise RecipeError("no --budget: say what may be spent, for example 'size<=0.13'.")
     goal = _goal(given, minimize, tables)
+    menu = make_menu(table)
+    names = dict.fromkeys([goal, "loss", *(budget.name for budget in given)])
+    measures = {name: measure(name, table, tables) for name in names}
+    corrections: dict[str, Corrections] = {}
+    for name in names:
+        if table.terms.get(name):
+            measures[name], corrections[name] = corrected(menu, measures[name], table.terms[name])
     caps: dict[str, Cap] = {}
     for budget in given:
-        found = cap(budget, measure(budget.name, table, tables), table.place)
+        found = cap(budget, measures[budget.name], table.place)
         if budget.name not in caps or found.limit < caps[budget.name].limit:
             caps[budget.name] = found
-    loss = measure("loss", table)
-    return Question(
-        make_menu(table),
-        loss if goal == "loss" else measure(goal, table, tables),
-        loss,
-        tuple(caps.values()),
-    )
+    return Question(menu, measures[goal], measures["loss"], tuple(caps.values()), corrections)
 
 
 def _parsed(

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,26 @@ class Row:
         return self.loss_delta if self.loss_fitted is None else self.loss_fitted
 
 
+Chosen = tuple[str, Choice]
+Terms = Mapping[tuple[Chosen, Chosen], float]
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows that can be chosen, unit by unit, and float rows that only tell what float costs."""
+    """Rows that can be chosen, unit by unit, and float rows that only tell what float costs.
+
+    `terms` are, by the name of a measure, what two chosen units add to it together, beyond the sum
+    of each alone. They are no part of the file.
+    """
 
     rows: tuple[Row, ...]
     references: tuple[Row, ...] = ()
     place: str = "the table"
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+
+    def with_terms(self, name: str, terms: Terms) -> Table:
+        """The table with the pairwise terms of one measure."""
+        return replace(self, terms={**self.terms, name: terms})
 
     @cached_property
     def spans(self) -> Mapping[str, range]:
@@ -202,16 +215,38 @@ def read_csv(
     Raises:
         RunDirectoryError: not readable, or not the columns or the number of cells that must be.
     """
+    return parse_csv(read_text(path), str(path), columns, required)
+
+
+def read_text(path: Path) -> str:
+    """The text of a CSV file.
+
+    Raises:
+        RunDirectoryError: it cannot be read, or is no text.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise RunDirectoryError(
             f"{path} cannot be read ({error.strerror}). Is this a run that 'bitwright quantize' "
             "wrote?"
         ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise RunDirectoryError(f"{path} is not a CSV file: {error}. {REMEDY}") from error
+
+
+def parse_csv(
+    text: str, path: str, columns: tuple[str, ...], required: tuple[str, ...]
+) -> list[tuple[int, dict[str, str]]]:
+    """The lines of a CSV text with a heading; `path` names it in errors.
+
+    Raises:
+        RunDirectoryError: not the columns or the number of cells that must be.
+    """
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
         raise RunDirectoryError(f"{path} is not a CSV file: {error}. {REMEDY}") from error
     if not lines:
         raise RunDirectoryError(f"{path} is empty. {REMEDY}")

@@ -1,0 +1,342 @@
+"""The table of a run: the menu solved, and what each choice does to the loss and what it costs."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bitwright.export.packed import save_packed
+from bitwright.graph.change import Change, change_of
+from bitwright.graph.choice import FLOAT, Choice
+from bitwright.graph.execute import bind
+from bitwright.graph.live_memory import value_sizes
+from bitwright.graph.model_graph import ModelGraph, Unit
+from bitwright.graph.simulate import Assignment, sites_by_unit, stitch
+from bitwright.graph.units import input_of
+from bitwright.graph.variants import Groups
+from bitwright.methods.problem import UnitSolution
+from bitwright.preparing import Job, Prepared, edges_of, work_on
+from bitwright.run.digest import code_version, digest
+from bitwright.run.progress import Progress
+from bitwright.run.store import Entries
+from bitwright.search.cost import bops, weight_bits
+from bitwright.search.energy import energy_pj
+from bitwright.search.sensitivity import (
+    Measured,
+    Part,
+    Subject,
+    Values,
+    collect,
+    loss_of_network,
+    measure,
+    unit_groups,
+)
+from bitwright.search.smooth import Seen, smoothed
+from bitwright.search.table import Row, Table, make_table
+from bitwright.solving import Edges, Work, solve
+from bitwright.solving.keys import run_key
+from bitwright.solving.parallel import Solved
+from bitwright.solving.work import install_edges
+from bitwright.sources.batches import Batch, rebatch, take
+from bitwright.stages import assemble, choices_of, forward_of, stream
+
+Changes = dict[str, dict[Choice, Change | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What configurations are made of, and what was measured of each choice alone.
+
+    Attributes:
+        job, prepared, work: of the run.
+        solved: every (unit, choice), on the float network's activations.
+        edges: at the base precision.
+        changes: of every choice of the menu; `subject` is the network that they change.
+        single: the losses of every choice of every unit, sample by sample.
+        key: of what is kept of these measurements in the store.
+    """
+
+    job: Job
+    prepared: Prepared
+    work: Work
+    solved: Solved
+    edges: Edges
+    changes: Changes
+    subject: Subject
+    single: Measured
+    key: str
+
+    @property
+    def base_loss(self) -> float:
+        """The loss at the base precision: what the table's changes are added to."""
+        return float(self.single.base[0].mean())
+
+    def loss(self, choices: Mapping[str, Choice]) -> float:
+        """The loss of a whole configuration on the table's samples."""
+        return float(self.losses(choices)[0].mean())
+
+    def losses(self, choices: Mapping[str, Choice]) -> Values:
+        """The loss of a whole configuration and the answers missed, sample by sample."""
+        graph, loss = self.work.graph, self.subject.loss
+        module = self.module(choices)
+        reference, outputs = forward_of(graph, graph.module), forward_of(graph, module)
+        parts: list[Values] = []
+        with torch.no_grad():
+            for batch in table_batches(self.job):
+                wanted = reference(batch.inputs) if loss.needs_float else None
+                parts.append(loss.of(wanted, outputs(batch.inputs), batch.labels).cpu().numpy())
+        return np.concatenate(parts, axis=1)
+
+    def module(self, choices: Mapping[str, Choice]) -> nn.Module:
+        """A whole configuration, stitched from the menu's solutions."""
+        graph = self.work.graph
+        chosen, own = stitched(self.work, self.solved, choices, self.edges)
+        return stitch(graph, assemble(graph, chosen, own, self.prepared.target))
+
+    def measured(self, groups: Groups) -> Measured:
+        """Losses of groups of variants, on the samples of the table; kept in the store."""
+        return _measure(self.job, self.subject, groups, self.key, lambda _: None)
+
+
+def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Base, Table]:
+    """Solve every choice of every unit, and measure what each does to the loss."""
+    recipe = job.recipe
+    base = choices_of(prepared.graph, recipe)
+    menu = {
+        name: tuple(dict.fromkeys((base[name], *choices)))
+        for name, choices in prepared.menu.items()
+    }
+    work = work_on(job, prepared, menu)
+    edges = edges_of(job, prepared, base)
+    tasks = len(work.tasks())
+    started = time.perf_counter()
+    with progress.stage("solve the menu", tasks) as tick:
+        solved = solve(work, "parallel", edges, tick)
+    seconds = (time.perf_counter() - started) / max(tasks, 1)
+    chosen, own = stitched(work, solved, base, edges)
+    network = assemble(work.graph, chosen, own, work.target)
+    first = next(iter(table_batches(job)))
+    subject = Subject(work.graph, network, loss_of_network(work.graph, first, use_labels=False))
+    changes = changes_of(work, solved, base, prepared.menu)
+    key = _key(job, work, base, edges)
+    with progress.stage("table", sum(map(len, prepared.menu.values()))) as tick:
+        single = _measure(job, subject, unit_groups(changes), key, tick)
+    share = file_share(prepared, work, network, base)
+    sizes = input_sizes(prepared.graph, job)
+    table = table_of(prepared, solved, single, seconds, share, sizes)
+    made = Base(job, prepared, work, solved, edges, changes, subject, single, key)
+    return made, fitted(table, solved, base)
+
+
+def _key(job: Job, work: Work, base: Mapping[str, Choice], edges: Edges) -> str:
+    """What every measurement of single choices and of their mixtures depends on."""
+    return digest(
+        code_version(),
+        run_key(work, "table", edges),
+        [(name, str(choice)) for name, choice in base.items()],
+        job.recipe.table_samples,
+    )
+
+
+def _measure(
+    job: Job, subject: Subject, groups: Groups, key: str, tick: Callable[[int], None]
+) -> Measured:
+    """The losses of all variants; parts that are stored are not run again."""
+    kept = _Kept(job.store, key, groups)
+    total = sum(map(len, groups.values()))
+    parts: list[Part] = []
+    for part in measure(subject, groups, table_batches(job), kept.have):
+        if part.fresh:
+            kept.put(part)
+        parts.append(part)
+        tick(min(len(parts), total))
+    return collect(groups, parts, subject.loss)
+
+
+def fitted(table: Table, solved: Solved, base: Mapping[str, Choice]) -> Table:
+    """The table with the measurement's noise taken out of every unit that has a choice."""
+    base_errors = {name: _error(solved, name, choice) for name, choice in base.items()}
+
+    def seen(row: Row) -> Seen:
+        error, own = _error(solved, row.unit, row.choice), base_errors[row.unit]
+        away = None if error is None or own is None else error - own
+        return Seen(row.loss_delta or 0.0, row.loss_stderr or 0.0, away)
+
+    free = {unit: table.of(unit) for unit in table.units if len(table.of(unit)) > 1}
+    values = smoothed({unit: [seen(row) for row in rows] for unit, rows in free.items()})
+    known = {
+        (row.unit, row.choice): value
+        for unit, rows in free.items()
+        for row, value in zip(rows, values[unit], strict=True)
+    }
+    rows = [replace(r, loss_fitted=known.get((r.unit, r.choice))) for r in table.rows]
+    return replace(table, rows=tuple(rows))
+
+
+def _error(solved: Solved, name: str, choice: Choice) -> float | None:
+    """The output error of a solution on held-out rows; nothing of float and where none is known."""
+    solution = solved.get((name, choice))
+    return 0.0 if choice.is_float else None if solution is None else solution.loss_after
+
+
+def stitched(
+    work: Work, solved: Solved, choices: Mapping[str, Choice], edges: Edges
+) -> tuple[dict[str, UnitSolution], Edges]:
+    """The solutions of one configuration and the edges that go with them."""
+    own = dict(edges)
+    chosen: dict[str, UnitSolution] = {}
+    for unit in work.graph.units:
+        choice = choices[unit.name]
+        if choice.is_float:
+            for site in work.sites_of.get(unit.name, ()):
+                own.pop((site.source, site.reader), None)
+            continue
+        chosen[unit.name] = solved[unit.name, choice]
+        install_edges(work, unit, chosen[unit.name], own)
+    return chosen, own
+
+
+def changes_of(
+    work: Work, solved: Solved, base: Mapping[str, Choice], menu: Mapping[str, tuple[Choice, ...]]
+) -> Changes:
+    """What each choice changes in the base network; nothing for the base's own."""
+    by_unit = sites_by_unit(work.sites)
+
+    def change(unit: Unit, choice: Choice) -> Change | None:
+        if choice == base[unit.name]:
+            return None
+        own = by_unit.get(unit.name, [])
+        if choice.is_float:
+            return change_of(unit, Assignment({}, {}, {}), work.sites)
+        solution = solved[unit.name, choice]
+        grids = {
+            (s.source, s.reader): grid for s in own if (grid := solution.inputs[s.call]) is not None
+        }
+        made = assemble(work.graph, {unit.name: solution}, grids, work.target)
+        return change_of(unit, made, work.sites)
+
+    return {u.name: {c: change(u, c) for c in menu[u.name]} for u in work.graph.units}
+
+
+def table_batches(job: Job) -> Iterator[Batch]:
+    """The calibration samples on which losses are measured."""
+    recipe = job.recipe
+    counts = [n for n in (recipe.calib, recipe.table_samples) if n]
+    data = take(job.data, min(counts)) if counts else job.data
+    yield from rebatch(data, recipe.batch)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """Measured parts in the store, by the names of their variants."""
+
+    store: Entries
+    base: str
+    groups: Groups
+
+    def key(self, chunk: int, group: str) -> str:
+        names = [str(c) for c in self.groups.get(group, ())]
+        return digest(self.base, "part", chunk, group, names)
+
+    def have(self, chunk: int, group: str) -> Mapping[Any, Values]:
+        entry = self.store.get(self.key(chunk, group))
+        if entry is None:
+            return {}
+        known: dict[str, Any] = {str(c): c for c in self.groups.get(group, ())}
+        return {known.get(name, name): value.numpy() for name, value in entry[0].items()}
+
+    def put(self, part: Part) -> None:
+        tensors = {str(key): torch.from_numpy(value) for key, value in part.values.items()}
+        self.store.put(self.key(part.chunk, part.group), tensors, {})
+
+
+def file_share(
+    prepared: Prepared, work: Work, network: Assignment, base: Mapping[str, Choice]
+) -> int:
+    """Bits of model.safetensors that no choice changes, for each unit: biases, names, the rest.
+
+    With them in the table a budget of the size is one of the file as it lies on the disk.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        size = save_packed(Path(folder) / "base", work.graph, network)
+    plain = sum(_weight_bits(prepared, unit, base[unit.name]) for unit in work.graph.units)
+    return max(0, -(-(8 * size - plain) // len(work.graph.units)))
+
+
+def input_sizes(graph: ModelGraph, job: Job) -> dict[str, int]:
+    """Numbers that each unit reads for one sample, over all its calls."""
+    sizes = value_sizes(graph, bind(graph, next(stream(job.data, job.recipe))))
+    nodes = graph.nodes()
+    return {
+        unit.name: sum(sizes[input_of(nodes[call]).name].elements for call in unit.calls)
+        for unit in graph.units
+    }
+
+
+def _weight_bits(prepared: Prepared, unit: Unit, choice: Choice) -> int:
+    channels = unit.shape[unit.channel_axis]
+    return weight_bits(unit.params, channels, choice, not prepared.target.weight_symmetric)
+
+
+def table_of(
+    prepared: Prepared,
+    solved: Solved,
+    measured: Measured | None,
+    seconds: float,
+    share: int = 0,
+    inputs: Mapping[str, int] | None = None,
+) -> Table:
+    """The table: what each choice does to the loss, and what it costs.
+
+    Args:
+        prepared: network and menu.
+        solved: the solutions.
+        measured: the losses; with them come lines that tell what float costs.
+        seconds: of a solution.
+        share: see `file_share`.
+        inputs: numbers that each unit reads, for the energy.
+    """
+    rows = []
+    for unit in prepared.graph.units:
+        choices = prepared.menu[unit.name]
+        for choice in choices:
+            solution = solved.get((unit.name, choice))
+            row = _row_of(prepared, unit, choice, share, inputs)
+            method = "float" if solution is None else solution.method
+            row = replace(row, method=method, solve_seconds=round(seconds, 6))
+            # A kept unit has one row, whose loss is nobody's choice.
+            if measured is not None and len(choices) > 1:
+                delta = measured.delta(unit.name, choice)
+                row = replace(row, loss_delta=delta.loss, loss_stderr=delta.stderr, drop=delta.drop)
+            rows.append(row)
+        if measured is not None and FLOAT not in choices:
+            rows.append(replace(_row_of(prepared, unit, FLOAT, share, inputs), method="float"))
+    return make_table(rows)
+
+
+def _row_of(
+    prepared: Prepared, unit: Unit, choice: Choice, share: int, inputs: Mapping[str, int] | None
+) -> Row:
+    """What a choice costs."""
+    bits = _weight_bits(prepared, unit, choice)
+    energy = None
+    if inputs is not None:
+        energy = round(energy_pj(unit.macs, bits, choice, inputs[unit.name]), 3)
+    return Row(
+        unit=unit.name,
+        choice=choice,
+        loss_delta=None,
+        params=unit.params,
+        weight_bits=bits + share,
+        macs=unit.macs,
+        bops=bops(unit.macs, choice),
+        energy_pj=energy,
+    )
