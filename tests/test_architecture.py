@@ -35,6 +35,7 @@ LAYERS = {
     "preparing": 5,
     "allocating": 5,
     "tabulating": 5,
+    "tuning": 5,
     "menu_latency": 5,
     "pipeline": 5,
     "demo": 5,
