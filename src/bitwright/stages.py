@@ -172,7 +172,11 @@ def assemble(
     target: Target,
 ) -> Assignment:
     """Solutions and grids as one assignment, biases in the target's form."""
-    weights = {name: QuantizedTensor(s.q, s.weight) for name, s in solved.items()}
+    axes = {unit.name: unit.channel_axis for unit in graph.units}
+    weights = {
+        name: QuantizedTensor(s.q, s.weight, s.channel_bits, axes[name])
+        for name, s in solved.items()
+    }
     biases: dict[str, Tensor | IntegerBias] = {}
     for unit in graph.units:
         solution = solved.get(unit.name)

@@ -21,8 +21,9 @@ from bitwright.methods.catalogue import METHODS, method
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Samples, UnitProblem, UnitSolution
 from bitwright.methods.stored import from_entry, to_entry
-from bitwright.numerics.affine import dequantize
+from bitwright.numerics.affine import QParams, dequantize
 from bitwright.numerics.exact import significant_bits, snap
+from bitwright.numerics.grid import Grid
 from bitwright.run.digest import digest
 from bitwright.run.wire import decode, encode, from_bytes, to_bytes
 from networks import normal
@@ -71,12 +72,16 @@ def solved(name: str, case: str, bits: int, form: str = "asymmetric") -> UnitSol
 def test_the_solution_is_on_the_grid_and_well_formed(name, bits, case, form):
     given, found = asked(case, bits, form), solved(name, case, bits, form)
     grid, weight = found.weight.grid, given.weight
-    assert grid == given.grid and found.q.dtype == grid.dtype and found.q.shape == weight.shape
+    assert grid == given.grid or found.channel_bits
+    assert found.q.dtype == grid.dtype and found.q.shape == weight.shape
     assert grid.qmin <= int(found.q.min()) and int(found.q.max()) <= grid.qmax
     shape = [1] * weight.dim()
     shape[given.channel_axis] = weight.shape[given.channel_axis]
     assert list(found.weight.scale.shape) == (shape if given.per_channel else [])
-    assert_deployable(found.weight)
+    if found.channel_bits:
+        assert_channel_bits(given, found)
+    else:
+        assert_deployable(found.weight)
     if given.symmetric:
         assert not found.weight.zero_point.any()
     assert torch.isfinite(dequantize(found.q, found.weight)).all()
@@ -89,6 +94,19 @@ def test_the_solution_is_on_the_grid_and_well_formed(name, bits, case, form):
         assert found.bias.shape == (outputs,) and torch.isfinite(found.bias).all()
     assert given.kind != "matmul" or found.bias is None
     assert not found.moves or sum(found.moves) == weight.numel()
+
+
+def assert_channel_bits(given, found):
+    """The average is what was asked for; each channel is on the grid of its own bits."""
+    bits, signed, axis = found.channel_bits, given.grid.signed, given.channel_axis
+    assert sum(bits) == len(bits) * given.grid.bits and found.weight.grid == Grid(max(bits), signed)
+    rows, scales, zeros = (
+        v.movedim(axis, 0) for v in (found.q, found.weight.scale, found.weight.zero_point)
+    )
+    for own, q, scale, zero in zip(bits, rows, scales, zeros, strict=True):
+        grid = Grid(own, signed)
+        assert grid.qmin <= int(q.min()) and int(q.max()) <= grid.qmax
+        assert_deployable(QParams(grid, scale, zero))
 
 
 def assert_deployable(qparams):
@@ -230,8 +248,12 @@ def test_without_rows_it_is_nearest_rounding(name, case):
     given = problem(case, 4)
     found = method(name).solve(given)
     plain = Nearest(method(name).weight_range).solve(given)
+    if not method(name).needs.data:
+        assert found.method == name and found.fallback is None
+        assert name != "nearest" or torch.equal(found.q, plain.q)
+        return
     assert torch.equal(found.q, plain.q) and found.method == "nearest"
-    assert (found.fallback == "no calibration rows") == method(name).needs.data
+    assert found.fallback == "no calibration rows"
     assert found.bias is given.bias and found.inputs == given.inputs
 
 

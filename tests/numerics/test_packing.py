@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bitwright.errors import DataError, RecipeError
 from bitwright.numerics.grid import WIDTHS, Grid
-from bitwright.numerics.packing import pack, unpack
+from bitwright.numerics.packing import pack, pack_channels, unpack, unpack_channels
 
 
 @given(
@@ -60,3 +60,17 @@ def test_wrong_input_is_refused():
         unpack(torch.zeros(3, dtype=torch.uint8), 4, False, (4,))
     with pytest.raises(RecipeError, match="bits=9 in Grid"):
         pack(torch.zeros(3, dtype=torch.int8), 9)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_slices_of_different_widths(signed):
+    generator = torch.Generator().manual_seed(0)
+    widths = (4, 2, 8, 3, 4, 2)
+    rows = [
+        torch.randint(Grid(b, signed).qmin, Grid(b, signed).qmax + 1, (5, 3), generator=generator)
+        for b in widths
+    ]
+    q = torch.stack(rows).to(Grid(8, signed).dtype)
+    packed = pack_channels(q, widths)
+    assert packed.numel() == sum(-(-n * 15 * b // 8) for b, n in ((2, 2), (3, 1), (4, 2), (8, 1)))
+    assert torch.equal(unpack_channels(packed, widths, signed, q.shape), q)

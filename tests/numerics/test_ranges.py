@@ -224,7 +224,7 @@ def test_channels_are_solved_one_by_one():
 
 
 def test_names_are_looked_up():
-    assert set(RANGES) == {"minmax", "percentile", "mse", "lp", "kl"}
+    assert set(RANGES) == {"aciq", "minmax", "percentile", "mse", "lp", "kl"}
     assert range_rule("mse") == MseRange() and range_rule("lp") == LpRange(2.4)
     with pytest.raises(RecipeError, match=r"unknown range rule 'mes'\. Did you mean 'mse'\?"):
         range_rule("mes")

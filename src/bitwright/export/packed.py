@@ -20,7 +20,7 @@ from bitwright.graph.model_graph import InputSpec, ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.grid import Grid
-from bitwright.numerics.packing import pack, unpack
+from bitwright.numerics.packing import pack, pack_channels, unpack, unpack_channels
 from bitwright.run.files import write_atomically
 
 FORMAT_VERSION = "1"
@@ -136,17 +136,25 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 def _store_weight(tensors: dict[str, Tensor], name: str, solved: QuantizedTensor) -> dict[str, Any]:
     grid = solved.qparams.grid
-    tensors[f"{name}.q"] = pack(solved.q, grid.bits)
+    widths = solved.channel_bits
+    if widths:
+        tensors[f"{name}.q"] = pack_channels(solved.q.movedim(solved.channel_axis, 0), widths)
+    else:
+        tensors[f"{name}.q"] = pack(solved.q, grid.bits)
     tensors[f"{name}.s"] = solved.qparams.scale.reshape(-1).contiguous()
     zero = solved.qparams.zero_point
     if bool(zero.any()):
         tensors[f"{name}.z"] = pack(zero.reshape(-1).to(grid.dtype), grid.bits)
-    return {
+    entry: dict[str, Any] = {
         "bits": grid.bits,
         "signed": grid.signed,
         "shape": list(solved.q.shape),
         "scale": list(solved.qparams.scale.shape),
     }
+    if widths:
+        # One digit a channel: bits are 2 to 8.
+        entry |= {"widths": "".join(map(str, widths)), "axis": solved.channel_axis}
+    return entry
 
 
 def _read_weight(
@@ -159,8 +167,14 @@ def _read_weight(
         zero = unpack(tensors[f"{name}.z"], grid.bits, grid.signed, shape).to(torch.int32)
     else:
         zero = torch.zeros(shape, dtype=torch.int32)
-    q = unpack(tensors[f"{name}.q"], grid.bits, grid.signed, tuple(entry["shape"]))
-    return QuantizedTensor(q, QParams(grid, scale, zero))
+    packed, whole = tensors[f"{name}.q"], tuple(entry["shape"])
+    widths, axis = tuple(int(w) for w in entry.get("widths", "")), int(entry.get("axis", 0))
+    if not widths:
+        q = unpack(packed, grid.bits, grid.signed, whole)
+        return QuantizedTensor(q, QParams(grid, scale, zero))
+    turned = (whole[axis], *whole[:axis], *whole[axis + 1 :])
+    q = unpack_channels(packed, widths, grid.signed, turned).to(grid.dtype).movedim(0, axis)
+    return QuantizedTensor(q.contiguous(), QParams(grid, scale, zero), widths, axis)
 
 
 def _store_bias(tensors: dict[str, Tensor], name: str, bias: Tensor | IntegerBias) -> str:

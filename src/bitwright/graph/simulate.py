@@ -23,10 +23,16 @@ from bitwright.numerics.affine import QParams
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """Integers on a grid with what turns them back into numbers."""
+    """Integers on a grid with what turns them back into numbers.
+
+    `channel_bits`: the bits of each output channel, along `channel_axis`, where they differ; the
+    grid is that of the widest.
+    """
 
     q: Tensor
     qparams: QParams
+    channel_bits: tuple[int, ...] = ()
+    channel_axis: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bitwright.errors import RecipeError, unknown
+from bitwright.methods.aciq import Aciq
 from bitwright.methods.adaquant import AdaQuant, paper
 from bitwright.methods.adaround import AdaRound
 from bitwright.methods.nearest import Nearest
@@ -11,6 +12,7 @@ from bitwright.methods.quadratic import QuadraticSolver
 
 METHODS: Catalogue = {
     "nearest": Nearest(),
+    "aciq": Aciq(),
     "quadratic": QuadraticSolver(),
     "adaquant": AdaQuant(),
     "adaquant-paper": paper(),

@@ -49,6 +49,7 @@ class UnitProblem:
         samples, samples_apart: some of those rows themselves, where the method asks for them.
         activation: what follows the unit at once; a loss may be taken behind it.
         free_inputs: whether a method may move the input's grid; not where others share it.
+        input_means: the mean of what each call gets; None where it was not observed.
     """
 
     name: str
@@ -70,6 +71,7 @@ class UnitProblem:
     samples_apart: Samples | None = None
     activation: Activation | None = None
     free_inputs: bool = True
+    input_means: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,8 @@ class UnitSolution:
     `fallback` says why another method's result was taken, where that happened.
     `moves[k]` counts the weights that lie k grid steps from their nearest rounding, for methods
     that count them.
+    `channel_bits` are the bits of each output channel where they differ; `weight.grid` is then that
+    of the widest, and a channel of m bits has only integers of the m-bit grid.
     """
 
     q: Tensor
@@ -94,6 +98,7 @@ class UnitSolution:
     loss_before: float | None = None
     loss_after: float | None = None
     moves: tuple[int, ...] = ()
+    channel_bits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def significant_bits(grid: Grid) -> int:
     return FLOAT32_BITS if grid.bits > 8 else 12 - grid.bits
 
 
-def snap(scale: Tensor, bits: int, down: bool = False) -> Tensor:
+def snap(scale: Tensor, bits: int | Tensor, down: bool = False) -> Tensor:
     """The nearest scale of so many significant bits that is not below (or not above) the given.
 
     Equation: s' = ceil(m 2^bits) / 2^bits 2^e for s = m 2^e, 1/2 <= m < 1; floor when `down`.

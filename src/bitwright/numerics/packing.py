@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -65,6 +66,41 @@ def unpack(packed: Tensor, bits: int, signed: bool, shape: Sequence[int]) -> Ten
     if signed:
         values = values - ((values >> (bits - 1)) << bits)
     return values.reshape(tuple(shape)).to(grid.dtype)
+
+
+def pack_channels(q: Tensor, widths: Sequence[int]) -> Tensor:
+    """Bytes of a tensor whose slices along axis 0 have bits of their own.
+
+    Equation: the slices of 2 bits by `pack`, then those of 3 bits, and so on; n_b slices of m
+    elements at b bits take ceil(n_b m b / 8) bytes.
+    Reference: none, written for this library.
+    """
+    rows = q.reshape(q.shape[0], -1)
+    places = _places(widths)
+    return torch.cat([pack(rows[at], bits) for bits, at in places.items()])
+
+
+def unpack_channels(
+    packed: Tensor, widths: Sequence[int], signed: bool, shape: Sequence[int]
+) -> Tensor:
+    """The integers that `pack_channels` wrote, in the container of the widest.
+
+    Equation: unpack_channels(pack_channels(q, w), w, signed, q.shape) = q.
+    Reference: none, written for this library.
+    """
+    size = math.prod(shape[1:])
+    out = torch.empty(shape[0], size, dtype=Grid(max(widths), signed).dtype, device=packed.device)
+    start = 0
+    for bits, at in _places(widths).items():
+        end = start + _byte_count(len(at) * size, bits)
+        out[at] = unpack(packed[start:end], bits, signed, (len(at), size)).to(out.dtype)
+        start = end
+    return out.reshape(tuple(shape))
+
+
+def _places(widths: Sequence[int]) -> dict[int, list[int]]:
+    """The slices of each width, from the narrowest."""
+    return {b: [i for i, w in enumerate(widths) if w == b] for b in sorted(set(widths))}
 
 
 def _group(bits: int) -> tuple[int, int]:

@@ -99,6 +99,7 @@ def problem_of(
         made,
         activation=activation_of(work.graph, unit),
         free_inputs=len(unit.calls) == 1 and not work.shared_inputs(unit),
+        input_means=_input_means(work, unit),
     )
     if rows is None or _biases_differ(work.graph, unit):
         return made
@@ -111,6 +112,13 @@ def problem_of(
         samples=fit or apart,
         samples_apart=apart,
     )
+
+
+def _input_means(work: Work, unit: Unit) -> tuple[float | None, ...]:
+    """The mean of what each call gets, from the statistics of its edge."""
+    sites = [work.site(unit, call) for call in range(len(unit.calls))]
+    stats = [None if site is None else work.stats.get(site.root) for site in sites]
+    return tuple(None if s is None else s.moments.mean for s in stats)
 
 
 def _biases_differ(graph: ModelGraph, unit: Unit) -> bool:
