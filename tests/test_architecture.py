@@ -23,6 +23,7 @@ LAYERS = {
     "methods": 3,
     "export": 3,
     "metrics": 3,
+    "squad": 1,
     "search": 3,
     "tune": 3,
     "recipe": 4,

@@ -67,3 +67,10 @@ def test_images_of_classes_are_compared_by_position():
     other[0, :, 0, 0] = other[0, :, 0, 0].flip(0)
     found = compare(lambda _: maps, lambda _: other, [Batch((maps,))], None)
     assert found["agreement"] == pytest.approx(17 / 18)
+
+
+def test_embeddings_agree_by_their_mean_cosine():
+    a, b = normal(9, 6), normal(9, 6) + 0.2 * normal(9, 6, seed=4)
+    found = compare(lambda _: a, lambda _: b, [Batch((a,))], None, answers="embedding")
+    want = torch.nn.functional.cosine_similarity(a.double(), b.double()).mean()
+    assert found["agreement"] == pytest.approx(float(want)) and found["answers"] == "embedding"

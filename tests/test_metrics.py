@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import scipy.stats
 import torch
 
 from bitwright.errors import DataError, RecipeError
@@ -41,7 +42,8 @@ def test_top1_with_labels_that_do_not_fit(outputs, labels, message):
 
 
 def test_known_names():
-    assert set(METRICS) == {"top1", "agreement"}
+    known = {"top1", "accuracy", "agreement", "spearman", "f1", "exact_match"}
+    assert set(METRICS) == known
     assert not metric("agreement").needs_labels and metric("top1").needs_labels
     with pytest.raises(RecipeError, match=r"unknown metric 'top' in --metric.*Or FILE.py:FUNCTION"):
         metric("top")
@@ -90,3 +92,58 @@ def test_what_is_no_metric(own, body, message):
 def test_a_metric_that_fails_names_its_line(own, body, message):
     with pytest.raises(RecipeError, match=message):
         metric(own(body)).score(torch.zeros(3, 4), None)
+
+
+# ---- texts -----------------------------------------------------------------------------------
+
+
+def pairs(count=40):
+    generator = torch.Generator().manual_seed(5)
+    one, other = torch.randn(2, count, 6, generator=generator)
+    scores = torch.randint(0, 6, (count,), generator=generator).float()  # with ties
+    return one, other, scores
+
+
+def test_spearman_of_sentence_embeddings_in_any_order():
+    one, other, scores = pairs()
+    cosines = torch.nn.functional.cosine_similarity(one, other)
+    want = scipy.stats.spearmanr(cosines.numpy(), scores.numpy()).statistic
+    rows, numbers = torch.cat([one, other]), torch.arange(40).repeat(2)
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
+    running = metric("spearman").start()
+    assert running.value() is None
+    for part in order.split(17):
+        running.add(rows[part], {"pair": numbers[part], "label": scores.repeat(2)[part]})
+    assert running.value() == pytest.approx(want)
+
+
+def test_spearman_of_one_number_a_pair():
+    _, _, scores = pairs()
+    said = scores + torch.randn(40, generator=torch.Generator().manual_seed(2))
+    running = metric("spearman").start()
+    running.add(said[:30].unsqueeze(1), scores[:30])
+    running.add(said[30:].unsqueeze(1), scores[30:])
+    assert running.value() == pytest.approx(scipy.stats.spearmanr(said, scores).statistic)
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(3), {"pair": torch.zeros(4), "label": ["a"]}])
+def test_spearman_without_pairs(labels):
+    with pytest.raises(DataError, match="the metric spearman needs"):
+        metric("spearman").start().add(torch.zeros(4, 2), labels)
+
+
+def test_f1_and_exact_match_of_marked_answers():
+    places = [None, (0, 3), (4, 7)]
+    labels = [
+        {"context": "one two", "answers": ["two", "2"], "places": places},
+        {"context": "one two", "answers": ["one"], "places": places},
+    ]
+    scores = torch.zeros(2, 2, 3)
+    scores[0, :, 2] = 1.0  # "two"
+    scores[1, 0, 1] = scores[1, 1, 2] = 1.0  # "one two"
+    assert metric("exact_match").score(scores, labels) == (1.0, 2)
+    total, count = metric("f1").score(scores, labels)
+    assert (total, count) == (pytest.approx(1 + 2 / 3), 2)
+    for wrong in (None, torch.zeros(2), ["one", "two"]):
+        with pytest.raises(DataError, match="the metric f1 needs a network that marks answers"):
+            metric("f1").score(scores, wrong)

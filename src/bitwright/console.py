@@ -124,8 +124,9 @@ def _accuracy(metrics: Mapping[str, Any]) -> list[str]:
             f"{name:12}{value:>10.2%}{other:>12.2%}   ({100 * (other - value):+.2f} points)"
         )
     on = metrics.get("evaluated_on", "the data given")
+    what = " mean cosine" if metrics.get("answers") == "embedding" else ""
     lines.append(
-        f"agreement   {metrics['agreement']:.2%} of {metrics['samples']} samples "
+        f"agreement   {metrics['agreement']:.2%}{what} of {metrics['samples']} samples "
         f"({on}), KL {metrics['kl']:.2g}"
     )
     return lines

@@ -9,22 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitwright.graph.answers import EMBEDDING, SCORES
 from bitwright.graph.execute import class_rows
-from bitwright.metrics import Metric
-from bitwright.numerics.losses import agreement, kl_divergence
+from bitwright.metrics import Metric, Running
+from bitwright.numerics.losses import agreement, cosine_rows, kl_divergence
 
 Forward = Callable[[Any], Tensor]
 
 
 @dataclass
 class Tally:
-    """Running sums of everything that compares two networks on the same samples."""
+    """Running sums of everything that compares two networks on the same samples.
+
+    Attributes:
+        metric: what to measure beside agreement, divergence and noise.
+        answers: what the outputs mean (`graph.answers`). Scores agree where the same entry is
+            largest; embeddings have no such answer, and their agreement is the mean cosine.
+    """
 
     metric: Metric | None
-    scores: dict[str, list[float]] = field(default_factory=lambda: {"float": [], "quantized": []})
-    counted: int = 0
+    answers: str = SCORES
+    scores: dict[str, Running] = field(default_factory=dict)
     samples: int = 0
-    same: int = 0
+    same: float = 0.0
     rows: int = 0
     divergence: float = 0.0
     signal: float = 0.0
@@ -34,7 +41,11 @@ class Tally:
         """Take in one batch of outputs."""
         self.samples += reference.shape[0] if reference.dim() else 1
         a, b = class_rows(reference), class_rows(other)
-        same, rows = agreement(a, b)
+        if self.answers == EMBEDDING:
+            cosines = cosine_rows(a, b)
+            same, rows = float(cosines.sum()), cosines.numel()
+        else:
+            same, rows = agreement(a, b)
         self.same += same
         self.rows += rows
         self.divergence += float(kl_divergence(a, b)) * rows
@@ -42,16 +53,18 @@ class Tally:
         self.noise += float((a.double() - b.double()).square().sum())
         if self.metric is not None and self.metric.needs_labels:
             for name, outputs in (("float", reference), ("quantized", other)):
-                total, count = self.metric.score(outputs, labels)
-                self.scores[name].append(total)
-            self.counted += count
+                if name not in self.scores:
+                    self.scores[name] = self.metric.start()
+                self.scores[name].add(outputs, labels)
 
     def result(self) -> dict[str, Any]:
         """The comparison as plain numbers; rates are fractions."""
         found: dict[str, Any] = {"samples": self.samples, "float": {}, "quantized": {}}
-        if self.metric is not None and self.counted:
-            for name in ("float", "quantized"):
-                found[name][self.metric.name] = sum(self.scores[name]) / self.counted
+        for name, running in self.scores.items():
+            value = running.value()
+            if self.metric is not None and value is not None:
+                found[name][self.metric.name] = value
+        found["answers"] = self.answers
         found["agreement"] = self.same / max(self.rows, 1)
         found["kl"] = self.divergence / max(self.rows, 1)
         found["relative_noise"] = self.noise / self.signal if self.signal else 0.0
@@ -64,6 +77,7 @@ def compare(
     batches: Iterable[Any],
     metric: Metric | None,
     progress: Callable[[int], None] = lambda _: None,
+    answers: str = SCORES,
 ) -> dict[str, Any]:
     """Run both networks over the batches and compare their outputs.
 
@@ -73,8 +87,9 @@ def compare(
         batches: objects with `inputs` and `labels`.
         metric: what to measure beside agreement, KL divergence and relative noise.
         progress: told the number of samples after each batch.
+        answers: what the outputs mean.
     """
-    tally = Tally(metric)
+    tally = Tally(metric, answers)
     with torch.no_grad():
         for batch in batches:
             tally.add(reference(batch.inputs), other(batch.inputs), batch.labels)

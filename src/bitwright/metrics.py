@@ -1,15 +1,17 @@
-"""What is measured on a network's outputs, streaming: sums a batch, one number at the end."""
+"""What is measured on a network's outputs, streaming: a batch at a time, one number at the end."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
+from bitwright import squad
 from bitwright.errors import DataError, RecipeError, unknown
 from bitwright.sources.guard import Foreign
 from bitwright.sources.specs import load_object
@@ -17,14 +19,98 @@ from bitwright.sources.specs import load_object
 Score = Callable[[Tensor, Any], tuple[float, int]]
 
 
+class Running(Protocol):
+    """A metric on the way: takes in batches, gives one number at the end."""
+
+    def add(self, outputs: Tensor, labels: Any) -> None:
+        """Take in a batch of outputs."""
+
+    def value(self) -> float | None:
+        """The metric of all batches so far; None where nothing was counted."""
+
+
+@dataclass
+class Mean:
+    """A metric that is the mean of a score of each row."""
+
+    score: Score
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, outputs: Tensor, labels: Any) -> None:
+        """Take in a batch of outputs."""
+        total, count = self.score(outputs, labels)
+        self.total += total
+        self.count += count
+
+    def value(self) -> float | None:
+        """Sum over count."""
+        return self.total / self.count if self.count else None
+
+
+@dataclass
+class Spearman:
+    """Spearman's rank correlation of what a network says of pairs with what people said.
+
+    Equation: Pearson's correlation of the ranks, equal values sharing their mean rank. A network
+    that reads both texts at once says one number; of a sentence encoder, which reads one after the
+    other, it is the cosine of the two embeddings.
+    Reference: Spearman 1904; Cer et al., arXiv 1708.00055 (STS benchmark).
+    """
+
+    said: list[float] = field(default_factory=list)
+    true: list[float] = field(default_factory=list)
+    waiting: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, outputs: Tensor, labels: Any) -> None:
+        """Take in a batch; a text whose mate has not come yet waits."""
+        if isinstance(labels, dict) and "pair" in labels:
+            self._add_pairs(outputs, labels["pair"], labels["label"])
+            return
+        if not isinstance(labels, Tensor) or outputs.numel() != labels.numel():
+            raise DataError(
+                "the metric spearman needs pairs of texts with a number each, and outputs that are "
+                f"one number a pair or an embedding a text; the outputs have shape "
+                f"{tuple(outputs.shape)}. Give X.jsonl with sentence1, sentence2 and score."
+            )
+        self.said += outputs.reshape(-1).tolist()
+        self.true += labels.reshape(-1).tolist()
+
+    def _add_pairs(self, outputs: Tensor, pairs: Tensor, labels: Any) -> None:
+        if not isinstance(labels, Tensor):
+            raise DataError("the metric spearman needs a number as the score of each pair.")
+        rows = torch.nn.functional.normalize(outputs.double().flatten(1), dim=-1)
+        for number, row, label in zip(pairs.tolist(), rows, labels.tolist(), strict=True):
+            mate = self.waiting.pop(number, None)
+            if mate is None:
+                self.waiting[number] = row
+            else:
+                self.said.append(float(mate @ row))
+                self.true.append(label)
+
+    def value(self) -> float | None:
+        """The correlation of all pairs so far."""
+        if len(self.said) < 2:
+            return None
+        return float(spearmanr(self.said, self.true).statistic)
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A name and a function (outputs, labels) -> (sum, count) whose quotient is the metric."""
+    """A name and a function (outputs, labels) -> (sum, count) whose quotient is the metric.
+
+    `running` makes metrics that are no such quotient.
+    """
 
     name: str
     score: Score
     needs_labels: bool
     text: str
+    running: Callable[[], Running] | None = None
+
+    def start(self) -> Running:
+        """The metric of no batch yet."""
+        return self.running() if self.running else Mean(self.score)
 
 
 def _top1(outputs: Tensor, labels: Any) -> tuple[float, int]:
@@ -48,12 +134,41 @@ def predictions(outputs: Tensor) -> Tensor:
     return outputs.argmax(dim=1 if outputs.dim() == 4 else -1)
 
 
+def _of_spans(score: Callable[[str, str], float], name: str) -> Score:
+    """The mean over questions of a score of the answer that a network marks."""
+
+    def of(outputs: Tensor, labels: Any) -> tuple[float, int]:
+        asked = isinstance(labels, list) and all(isinstance(a, dict) for a in labels)
+        if not asked or outputs.dim() != 3 or outputs.shape[1] != 2:
+            raise DataError(
+                f"the metric {name} needs a network that marks answers (start_logits and "
+                "end_logits) and questions with their answers. Give hf:FOLDER of a network for "
+                "question answering, and X.jsonl with question, context and answers."
+            )
+        total = 0.0
+        for (start, end), label in zip(outputs, labels, strict=True):
+            said = squad.best_span(start, end, label["places"], label["context"])
+            total += squad.best_over(score, said, label["answers"])
+        return total, len(labels)
+
+    return of
+
+
 METRICS = {
     "top1": Metric("top1", _top1, True, "share of inputs whose highest score is the label's"),
+    "accuracy": Metric("accuracy", _top1, True, "the same, as texts are used to it"),
     "agreement": Metric(
         "agreement", lambda *_: (0.0, 0), False, "share of inputs with the float network's answer"
     ),
-}
+    "spearman": Metric(
+        "spearman", lambda *_: (0.0, 0), True, "rank correlation of similarities of pairs", Spearman
+    ),
+    "f1": Metric("f1", _of_spans(squad.f1, "f1"), True, "F1 of answers' words, as in SQuAD 1.1"),
+    "exact_match": Metric(
+        "exact_match", _of_spans(squad.exact_match, "exact_match"), True,
+        "share of questions answered word for word, as in SQuAD 1.1",
+    ),
+}  # fmt: skip
 
 
 def metric(name: str) -> Metric:

@@ -31,6 +31,7 @@ from bitwright.preparing import (
     edges_of,
     prepare,
     store_at,
+    unpadded,
     work_on,
 )
 from bitwright.recipe import Recipe, make_recipe
@@ -39,8 +40,9 @@ from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.record import as_record
 from bitwright.solving import Edges, solve
-from bitwright.sources.batches import rebatch, take
+from bitwright.sources.batches import take
 from bitwright.sources.data import as_dataset
+from bitwright.sources.lengths import batched
 from bitwright.sources.models import example_inputs_of
 from bitwright.stages import assemble, choices_of, forward_of, menu_of, sites_in_use, stream
 from bitwright.tabulating import stitched, table_of
@@ -106,6 +108,7 @@ def run(job: Job, progress: Progress) -> Result:
         )
     with progress.stage("capture"):
         graph = capture_network(job)
+    job = unpadded(job, graph)
     menu = menu_of(graph, recipe)
     if recipe.menu:
         # The base precision is observed too, whether or not it can be chosen.
@@ -188,9 +191,10 @@ def evaluate_job(
         found = compare(
             forward_of(graph, graph.module.to(recipe.device), recipe.device),
             forward_of(graph, module.to(recipe.device), recipe.device),
-            rebatch(dataset, recipe.batch),
+            batched(dataset, recipe.batch),
             chosen,
             tick,
+            graph.answer.kind,
         )
     found["evaluated_on"] = "evaluation data" if job.evaluation is not None else "calibration data"
     return found

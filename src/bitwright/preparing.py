@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from bitwright.run.progress import Progress
 from bitwright.run.store import Entries, NullStore, Store
 from bitwright.solving import Edges, Work, bound_batches
 from bitwright.sources.batches import Dataset, take
+from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
 from bitwright.stages import input_grids, sites_in_use, stream, task_grids
 from bitwright.tune.samples import HELD_OUT, Samples, split_samples
@@ -72,6 +73,12 @@ class Prepared:
     samples: Samples
 
 
+def unpadded(job: Job, graph: ModelGraph) -> Job:
+    """The job on texts without their padding, where the network takes them of any length."""
+    evaluation = job.evaluation and trimming(job.evaluation, graph.inputs)
+    return replace(job, data=trimming(job.data, graph.inputs), evaluation=evaluation)
+
+
 def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prepared:
     """Observe every edge that some choice of the menu quantises."""
     recipe = job.recipe
@@ -113,6 +120,7 @@ def work_on(job: Job, prepared: Prepared, menu: Menu) -> Work:
         data=prepared.data,
         store=job.store,
         workers=job.workers,
+        count=prepared.observation.batches,
     )
 
 

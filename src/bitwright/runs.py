@@ -24,9 +24,10 @@ from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.reporting import render_run
 from bitwright.run.files import write_atomically
 from bitwright.run.progress import Progress
-from bitwright.sources.batches import Dataset, rebatch, take
+from bitwright.sources.batches import Dataset, take
 from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
+from bitwright.sources.lengths import batched, trimming
 from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
 from bitwright.stages import flat_example, forward_of, verification_batches
 
@@ -107,9 +108,10 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
         return compare(
             forward_of(graph, graph.module),
             forward_of(graph, stitch(loaded.graph, loaded.assignment)),
-            rebatch(dataset, loaded.recipe.batch),
+            batched(trimming(dataset, graph.inputs), loaded.recipe.batch),
             metric(metric_name or loaded.recipe.metric),
             tick,
+            graph.answer.kind,
         )
 
 
@@ -129,7 +131,7 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
             loaded.directory[rundir.ONNX],
             loaded.graph,
             marked,
-            verification_batches(dataset, VERIFY_SAMPLES),
+            verification_batches(trimming(dataset, loaded.graph.inputs), VERIFY_SAMPLES),
             tick,
         )
     loaded.directory.write_json(rundir.VERIFY, found)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitwright.graph.choice import Choice, assign, parse_keep, parse_menu, parse_scheme
-from bitwright.graph.execute import bind, first_tensor
+from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.graph.sites import Site
@@ -23,6 +24,7 @@ from bitwright.numerics.ranges import RangeRule
 from bitwright.numerics.stats import TensorStats
 from bitwright.recipe import Recipe
 from bitwright.sources.batches import Dataset, rebatch, take
+from bitwright.sources.lengths import MASK, batched
 
 CHAIN_BITS = 8
 VERIFY_BATCH = 8
@@ -68,7 +70,7 @@ def stream(dataset: Dataset, recipe: Recipe, limit: bool = True) -> Iterator[Any
     depend on the batches that the user's loader makes.
     """
     limited = take(dataset, recipe.calib) if limit and recipe.calib else dataset
-    for batch in rebatch(limited, recipe.batch):
+    for batch in batched(limited, recipe.batch):
         yield batch.inputs
 
 
@@ -209,9 +211,17 @@ def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | Intege
 
 
 def verification_batches(dataset: Dataset, limit: int) -> Iterator[Any]:
-    """The inputs of a verification, few at a time: two runtimes hold activations beside us."""
-    for batch in rebatch(take(dataset, limit), VERIFY_BATCH):
-        yield batch.inputs
+    """The inputs of a verification, few at a time: two runtimes hold activations beside us.
+
+    Texts come by turns padded, as they will be in use, and without: many lengths and sizes, one
+    among them.
+    """
+    for index, batch in enumerate(rebatch(take(dataset, limit), VERIFY_BATCH)):
+        if index % 2 and dataset.trim:
+            alone = Dataset(dataset.spec, partial(iter, (batch,)), trim=True)
+            yield from (part.inputs for part in batched(alone, VERIFY_BATCH))
+        else:
+            yield batch.inputs
 
 
 def flat_example(graph: ModelGraph, inputs: Any) -> tuple[Tensor, ...]:
@@ -221,15 +231,15 @@ def flat_example(graph: ModelGraph, inputs: Any) -> tuple[Tensor, ...]:
 
 
 def forward_of(graph: ModelGraph, module: nn.Module, device: str = "cpu") -> Any:
-    """A function from a batch's inputs to the network's main output."""
+    """A function from a batch's inputs to the tensor that answers are read from."""
     names = {spec.name for spec in graph.inputs}
 
     def forward(inputs: Any) -> Tensor:
         flat = bind(graph, inputs)
         if isinstance(inputs, Mapping):
             values = {k: v.to(device) for k, v in inputs.items() if k in names}
-            return first_tensor(module(**values)).cpu()
+            return graph.answer.of(module(**values), values.get(MASK)).cpu()
         given = (t.to(device) for t in flat if isinstance(t, Tensor))
-        return first_tensor(module(*given)).cpu()
+        return graph.answer.of(module(*given)).cpu()
 
     return forward

@@ -45,7 +45,8 @@ from bitwright.solving import Edges, Work, solve
 from bitwright.solving.keys import run_key
 from bitwright.solving.parallel import Solved
 from bitwright.solving.work import install_edges
-from bitwright.sources.batches import Batch, rebatch, take
+from bitwright.sources.batches import Batch, take
+from bitwright.sources.lengths import batched
 from bitwright.stages import assemble, choices_of, forward_of, stream
 
 Changes = dict[str, dict[Choice, Change | None]]
@@ -231,7 +232,7 @@ def table_batches(job: Job) -> Iterator[Batch]:
     recipe = job.recipe
     counts = [n for n in (recipe.calib, recipe.table_samples) if n]
     data = take(job.data, min(counts)) if counts else job.data
-    yield from rebatch(data, recipe.batch)
+    yield from batched(data, recipe.batch)
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,7 +93,7 @@ def test_many_samples_excuse_nothing(monkeypatch, tmp_path):
     def exchanged(self, flat, like):
         return real(self, flat, like)[:, [1, 0, 2]]
 
-    def all_of_them(marked, flat, expected, got, units):
+    def all_of_them(marked, flat, expected, got, *_):
         return int((expected.argmax(-1) != got.argmax(-1)).sum())
 
     monkeypatch.setattr(verification._Whole, "run", exchanged)

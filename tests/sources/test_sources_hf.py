@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bitwright.errors import ModelError
+from bitwright.errors import DataError, ModelError
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
 
@@ -180,3 +180,54 @@ def test_transformers_not_installed(bert, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"needs transformers.*pip install 'bitwright\[text\]'"):
         load_model(f"hf:{bert}")
+
+
+@pytest.fixture(scope="module")
+def reader(bert, tmp_path_factory):
+    """The same tokenizer with a head that marks answers."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(bert, folder, dirs_exist_ok=True)
+    config = transformers.AutoConfig.from_pretrained(bert)
+    transformers.BertForQuestionAnswering(config).save_pretrained(folder)
+    return folder
+
+
+def test_answers_are_marked_in_the_context(reader, tmp_path):
+    row = {"question": "dogs ran", "context": "a Bright  dog .", "answers": [{"text": "dog"}]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    loaded = load_model(f"hf:{reader}")
+    (batch,) = load_data(str(tmp_path / "q.jsonl"), preprocess=loaded.preprocess)
+    (label,) = batch.labels
+    marked = [row["context"][slice(*place)] for place in label["places"] if place]
+    assert marked == ["a", "Bright", "dog", "."] and label["answers"] == ["dog"]
+    ids = batch.inputs["input_ids"][0].tolist()
+    assert [ids[i] for i, place in enumerate(label["places"]) if place] == [5, 6, 7, 10]
+    assert len(label["places"]) == len(ids)
+
+
+@pytest.mark.parametrize("answers", [["dog"], {"text": ["dog"]}, [{"text": "dog"}]])
+def test_answers_in_every_form(reader, tmp_path, answers):
+    row = {"question": "a", "context": "a dog", "answers": answers}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    preprocess = load_model(f"hf:{reader}").preprocess
+    (batch,) = load_data(str(tmp_path / "q.jsonl"), preprocess=preprocess)
+    assert batch.labels[0]["answers"] == ["dog"]
+
+
+def test_answers_that_are_no_texts(reader, tmp_path):
+    row = {"question": "a", "context": "a dog", "answers": [3]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    preprocess = load_model(f"hf:{reader}").preprocess
+    with pytest.raises(DataError, match=r"answers on line 1 are '\[3\]'"):
+        list(load_data(str(tmp_path / "q.jsonl"), preprocess=preprocess))
+
+
+def test_heads_tell_how_pairs_are_read(bert, reader, tmp_path):
+    config = transformers.AutoConfig.from_pretrained(bert)
+    shutil.copytree(bert, tmp_path / "encoder")
+    transformers.BertModel(config).save_pretrained(tmp_path / "encoder")
+    joint = {
+        name: load_model(f"hf:{folder}").preprocess.joint
+        for name, folder in (("head", bert), ("qa", reader), ("none", tmp_path / "encoder"))
+    }
+    assert joint == {"head": True, "qa": True, "none": False}

@@ -136,3 +136,17 @@ def test_tokenizer_failure_and_wrong_options(tmp_path):
         list(load_data(write(tmp_path, {"text": "a"}), preprocess=TextPreprocess(fails)))
     with pytest.raises(DataError, match="text max_length 0"):
         TextPreprocess(Tokens(), max_length=0)
+
+
+def test_a_network_that_reads_one_text_at_a_time_gets_two_samples_a_pair(tmp_path):
+    rows = [
+        {"sentence1": "a bb", "sentence2": "ccc", "score": 4.5},
+        {"sentence1": "dddd", "sentence2": "a a a", "score": 1.0},
+    ]
+    (batch,) = load(write(tmp_path, *rows), joint=False)
+    assert batch.inputs["input_ids"].tolist() == [[1, 2, 0], [3, 0, 0], [4, 0, 0], [1, 1, 1]]
+    assert batch.labels["pair"].tolist() == [1, 1, 2, 2]
+    assert batch.labels["label"].tolist() == [4.5, 4.5, 1.0, 1.0]
+    plain = [{k: row[k] for k in ("sentence1", "sentence2")} for row in rows]
+    (batch,) = load(write(tmp_path, *plain), joint=False)
+    assert batch.labels is None and batch.size == 4

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from bitwright.errors import CaptureError
 from bitwright.export.onnx_rewrite import rewrite
@@ -126,6 +127,14 @@ def _copied(graph: fx.Graph, node: fx.Node) -> fx.Node:
     copy = graph.call_function(torch.ops.aten.clone.default, (node,))
     copy.meta = dict(node.meta)
     return copy
+
+
+def output_places(module: fx.GraphModule) -> list[int | None]:
+    """Which output of the file each leaf of the network's result is; None for what is no tensor."""
+    result = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    leaves = pytree.tree_leaves(result)
+    kept = [leaf for leaf in dict.fromkeys(leaves) if _is_tensor(leaf)]
+    return [kept.index(leaf) if _is_tensor(leaf) else None for leaf in leaves]
 
 
 def _is_tensor(node: Any) -> bool:

@@ -150,8 +150,9 @@ def _accuracy(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         )
         for key in dict.fromkeys((*before, *after))
     ]
+    vectors = metrics.get("answers") == "embedding"
     for key, name in (
-        ("agreement", "same answer as float"),
+        ("agreement", "mean cosine with float" if vectors else "same answer as float"),
         ("kl", "KL divergence from float"),
         ("relative_noise", "relative noise of the output"),
     ):

@@ -17,7 +17,7 @@ WEAK_DB = 6.0
 MISSING = "–"
 
 _RATES = {"top1": "top-1", "top5": "top-5", "accuracy": "accuracy", "agreement": "agreement",
-          "f1": "F1"}  # fmt: skip
+          "f1": "F1", "exact_match": "exact match", "spearman": "Spearman"}  # fmt: skip
 
 
 # ---- numbers ---------------------------------------------------------------------------------

@@ -16,13 +16,30 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bitwright.graph.answers import EMBEDDING, FIRST, Answer
 from bitwright.graph.custom_ops import MARK
-from bitwright.graph.execute import class_rows, first_tensor, walk
+from bitwright.graph.execute import class_rows, walk
+from bitwright.numerics.losses import cosine_rows
 
 TWINS = 4
 # The runtime is one more draw of the same noise: it may be somewhat larger than the largest seen.
 SLACK = 2.0
 FLOAT_EPSILON = float(torch.finfo(torch.float32).eps)
+# Two vectors agree when the cosine of their angle is at least this.
+SAME_DIRECTION = 0.99
+
+
+def comparable(answer: Answer, result: Any) -> Tensor:
+    """What is compared of a result: the tensor of answers, of embeddings that of every token."""
+    return answer.raw(result) if answer.kind == EMBEDDING else answer.of(result)
+
+
+def agreeing(answer: Answer, expected: Tensor, got: Tensor) -> Tensor:
+    """Which rows answer alike: the same entry is largest, or vectors point the same way."""
+    want, have = class_rows(expected), class_rows(got)
+    if answer.kind == EMBEDDING:
+        return cosine_rows(want, have) >= SAME_DIRECTION
+    return want.argmax(-1) == have.argmax(-1)
 
 
 def undecided(
@@ -31,12 +48,14 @@ def undecided(
     expected: Tensor,
     got: Tensor,
     units: Mapping[str, float],
+    answer: Answer = FIRST,
 ) -> int:
     """How many rows answer differently although nothing but float rounding tells them apart.
 
     A row counts when the two answers are closer to each other, in the simulation, than disturbing
     every unit by its own rounding moves that row's scores; and only if, over the whole batch, the
-    runtime's difference is no larger than what the disturbance makes.
+    runtime's difference is no larger than what the disturbance makes. Of an embedding a row counts
+    when it differs by no more than the disturbance moves it.
 
     Args:
         marked: the simulation, stitched with marks.
@@ -44,17 +63,18 @@ def undecided(
         expected: the simulation's output.
         got: the runtime's output.
         units: relative difference of each unit on equal inputs.
+        answer: what the outputs mean.
     """
     want, have = class_rows(expected).double(), class_rows(got).double()
-    noise = torch.stack(
-        [
-            class_rows(first_tensor(_disturbed(marked, flat, units, seed))).double() - want
-            for seed in range(TWINS)
-        ]
-    )
+    twins = (comparable(answer, _disturbed(marked, flat, units, seed)) for seed in range(TWINS))
+    noise = torch.stack([class_rows(twin).double() - want for twin in twins])
     largest = noise.square().mean(dim=(1, 2)).sqrt().max()
     if not (have - want).square().mean().sqrt() <= SLACK * largest:
         return 0
+    if answer.kind == EMBEDDING:
+        moved = noise.square().sum(-1).sqrt().amax(0)
+        explained = (have - want).square().sum(-1).sqrt() <= SLACK * moved
+        return int((~agreeing(answer, expected, got) & explained).sum())
     answers = torch.stack([want.argmax(-1), have.argmax(-1)], dim=-1)
     scores = want.gather(-1, answers)
     margin = scores[:, 0] - scores[:, 1]

@@ -18,14 +18,14 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import Tensor, fx
 
 from bitwright.errors import RunDirectoryError
-from bitwright.export.onnx_file import unit_values
-from bitwright.export.rounding import undecided
+from bitwright.export.onnx_file import output_places, unit_values
+from bitwright.export.rounding import agreeing, comparable, undecided
+from bitwright.graph.answers import Answer
 from bitwright.graph.custom_ops import FAKE_QUANTIZE, MARK
-from bitwright.graph.execute import Inputs, bind, class_rows, first_tensor, walk
+from bitwright.graph.execute import Inputs, bind, walk
 from bitwright.graph.model_graph import ModelGraph, get_tensor
 from bitwright.graph.sites import is_zero_pad
 from bitwright.graph.units import input_of
-from bitwright.numerics.losses import agreement
 
 UNIT_TOLERANCE = 1e-5
 # A float rounding may tip an activation over a grid boundary, so end to end the promise is
@@ -68,7 +68,8 @@ def verify(
 
     Every unit is cut out of the file and fed with the simulation's own input, optimisations off: it
     must agree to float rounding. Then the whole network runs on all batches, optimisations off and
-    on, and the answers are compared: 99 % of them must be the same. Where there are fewer than
+    on, and the answers are compared: 99 % of them must be the same (of embeddings: point the same
+    way, token by token, see `rounding.agreeing`). Where there are fewer than
     `FEW_SAMPLES` samples, those that float rounding alone decides (see `rounding`) do not count
     against the file; `undecided` says how many these are, `agreement` is always that of all.
 
@@ -81,20 +82,21 @@ def verify(
     """
     model = _load(path)
     found: dict[str, Any] = {"passed": False, "tolerance": UNIT_TOLERANCE}
-    whole = {flag: _Whole(path, flag) for flag in (False, True)}
-    tallies = {flag: _EndToEnd() for flag in (False, True)}
+    answer, places = graph.answer, output_places(marked)
+    whole = {flag: _Whole(path, flag, answer, places) for flag in (False, True)}
+    tallies = {flag: _EndToEnd(answer) for flag in (False, True)}
     samples = doubtful = 0
     for inputs in batches:
         flat = bind(graph, inputs)
         if not samples:
             few = tuple(t[:UNIT_SAMPLES] if isinstance(t, Tensor) else t for t in flat)
             found["units"] = verify_units(model, marked, few)
-        expected = first_tensor(walk(marked, flat))
+        expected = comparable(answer, walk(marked, flat))
         for flag, runtime in whole.items():
             got = runtime.run(flat, expected)
             missed = 0 if got is None else tallies[flag].add(expected, got)
             if got is not None and missed and not flag and samples < FEW_SAMPLES:
-                doubtful += undecided(marked, flat, expected, got, found["units"])
+                doubtful += undecided(marked, flat, expected, got, found["units"], answer)
         samples += expected.shape[0]
         progress(samples)
     units = found.get("units", {})
@@ -218,8 +220,11 @@ def _difference(expected: Tensor, got: Tensor) -> float:
 class _Whole:
     """The whole network in ONNX Runtime; what it refuses to load or run is kept as `error`."""
 
-    def __init__(self, path: Path, optimized: bool) -> None:
+    def __init__(
+        self, path: Path, optimized: bool, answer: Answer, places: list[int | None]
+    ) -> None:
         self.error: str | None = None
+        self.answer, self.places = answer, places
         try:
             self.session = session(path, optimized)
         except _RUNTIME_ERRORS as error:
@@ -237,9 +242,15 @@ class _Whole:
         except _RUNTIME_ERRORS as error:
             self.error = _first_line(error)
             return None
-        for result in results:
-            if isinstance(result, np.ndarray) and result.shape == tuple(like.shape):
-                return torch.from_numpy(result)
+        count = len(results)
+        leaves = [
+            None if p is None or p >= count else torch.from_numpy(np.asarray(results[p]))
+            for p in self.places
+        ]
+        if all(isinstance(leaves[i], Tensor) for i in self.answer.leaves):
+            got = comparable(self.answer, leaves)
+            if got.shape == like.shape:
+                return got
         raise RunDirectoryError(
             "model.onnx gives no output of the network's shape: export it again."
         )
@@ -252,14 +263,16 @@ def _first_line(error: BaseException) -> str:
 class _EndToEnd:
     """Sums over batches of whole-network comparisons."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
         self.same = self.rows = 0
         self.worst = 0.0
         self.scale = 1e-12
 
     def add(self, expected: Tensor, got: Tensor) -> int:
         """Take in a batch; returns how many answers differ."""
-        same, rows = agreement(class_rows(expected), class_rows(got))
+        agree = agreeing(self.answer, expected, got)
+        same, rows = int(agree.sum()), agree.numel()
         self.same += same
         self.rows += rows
         self.worst = max(self.worst, float((expected - got).abs().max()))

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from bitwright.errors import CaptureError, ModelError
 from bitwright.graph import rules, units
+from bitwright.graph.answers import answer_of
 from bitwright.graph.execute import channels_last
 from bitwright.graph.model_graph import InputSpec, ModelGraph, Note, named_tensors, set_tensor
 
@@ -63,8 +64,11 @@ def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
     _use_channels_last(module)
     found = units.find_units(module, flat)
     inputs = _input_specs(module, program, flat)
-    graph = ModelGraph(module, found, inputs, folded, (*notes, *_static_batch(inputs)))
-    _check_same_outputs(model, graph, args, kwargs)
+    with torch.no_grad(), quiet_torch():
+        expected = model(*args, **kwargs)
+    answer = answer_of(expected)
+    graph = ModelGraph(module, found, inputs, folded, (*notes, *_static_batch(inputs)), answer)
+    _check_same_outputs(expected, graph, args, kwargs)
     return graph
 
 
@@ -246,14 +250,13 @@ def _static_batch(inputs: tuple[InputSpec, ...]) -> tuple[Note, ...]:
     )
 
 
-def _check_same_outputs(model: nn.Module, graph: ModelGraph, args: Any, kwargs: Any) -> None:
+def _check_same_outputs(expected: Any, graph: ModelGraph, args: Any, kwargs: Any) -> None:
     """The captured and rewritten graph must compute what the network does, on the example."""
     with torch.no_grad(), quiet_torch():
-        expected = pytree.tree_leaves(model(*args, **kwargs))
         actual = pytree.tree_leaves(graph.module(*args, **kwargs))
     pairs = [
         (e, a)
-        for e, a in zip(expected, actual, strict=False)
+        for e, a in zip(pytree.tree_leaves(expected), actual, strict=False)
         if isinstance(e, Tensor) and isinstance(a, Tensor)
     ]
     for position, (want, got) in enumerate(pairs):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from bitwright.graph.answers import FIRST, Answer
+
 Target = object
 
 
@@ -89,7 +91,7 @@ class ModelGraph:
 
     ``module`` is an fx.GraphModule over ATen operators that takes and returns what the user's
     network does. Nothing after capture writes to it: a changed network is a new GraphModule that
-    shares the tensors that did not change.
+    shares the tensors that did not change. ``answer`` tells which outputs are compared.
     """
 
     module: fx.GraphModule
@@ -97,6 +99,7 @@ class ModelGraph:
     inputs: tuple[InputSpec, ...]
     folded: Mapping[str, FoldedBatchNorm]
     notes: tuple[Note, ...]
+    answer: Answer = FIRST
 
     def unit(self, name: str) -> Unit:
         """The unit of that name."""

@@ -25,11 +25,12 @@ MISMATCH = 0.35
 
 @dataclass(frozen=True)
 class Observation:
-    """What one pass saw: statistics of the watched edges, and how many samples there were."""
+    """What one pass saw: statistics of the watched edges, how many samples and batches."""
 
     stats: Mapping[str, TensorStats]
     samples: int
     notes: tuple[Note, ...]
+    batches: int = 0
 
 
 def observe(
@@ -55,7 +56,7 @@ def observe(
     merged: dict[str, TensorStats] = {}
     norm = _first_norm(graph)
     channels: ChannelStats | None = None
-    samples = 0
+    samples = count = 0
     masks: set[str] = set()
 
     for inputs in batches:
@@ -81,6 +82,7 @@ def observe(
             here = ChannelStats.of(seen["norm"], axis=1)
             channels = here if channels is None else channels.merge(here)
         samples += next(t.shape[0] for t in flat if isinstance(t, Tensor) and t.dim())
+        count += 1
         progress(samples)
     if not samples:
         raise DataError("the calibration data are empty: no batch came. Check --data.")
@@ -88,7 +90,7 @@ def observe(
     # The numbers that an attention mask adds would take up the whole grid: no range, no grid.
     kept = {name: stats for name, stats in merged.items() if name not in masks}
     kept |= _constant_stats(graph, wanted)
-    return Observation(kept, samples, (*notes, *_mask_notes(masks)))
+    return Observation(kept, samples, (*notes, *_mask_notes(masks)), count)
 
 
 def _constant_stats(graph: ModelGraph, wanted: set[str]) -> dict[str, TensorStats]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from bitwright.graph.answers import Answer
 from bitwright.graph.model_graph import (
     FoldedBatchNorm,
     InputSpec,
@@ -46,18 +47,23 @@ class PortableGraph:
     inputs: tuple[InputSpec, ...]
     folded: Mapping[str, FoldedBatchNorm]
     notes: tuple[Note, ...]
+    answer: Answer
 
 
 def portable(graph: ModelGraph) -> PortableGraph:
     """The graph as data; tensors are shared, not copied."""
     folded = dict(graph.folded)
-    return PortableGraph(_as_rows(graph.module), graph.units, graph.inputs, folded, graph.notes)
+    return PortableGraph(
+        _as_rows(graph.module), graph.units, graph.inputs, folded, graph.notes, graph.answer
+    )
 
 
 def restored(carried: PortableGraph) -> ModelGraph:
     """The graph again: the same nodes, names and values."""
     module = _as_module(carried.module)
-    return ModelGraph(module, carried.units, carried.inputs, carried.folded, carried.notes)
+    return ModelGraph(
+        module, carried.units, carried.inputs, carried.folded, carried.notes, carried.answer
+    )
 
 
 def _as_rows(module: fx.GraphModule) -> PortableModule:

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from bitwright.errors import DataError
 from bitwright.graph.batch_axes import BatchAxes, few_samples, find_batch_axes
 from bitwright.graph.change import Change
-from bitwright.graph.execute import first_tensor, outputs_of
+from bitwright.graph.execute import outputs_of
 from bitwright.graph.installed import (
     Installed,
     device_of,
@@ -102,7 +102,7 @@ def prepare(
 
 
 def main_output(graph: ModelGraph, flat: tuple[Any, ...], work: Work) -> fx.Node:
-    """The node whose value `execute.first_tensor` picks from the network's outputs.
+    """The node whose value the network's answer is made of.
 
     Raises:
         DataError: that is a stored tensor, which no change of the network can reach.
@@ -112,7 +112,7 @@ def main_output(graph: ModelGraph, flat: tuple[Any, ...], work: Work) -> fx.Node
     values = values_of(graph, Installed(), flat, returned, work)
     stored = {n: graph.tensor(str(n.target)) for n in output.all_input_nodes if n not in values}
     result = fx.map_arg(output.args[0], {**values, **stored}.__getitem__)
-    chosen = first_tensor(outputs_of(graph, result))
+    chosen = graph.answer.raw(outputs_of(graph, result))
     for node, value in values.items():
         if value is chosen:
             return node

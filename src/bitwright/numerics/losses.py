@@ -23,6 +23,20 @@ def agreement(a_logits: Tensor, b_logits: Tensor) -> tuple[int, int]:
     return int(same.sum()), same.numel()
 
 
+def cosine_rows(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between the rows of two tensors, in float64.
+
+    Equation: a.b / (|a| |b|) along the last axis; 1 where both rows are zero, 0 where one is.
+    Reference: Salton and McGill 1983; how embeddings are compared (arXiv 1908.10084).
+    """
+    _check_same_shape(a, b, "cosine_rows")
+    a, b = a.double(), b.double()
+    lengths = a.square().sum(-1).sqrt(), b.square().sum(-1).sqrt()
+    product = lengths[0] * lengths[1]
+    cosine = (a * b).sum(-1) / torch.where(product > 0, product, 1.0)
+    return torch.where((lengths[0] == 0) & (lengths[1] == 0), 1.0, cosine)
+
+
 def kl_divergence(float_logits: Tensor, quant_logits: Tensor) -> Tensor:
     """Mean divergence of the quantised distribution from the float one; differentiable.
 

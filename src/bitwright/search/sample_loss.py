@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
+from bitwright.graph.answers import EMBEDDING, SCORES, embedding
 from bitwright.graph.execute import class_rows
-from bitwright.numerics.losses import kl_rows
+from bitwright.numerics.losses import cosine_rows, kl_rows
 
 # What counts for a sample whose outputs are no longer numbers, and the most that any sample counts:
 # finite, so that the sums stay usable, and far beyond what a network that still works reaches.
@@ -119,20 +120,43 @@ class RelativeSquaredError:
         return _bounded(losses, torch.zeros_like(losses))
 
 
-def choose_loss(reference: Tensor, labels: object = None) -> SampleLoss:
+@dataclass(frozen=True)
+class EmbeddingDistance:
+    """One minus the cosine of a sample's embedding with the float network's.
+
+    Equation: 1 - e.e_float / (|e| |e_float|), e the mean over the tokens (`graph.answers`).
+    """
+
+    name: str = "cosine-distance"
+    needs_float: bool = True
+    has_answers: bool = False
+
+    def of(self, reference: Tensor | None, outputs: Tensor, labels: object) -> Tensor:
+        """See `SampleLoss`; labels are not used."""
+        del labels
+        assert reference is not None
+        losses = 1 - cosine_rows(embedding(reference.double()), embedding(outputs.double()))
+        return _bounded(losses, torch.zeros_like(losses))
+
+
+def choose_loss(reference: Tensor, labels: object = None, answers: str = SCORES) -> SampleLoss:
     """The loss that fits some float outputs, and the labels where they are to be used.
 
-    Cross-entropy with labels; else the KL divergence where a row has two or more scores, taken of
-    the outputs themselves where they already are probabilities; else the squared error relative to
-    the outputs' variance (their energy, should they not vary).
+    For embeddings their distance. Else cross-entropy with labels; else the KL divergence where a
+    row has two or more scores, taken of the outputs themselves where they already are
+    probabilities; else the squared error relative to the outputs' variance (their energy, should
+    they not vary).
 
     Args:
         reference: the float network's main output for some samples.
         labels: of the same samples, None to do without.
+        answers: what the outputs mean.
 
     Raises:
         DataError: labels that are no class numbers of these outputs.
     """
+    if answers == EMBEDDING:
+        return EmbeddingDistance()
     rows = by_sample(reference)
     if labels is not None:
         _class_labels(labels, rows)

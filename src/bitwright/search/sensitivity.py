@@ -133,7 +133,8 @@ def loss_of_network(graph: ModelGraph, batch: Batch, use_labels: bool) -> Sample
     flat = same_device(graph, bind(graph, batch.inputs))
     wanted = main_output(graph, flat, Work())
     reference = values_of(graph, Installed(), flat, (wanted,), Work())[wanted]
-    return choose_loss(reference, batch.labels if use_labels else None)
+    labels = batch.labels if use_labels else None
+    return choose_loss(reference, labels, graph.answer.kind)
 
 
 def unit_groups(changes: Mapping[str, Mapping[Choice, Change | None]]) -> Groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -78,13 +79,15 @@ def places(work: Work) -> Places:
         if isinstance(value, Tensor):
             sizes[node.name] = value.numel() * value.element_size()
 
-    run(work.graph, next(work.batches()), visit)
+    flat = next(work.batches())
+    run(work.graph, flat, visit)
+    own = next(t.shape[0] for t in flat if isinstance(t, Tensor) and t.dim())
     held = [
-        2 * sum(sizes.get(name, 0) for name in live_after(work.graph, unit.outputs[-1]))
+        2 / own * sum(sizes.get(name, 0) for name in live_after(work.graph, unit.outputs[-1]))
         for unit in work.graph.units
     ]
     clear = _clear_places(work)
-    every, some = batches_of(work, True), batches_of(work, False)
+    every, some = work.samples, min(work.samples, WIDE_SAMPLES)
     return Places(
         tuple(c and every * size <= CUT_BYTES for c, size in zip(clear, held, strict=True)),
         tuple(c and some * size <= CUT_BYTES for c, size in zip(clear, held, strict=True)),
@@ -110,8 +113,8 @@ def _clear_places(work: Work) -> list[bool]:
 
 def batches_of(work: Work, whole: bool) -> int:
     """How many batches all samples make, or those that serve where activations are wide."""
-    samples = work.samples if whole else min(work.samples, WIDE_SAMPLES)
-    return max(1, -(-samples // work.batch))
+    share = 1.0 if whole else min(1.0, WIDE_SAMPLES / max(work.samples, 1))
+    return max(1, math.ceil(share * work.passes))
 
 
 def moved(work: Work, cut: Cut, place: int, whole: bool, over: Overrides) -> Cut:

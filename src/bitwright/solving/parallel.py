@@ -102,7 +102,7 @@ def _groups(
 def _solve_group(
     work: Work, group: list[Unit], tasks: list[Task], grids: dict[Task, Grids]
 ) -> Iterator[tuple[Task, UnitSolution]]:
-    batches = max(1, -(-work.samples // work.batch))
+    batches = work.passes
     rows = work.method.needs.rows
     plans = tuple(
         plan_of(

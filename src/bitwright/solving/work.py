@@ -39,6 +39,7 @@ class Work:
         target, method, sites, stats: how, where and what was observed.
         batches: opens the calibration inputs, bound to the graph, in batches of `batch`.
         samples, batch, seed: of the calibration set and the run.
+        count: how many batches there are; texts of many lengths make more, and smaller ones.
         by_output: choose input ranges at the units' own outputs.
         data: digest of the calibration data, for the store's keys.
         store: where solutions are kept.
@@ -60,6 +61,12 @@ class Work:
     data: str = ""
     store: Entries = field(default_factory=NullStore)
     workers: int | str = 1
+    count: int = 0
+
+    @property
+    def passes(self) -> int:
+        """How many batches a pass over the calibration set has."""
+        return max(1, self.count or -(-self.samples // self.batch))
 
     @cached_property
     def sites_of(self) -> Mapping[str, list[Site]]:

@@ -61,12 +61,14 @@ class Batch:
 class Dataset:
     """Batches that can be walked again and again: `open` starts a new pass.
 
-    `is_none` marks the data of `none`: no batch at all, on purpose.
+    `is_none` marks the data of `none`: no batch at all, on purpose. `trim` asks for texts without
+    their padding (`lengths.batched`).
     """
 
     spec: str
     open: Callable[[], Iterator[Batch]]
     is_none: bool = False
+    trim: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
         return self.open()
@@ -222,7 +224,7 @@ def take(dataset: Dataset, n: int) -> Dataset:
             if left <= 0:  # before asking for a batch more: reading it may be dear
                 return
 
-    return Dataset(dataset.spec, walk, dataset.is_none)
+    return Dataset(dataset.spec, walk, dataset.is_none, dataset.trim)
 
 
 def rebatch(dataset: Dataset, size: int) -> Dataset:
@@ -240,7 +242,7 @@ def rebatch(dataset: Dataset, size: int) -> Dataset:
         count = 0
         for batch in dataset:
             if held and _signature(held[0]) != _signature(batch):
-                yield _join(held)
+                yield join(held)
                 held, count = [], 0
             start = 0
             while start < batch.size:
@@ -249,12 +251,12 @@ def rebatch(dataset: Dataset, size: int) -> Dataset:
                 count += stop - start
                 start = stop
                 if count == size:
-                    yield _join(held)
+                    yield join(held)
                     held, count = [], 0
         if held:
-            yield _join(held)
+            yield join(held)
 
-    return Dataset(dataset.spec, walk, dataset.is_none)
+    return Dataset(dataset.spec, walk, dataset.is_none, dataset.trim)
 
 
 def _signature(batch: Batch) -> tuple[object, ...]:
@@ -270,7 +272,8 @@ def _kind(labels: object | None) -> object:
     return type(labels)
 
 
-def _join(batches: list[Batch]) -> Batch:
+def join(batches: list[Batch]) -> Batch:
+    """One batch of several that agree in structure, types and trailing shapes."""
     if len(batches) == 1:
         return batches[0]
     labels = _join_labels([batch.labels for batch in batches])

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
 MAX_TOKENS = 128
+MAX_CONTEXT_TOKENS = 384
+# Classes named Model that nevertheless end in scores of words.
+_HEADED_MODELS = ("LMHeadModel", "DoubleHeadsModel")
 EXAMPLE_TOKENS = 16
 _SIDE = 224
 
@@ -126,8 +129,15 @@ def _text_preprocess(
             tokenizer.pad_token = tokenizer.eos_token
     longest = getattr(config, "max_position_embeddings", None) or MAX_TOKENS
     classes = {str(key): int(value) for key, value in (config.label2id or {}).items()}
+    kind = (config.architectures or [""])[0]
+    spans = kind.endswith("ForQuestionAnswering")
     return TextPreprocess(
-        tokenizer, max_length=min(MAX_TOKENS, longest), accepts=accepts, classes=classes
+        tokenizer,
+        max_length=min(MAX_CONTEXT_TOKENS if spans else MAX_TOKENS, longest),
+        accepts=accepts,
+        classes=classes,
+        joint=not (kind.endswith("Model") and not kind.endswith(_HEADED_MODELS)),
+        spans=spans,
     )
 
 

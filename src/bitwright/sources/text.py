@@ -21,6 +21,7 @@ ANSWER_KEYS = ("label", "score", "answers")
 _SNIPPET = 60
 
 Text = str | tuple[str, str]
+Place = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class TextPreprocess:
     Texts longer than `max_length` tokens are cut: of a question and its context the context, of
     other pairs the longer one. `accepts` are the arguments that the network takes; what the
     tokenizer makes beyond them is dropped. `classes` turns labels given by name into numbers.
+    `joint` networks read a pair as one text; others, sentence encoders, read one after the other,
+    and a pair is two samples. `spans` networks mark an answer in a context: their labels say where
+    in the context each token stands.
     """
 
     tokenizer: Any
@@ -37,6 +41,8 @@ class TextPreprocess:
     batch_size: int = 32
     accepts: tuple[str, ...] | None = None
     classes: Mapping[str, int] | None = None
+    joint: bool = True
+    spans: bool = False
 
     def __post_init__(self) -> None:
         for key in ("max_length", "batch_size"):
@@ -45,26 +51,51 @@ class TextPreprocess:
 
     def __call__(self, texts: list[Text], *, cut: str = "longest_first") -> dict[str, Tensor]:
         """Token tensors of `texts`, which are all single texts or all pairs."""
+        with self._guard():
+            return self._accepted(self._encoded(texts, cut))
+
+    def with_places(
+        self, texts: list[Text], *, cut: str
+    ) -> tuple[dict[str, Tensor], list[list[Place]]]:
+        """Token tensors of pairs, and where each token of a row stands in the second text."""
+        with self._guard():
+            encoded = self._encoded(texts, cut, return_offsets_mapping=True)
+            offsets = encoded["offset_mapping"].tolist()
+            places = [
+                [(a, b) if side == 1 else None for (a, b), side in zip(row, sides, strict=True)]
+                for row, sides in zip(
+                    offsets, map(encoded.sequence_ids, range(len(texts))), strict=True
+                )
+            ]
+            return self._accepted(encoded), places
+
+    def _encoded(self, texts: list[Text], cut: str, **options: bool) -> Any:
         first = [text if isinstance(text, str) else text[0] for text in texts]
         second = [text[1] for text in texts if not isinstance(text, str)]
-        with Foreign(
+        return self.tokenizer(
+            first,
+            second or None,
+            padding=True,
+            truncation=cut,
+            max_length=self.max_length,
+            return_tensors="pt",
+            **options,
+        )
+
+    def _accepted(self, encoded: Any) -> dict[str, Tensor]:
+        return {k: v for k, v in encoded.items() if self.accepts is None or k in self.accepts}
+
+    def _guard(self) -> Foreign:
+        return Foreign(
             DataError,
             "encoding text",
             remedy="Check the tokenizer: it needs a padding token and must return PyTorch tensors.",
-        ):
-            encoded = self.tokenizer(
-                first,
-                second or None,
-                padding=True,
-                truncation=cut,
-                max_length=self.max_length,
-                return_tensors="pt",
-            )
-            return {k: v for k, v in encoded.items() if self.accepts is None or k in self.accepts}
+        )
 
 
 @dataclass(frozen=True)
 class _Line:
+    number: int
     text: Text
     answer: object | None
     cut: str
@@ -74,7 +105,9 @@ def jsonl_dataset(path: Path, preprocess: object | None, *, spec: str = "") -> D
     """One JSON object a line, read as needed and in order.
 
     Keys: `text` or `sentence`; or `sentence1` and `sentence2`; or `question` and `context`.
-    Optional, as labels: `label`, `score` or `answers`.
+    Optional, as labels: `label`, `score` or `answers`. To a network that is no `joint` one a pair
+    is two samples, whose labels are a dict of the number of the `pair` and its `label`; to one of
+    `spans` a label is a dict of the `context`, the `answers` and the `places` of the tokens.
     """
     name = spec or str(path)
     if not path.is_file():
@@ -101,8 +134,38 @@ def jsonl_dataset(path: Path, preprocess: object | None, *, spec: str = "") -> D
 
 
 def _batch(lines: list[_Line], encode: TextPreprocess) -> Batch:
-    inputs = encode([line.text for line in lines], cut=lines[0].cut)
-    return Batch(inputs, _labels([line.answer for line in lines], encode.classes))
+    texts, cut = [line.text for line in lines], lines[0].cut
+    answers = [line.answer for line in lines]
+    pairs = not isinstance(texts[0], str)
+    if pairs and not encode.joint:
+        return _apart(lines, encode)
+    if pairs and encode.spans and answers[0] is not None:
+        inputs, places = encode.with_places(texts, cut=cut)
+        rows = zip(lines, places, strict=True)
+        return Batch(inputs, [_span(line, place) for line, place in rows])
+    return Batch(encode(texts, cut=cut), _labels(answers, encode.classes))
+
+
+def _apart(lines: list[_Line], encode: TextPreprocess) -> Batch:
+    """Both texts of every pair as samples of their own, next to each other."""
+    both = [(line, text) for line in lines for text in line.text]
+    inputs = encode([text for _, text in both])
+    labels = _labels([line.answer for line, _ in both], encode.classes)
+    numbers = torch.tensor([line.number for line, _ in both])
+    return Batch(inputs, None if labels is None else {"pair": numbers, "label": labels})
+
+
+def _span(line: _Line, places: list[Place]) -> dict[str, object]:
+    given: Any = line.answer
+    # A list of texts, a list of objects with a text, or (as some tools write) an object of lists.
+    texts = given.get("text") if isinstance(given, dict) else given
+    answers = [a.get("text") if isinstance(a, dict) else a for a in texts or ()]
+    if not all(isinstance(a, str) for a in answers):
+        raise DataError(
+            f"the answers on line {line.number} are {_snippet(repr(given).encode())}. Give a list "
+            'of texts, or of objects such as {"text": "...", "answer_start": 0}.'
+        )
+    return {"context": line.text[1], "answers": answers, "places": places}
 
 
 def _labels(answers: list[object | None], classes: Mapping[str, int] | None) -> object | None:
@@ -126,7 +189,7 @@ def _lines(path: Path) -> Iterator[_Line]:
             row = _parse(raw, place)
             if keys is None:
                 keys = _keys(row, place)
-            yield _line(row, keys, place)
+            yield _line(row, keys, place, number)
 
 
 def _parse(raw: bytes, place: str) -> dict[str, object]:
@@ -159,7 +222,7 @@ def _keys(row: dict[str, object], place: str) -> tuple[str, ...]:
     )
 
 
-def _line(row: dict[str, object], keys: tuple[str, ...], place: str) -> _Line:
+def _line(row: dict[str, object], keys: tuple[str, ...], place: str, number: int) -> _Line:
     *text_keys, answer = keys
     texts: list[str] = []
     for key in text_keys:
@@ -173,7 +236,7 @@ def _line(row: dict[str, object], keys: tuple[str, ...], place: str) -> _Line:
         )
     text: Text = texts[0] if len(texts) == 1 else (texts[0], texts[1])
     cut = "only_second" if text_keys[0] == "question" else "longest_first"
-    return _Line(text, row[answer] if answer else None, cut)
+    return _Line(number, text, row[answer] if answer else None, cut)
 
 
 def _snippet(raw: bytes) -> str:

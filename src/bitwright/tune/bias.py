@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.errors import RecipeError
-from bitwright.graph.execute import first_tensor, walk
+from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.tune.judge import Judge, distillation
@@ -205,10 +205,10 @@ def _backward(
     """Add the gradient of some samples' loss, weighted by their share of the batch."""
     flat, answer = joined(entries)
     if answer is None:
-        answer = first_tensor(walk(graph.module, flat))
+        answer = graph.answer.of(walk(graph.module, flat))
     with torch.enable_grad():
         tensors = {unit.path: unit.bias for unit in trained.values()}
-        output = first_tensor(run_with(module, flat, tensors))
+        output = graph.answer.of(run_with(module, flat, tensors))
         loss = distillation(answer, output, temperature)
         if loss.requires_grad:
             (loss * share).backward()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.execute import class_rows, first_tensor, walk
+from bitwright.graph.execute import class_rows, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.numerics.losses import kl_divergence
 from bitwright.tune.samples import Flat, Open
@@ -77,7 +77,7 @@ class Judge:
         known: list[Tensor] = []
         spread, rows, held, passes = 0.0, 0, 0, 0
         for flat in batches():
-            answer = first_tensor(walk(graph.module, flat))
+            answer = graph.answer.of(walk(graph.module, flat))
             scores = class_rows(answer).double()
             spread += float(scores.std(dim=-1, correction=0).sum())
             rows += scores.shape[0]
@@ -95,7 +95,7 @@ class Judge:
         with torch.no_grad():
             for index, flat in enumerate(self.batches()):
                 reference = self._answer(index, flat)
-                answer = first_tensor(walk(module, flat))
+                answer = self.graph.answer.of(walk(module, flat))
                 count = class_rows(reference).shape[0]
                 soft += count * float(distillation(reference, answer, self.temperature))
                 plain += count * float(distillation(reference, answer))
@@ -103,4 +103,6 @@ class Judge:
         return Loss(soft / max(rows, 1), plain / max(rows, 1))
 
     def _answer(self, index: int, flat: Flat) -> Tensor:
-        return self.known[index] if self.known else first_tensor(walk(self.graph.module, flat))
+        if self.known:
+            return self.known[index]
+        return self.graph.answer.of(walk(self.graph.module, flat))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitwright.graph.execute import channels_last, first_tensor, walk
+from bitwright.graph.execute import channels_last, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.tune.samples import Flat, Open, bytes_of, fixed_batch, keys_of, size_of
 
@@ -42,7 +42,7 @@ def gather(graph: ModelGraph, batches: Open, budget: int = POOL_BYTES) -> list[E
     heap: list[tuple[int, int, Entry]] = []
     held = count = 0
     for flat in batches():
-        answer = first_tensor(walk(graph.module, flat))
+        answer = graph.answer.of(walk(graph.module, flat))
         for row, key in enumerate(keys_of(flat, whole)):
             entry = Entry(key, *(_copied(flat, answer) if whole else _line(flat, answer, row)))
             heapq.heappush(heap, (-key, count, entry))
