@@ -120,7 +120,7 @@ class Recipe:
                 kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name
             )
         self._check_allocation()
-        if REFINE not in tuning_steps(self.tune) and self.refine_method:
+        if self.refine_method and REFINE not in tuning_steps(self.tune):
             raise RecipeError(
                 f"refine_method is {self.refine_method!r}, but tune = {self.tune!r} does not "
                 "refine. Add the step 'refine' to tune, or leave refine_method out."
