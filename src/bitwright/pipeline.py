@@ -27,11 +27,10 @@ from bitwright.metrics import metric
 from bitwright.preparing import (
     Job,
     Prepared,
-    capture_network,
+    captured,
     edges_of,
     prepare,
     store_at,
-    unpadded,
     work_on,
 )
 from bitwright.recipe import Recipe, make_recipe
@@ -107,8 +106,7 @@ def run(job: Job, progress: Progress) -> Result:
             "activations and for the verification. Give some samples."
         )
     with progress.stage("capture"):
-        graph = capture_network(job)
-    job = unpadded(job, graph)
+        job, graph = captured(job)
     menu = menu_of(graph, recipe)
     if recipe.menu:
         # The base precision is observed too, whether or not it can be chosen.

@@ -73,10 +73,11 @@ class Prepared:
     samples: Samples
 
 
-def unpadded(job: Job, graph: ModelGraph) -> Job:
-    """The job on texts without their padding, where the network takes them of any length."""
+def captured(job: Job) -> tuple[Job, ModelGraph]:
+    """The job's network; and the job, its texts without padding where any length is taken."""
+    graph = capture_network(job)
     evaluation = job.evaluation and trimming(job.evaluation, graph.inputs)
-    return replace(job, data=trimming(job.data, graph.inputs), evaluation=evaluation)
+    return replace(job, data=trimming(job.data, graph.inputs), evaluation=evaluation), graph
 
 
 def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prepared:
