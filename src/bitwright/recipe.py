@@ -127,6 +127,13 @@ class Recipe:
             )
         if self.refine_method:
             method(self.refine_method)
+        again = self.refine_method in ("", self.method)
+        if again and REFINE in tuning_steps(self.tune) and self.mode == "sequential":
+            raise RecipeError(
+                "tune has the step 'refine', which solves in sequence what --mode sequential has "
+                f"already solved so by {self.method}. Leave 'refine' out, use --mode parallel, or "
+                "name another refine_method."
+            )
         metric(self.metric)
         range_rule(tensor_rule(self))
         range_rule(self.weight_range)

@@ -51,7 +51,7 @@ def tune(
             again = _solved_again(job, prepared, choices, progress)
             for earlier in done:
                 again = _apply(job, prepared, earlier, again, progress)
-            found = _better(job, prepared, found, again, progress)
+            found = _better(prepared, found, again, progress)
         else:
             found = _apply(job, prepared, step, found, progress)
         done.append(step)
@@ -67,9 +67,7 @@ def _apply(
         if step == BIAS:
             solved, report = tune_biases(*given, BiasTuning(seed=job.recipe.seed))
         else:
-            solved, report = tune_batchnorms(
-                *given, {BN: BatchNormTuning(), BN_PAPER: PAPER}[step]
-            )
+            solved, report = tune_batchnorms(*given, {BN: BatchNormTuning(), BN_PAPER: PAPER}[step])
     _tell(progress, f"tune {step}", report.before, report.after, len(report.units))
     if report.note:
         progress.note(f"tune {step}", report.note)
@@ -97,7 +95,7 @@ def _solved_again(
 
 
 def _better(
-    job: Job, prepared: Prepared, old: Configuration, new: Configuration, progress: Progress
+    prepared: Prepared, old: Configuration, new: Configuration, progress: Progress
 ) -> Configuration:
     """The configuration that the held-out samples find nearer to the float network."""
     with progress.stage("judge"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,19 +59,27 @@ def replay(
     start: Mapping[str, Any],
     wanted: Iterable[str],
     overrides: Overrides | None = None,
+    visit: Callable[[str, Any], None] | None = None,
 ) -> Values:
     """Compute the wanted values from stored ones; with overrides, as the quantised network does.
 
-    Values are dropped after their last use, so memory is that of the part's widest cut.
+    Values are dropped after their last use, so memory is that of the part's widest cut. With
+    `visit` the wanted ones are too: each is shown by its name when it is there, none is returned.
     """
-    keep = set(wanted)
-    nodes = plan(graph, start, keep)
+    wanted = set(wanted)
+    keep = set() if visit else wanted
+    nodes = plan(graph, start, wanted)
+    if visit:
+        for name in wanted & start.keys():
+            visit(name, start[name])
     last = last_uses(nodes)
     by_node = {node.name: node for node in graph.module.graph.nodes}
     values: dict[fx.Node, Any] = {by_node[name]: value for name, value in start.items()}
     with torch.no_grad():
         for node in nodes:
             values[node] = _value(graph, node, values, overrides)
+            if visit and node.name in wanted:
+                visit(node.name, values[node])
             for dead in last.get(node, ()):
                 if dead.name not in keep:
                     values.pop(dead, None)

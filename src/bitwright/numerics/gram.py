@@ -30,13 +30,15 @@ class Gram:
         2 R N (N + C) operations: one matrix product each, in float32, and so are the sums over
         batches. What is taken from them, the bias above all, is computed in float64.
         """
+        # A product with ones: the library's own sum over rows is slow where a row is short.
+        ones = x.new_ones(1, 1, x.shape[1]).expand(x.shape[0], -1, -1)
         return cls(
             x.shape[1],
             x.transpose(1, 2) @ x,
             y.transpose(1, 2) @ x,
-            x.sum(1),
-            y.sum(1),
-            y.square().sum(1),
+            (ones @ x).squeeze(1),
+            (ones @ y).squeeze(1),
+            (ones @ y.square()).squeeze(1),
         )
 
     def add_(self, other: Gram) -> Gram:

@@ -17,6 +17,9 @@ from bitwright.solving.spool import Budget, Spool
 
 ROWS = 1 << 16
 ROWS_PER_INPUT = 48
+# A group of a depthwise convolution has 9 or 25 unknowns: thousands of rows settle them, and there
+# are hundreds of groups, whose small products cost far more time per row than one large product.
+ROWS_GROUPED = 1 << 13
 HELD_OUT = 8
 SAMPLE_BYTES = 256 << 20
 SAMPLE_UNIT_BYTES = 192 << 20
@@ -126,7 +129,7 @@ def plan_of(
     weight = weight_rows(graph.tensor(unit.weight).float(), unit)
     bias = graph.tensor(unit.bias).float() if unit.bias else None
     inputs, outputs = weight.shape[-1], weight.shape[-2]
-    total = max(ROWS, ROWS_PER_INPUT * inputs)
+    total = max(ROWS if unit.groups == 1 else ROWS_GROUPED, ROWS_PER_INPUT * inputs)
     width = 4 * unit.groups * (inputs + outputs)
     kept = -(-min(max(rows, 8 * inputs), SAMPLE_UNIT_BYTES // width) // batches) if rows else 0
     forms = tuple(geometry(unit, nodes[call]) for call in unit.calls)

@@ -178,15 +178,20 @@ def collect_chunk(shared: Shared, item: tuple[int, list[tuple[Any, ...]]]) -> di
     carried, plans = shared
     graph = _graph(carried)
     nodes = graph.nodes()
-    sources = {call: input_of(nodes[call]).name for plan in plans for call in plan.unit.calls}
+    readers: dict[str, list[tuple[Plan, int]]] = {}
+    for plan in plans:
+        for i, call in enumerate(plan.unit.calls):
+            readers.setdefault(input_of(nodes[call]).name, []).append((plan, i))
     parts = {plan.unit.name: Part({}) for plan in plans}
     first, chunk = item
     for index, flat in enumerate(chunk, first):
-        values = replay(graph, start(graph, flat), set(sources.values()))
-        for plan in plans:
-            for i, call in enumerate(plan.unit.calls):
-                x = values[sources[call]]
+        # Units are summed up while their input lives: to keep the inputs of all at once would take
+        # gigabytes where images are large.
+        def visit(source: str, x: Any, index: int = index) -> None:
+            for plan, i in readers[source]:
                 collect_batch(plan, parts[plan.unit.name], index, i, x, x)
+
+        replay(graph, start(graph, flat), readers, visit=visit)
     return parts
 
 
