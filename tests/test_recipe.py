@@ -19,9 +19,9 @@ CHANGED = Recipe(
     model='/a "quoted"\\path/net.py:f', weights="w.pth", data="d.npz", eval="e.npz",
     method="quadratic", mode="parallel", scheme="w4a8", keep="first,last=w8a8",
     menu="w8a8,w4a8", budget="loss<=0.1", minimize="size", solver="greedy-accuracy",
-    table_samples=9, tune="bn,refine", refine_method="adaquant", target="ort-cpu", metric="agreement",
-    calib=17, activation_range="minmax", weight_range="lp", batch=3, size=224,
-    mean=(0.5, 0.25, 1e-3),
+    table_samples=9, tune="bn,refine", refine_method="adaquant",
+    target="ort-cpu", metric="agreement", calib=17, activation_range="minmax", weight_range="lp",
+    batch=3, size=224, mean=(0.5, 0.25, 1e-3),
     std=(1.0,), crop=0.875, device="cuda", seed=3,
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ from bitwright.sources.data import as_dataset
 from bitwright.tune.samples import HELD_OUT
 from networks import pictures, small_network
 
-QUICK = {"menu": "w8a8,w4a8,w3a8", "budget": "size<=0.2", "keep": "", "batch": 8}
+QUICK = {"menu": "w8a8,w4a8,w3a8", "budget": "bops<=0.1", "keep": "", "batch": 8}
 
 
 def batches(count=96):
@@ -24,7 +24,7 @@ def batches(count=96):
 
 
 def tuned(recipe="light", **options):
-    return bw.quantize(small_network(width=64), batches(), recipe=recipe, **{**QUICK, **options})
+    return bw.quantize(small_network(width=16), batches(), recipe=recipe, **{**QUICK, **options})
 
 
 def bits(result):
@@ -39,7 +39,7 @@ def same(first, second):
 
 
 def test_light_needs_no_backward_pass():
-    """Under inference_mode no gradient can be recorded: the whole run passes, with the same bits."""
+    """Under inference_mode no gradient can be recorded: the run passes, with the same bits."""
     outside = tuned()
     with torch.inference_mode():
         inside = tuned()
@@ -82,19 +82,13 @@ def test_refinement_is_kept_only_where_the_held_out_samples_like_it():
     assert reports[-1]["step"] == "refine"
     refined = reports[-1]
     assert refined["loss_after"] <= refined["loss_before"]
-    assert (
-        refined["kept"]
-        == (refined["loss_after"], refined["softened_after"])
-        != (
-            refined["loss_before"],
-            refined["softened_before"],
-        )
-        or not refined["kept"]
-    )
+    lower = refined["loss_after"] < refined["loss_before"]
+    lower_softened = refined["softened_after"] < refined["softened_before"]
+    assert refined["kept"] == (lower or lower_softened)
 
 
 def test_refinement_of_what_is_sequential_already_is_refused():
-    with pytest.raises(RecipeError, match="refine.*sequential"):
+    with pytest.raises(RecipeError, match=r"refine.*sequential"):
         make_recipe("light", {"tune": "bn,refine", "mode": "sequential"})
 
 
@@ -113,7 +107,7 @@ def test_advanced_after_light_solves_only_what_differs(tmp_path):
 def test_order_of_the_data_and_its_batches_change_no_integer_of_tuning():
     samples = torch.cat(batches())
     shuffled = samples[torch.randperm(96, generator=torch.Generator().manual_seed(3))]
-    net = small_network(width=64)
+    net = small_network(width=16)
     options = {
         **QUICK,
         "method": "nearest",
@@ -170,7 +164,7 @@ def test_one_sample_judges_itself():
     """With a single calibration sample there is nothing to hold out: it serves as both parts."""
     data = as_dataset([pictures(1, seed=2)])
     result = bw.quantize(
-        small_network(width=64), list(itertools.chain(b.inputs for b in data)),
+        small_network(width=16), list(itertools.chain(b.inputs for b in data)),
         recipe="fixed", method="nearest", scheme="w4a8", tune="bn",
     )  # fmt: skip
     assert result.metrics["tuning"][0]["fit_samples"] == 1
