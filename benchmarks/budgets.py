@@ -150,7 +150,7 @@ def additivity(base: Base, table: Table, network: str, menu: str) -> dict[str, o
         choices = {u: allocation.get(u, table.of(u)[0].choice) for u in table.units}
         rows = [r for u in table.units for r in table.of(u) if r.choice == choices[u]]
         told.append(sum(r.loss or 0.0 for r in rows))
-        seen.append(base.loss(choices))
+        seen.append(base.run(choices)["loss"])
     return {
         "network": network, "menu": menu, "budget": "30 random", "solver": "spearman",
         "agreement": float(spearmanr(told, seen).statistic),

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import bitwright as bw
-from bitwright.errors import BitwrightError, BudgetError, RecipeError
+from bitwright.errors import BitwrightError, BudgetError, DataError, RecipeError
 from bitwright.export.latency import predict
 from bitwright.export.latency_csv import latency_text, read_latencies
 from bitwright.graph.choice import FLOAT, Choice
+from bitwright.run.progress import Progress
 from bitwright.search.cost import weight_bits
 from bitwright.search.energy import energy_pj, energy_table
 from bitwright.search.latency import in_nanoseconds
@@ -64,7 +65,9 @@ def test_uniform_is_taken_where_the_sum_of_single_losses_misleads(monkeypatch):
     from bitwright import allocating
 
     told = iter([2.0, 1.0])
-    monkeypatch.setattr(allocating.Base, "loss", lambda self, choices: next(told))
+    monkeypatch.setattr(
+        allocating.Base, "run", lambda self, choices: {"loss": next(told), "drop": 0.0}
+    )
     found = mixed("size<=0.2")
     bits = {(c["w_bits"], c["a_bits"]) for c in found.allocation["choices"].values()}
     assert len(bits) == 1
@@ -191,3 +194,132 @@ def test_latency_may_be_made_small(monkeypatch):
         predict(found.latency, {u: Choice(**b) for u, b in found.allocation["choices"].items()}),
         abs=1e-4,
     )
+
+
+# ---- labels, ties, pairs ---------------------------------------------------------------------
+
+
+def labelled():
+    return [(x, torch.arange(len(x)) % 10) for x in batches()]
+
+
+def test_with_labels_the_tables_loss_is_the_cross_entropy():
+    options = {"method": "nearest", "batch": 8}
+    asked = {**options, "menu": "w8a8,w2a8", "budget": "size<=0.2"}
+    net = small_network(width=64)
+    told = bw.quantize(net, labelled(), labels=True, **asked)
+    base = bw.quantize(net, labelled(), scheme="w8a8", **options)
+    x = torch.cat([x for x, _ in labelled()])
+    y = torch.cat([y for _, y in labelled()])
+
+    def entropy(model):
+        with torch.no_grad():
+            return float(torch.nn.functional.cross_entropy(model(x).double(), y))
+
+    losses = told.allocation["measured_loss"]
+    assert losses["base"] == pytest.approx(entropy(base.model), rel=1e-4)
+    one = "grouped"
+    alone = bw.quantize(net, labelled(), scheme="w8a8", keep=f"{one}=w2a8", **options)
+    row = next(r for r in told.table.of(one) if r.choice.w_bits == 2)
+    wanted = entropy(alone.model) - entropy(base.model)
+    assert row.loss_delta == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+    # By default the labels are not looked at, whatever they are.
+    plain = bw.quantize(net, labelled(), **asked)
+    bare = bw.quantize(net, batches(), **asked)
+    one, other, third = ([r.loss_delta for r in f.table.rows] for f in (plain, bare, told))
+    assert one == other != third
+
+
+def test_other_labels_are_other_results_of_the_store(tmp_path):
+    def base_loss(shift):
+        data = [(x, (y + shift) % 10) for x, y in labelled()]
+        found = bw.quantize(
+            small_network(), data, menu="w8a8,w4a8", budget="size<=0.9", labels=True,
+            store=tmp_path / "store",
+        )  # fmt: skip
+        return found.allocation["measured_loss"]["base"]
+
+    assert base_loss(0) != base_loss(1)
+
+
+def test_labels_that_are_not_there():
+    with pytest.raises(DataError, match="the calibration data have none"):
+        mixed("size<=0.2", labels=True)
+
+
+def test_tied_units_take_the_same_choice():
+    found = mixed("size<=0.2", ties="stem|depthwise|head, a:project|grouped", menu="w{2,4,8}a{4,8}")
+    taken = found.allocation["choices"]
+    assert taken["stem"] == taken["depthwise"] == taken["head"]
+    assert taken["project"]["a_bits"] == taken["grouped"]["a_bits"]
+    assert {row.group for row in found.table.of("head")} == {"stem|depthwise|head"}
+
+
+def test_a_targets_ties_reach_the_table(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\nties = ["add"]\n')
+    found = mixed("size<=0.2", menu="w8a8,w4a4", target=str(path), method="nearest")
+    groups = {row.unit: row.group for row in found.table.rows}
+    assert groups["depthwise"] == groups["grouped"] != "" == groups["stem"]
+    taken = found.allocation["choices"]
+    assert taken["depthwise"]["a_bits"] == taken["grouped"]["a_bits"]
+
+
+def test_ties_that_cannot_hold_are_told_before_the_work():
+    told = []
+    with pytest.raises(BitwrightError, match=r"no choice in common.*--tie"):
+        mixed("size<=0.9", ties="stem|head", keep="head=w7a7", progress=Progress([told.append]))
+    assert "solve the menu" not in {event.stage for event in told}
+
+
+def test_pairs_correct_the_allocation():
+    found = mixed("size<=0.12", pairwise=4, menu="w{2,3,4,8}a8")
+    record = found.allocation["pairwise"]
+    assert record["pairs"] == 4 and record["measured"] == 16
+    losses = found.allocation["measured_loss"]
+    assert losses["pairwise"] == record["measured_loss"]["pairwise"]
+    assert record["gain"] == pytest.approx(losses["allocation"] - losses["pairwise"])
+    # What is taken is the best that was run.
+    assert kl_of(found) == pytest.approx(min(v for k, v in losses.items() if k != "base"), rel=1e-3)
+
+
+def kl_of(result):
+    """The divergence of the stitched network from the float one, by torch alone."""
+    net, x = small_network(width=64), torch.cat(batches())
+    with torch.no_grad():
+        p, q = (model(x).double().log_softmax(1) for model in (net, result.model))
+    return float(torch.nn.functional.kl_div(q, p, log_target=True, reduction="batchmean"))
+
+
+def test_a_budget_of_the_loss_holds_where_the_network_is_run():
+    """The sum of single losses is too small here; the network that is taken holds the budget."""
+    found = mixed("loss<=0.02", minimize="size", menu="w{2,3,4,8}a8")
+    losses = found.allocation["measured_loss"]
+    assert losses["allocation"] - losses["base"] <= 0.02
+    assert kl_of(found) - losses["base"] <= 0.02 + 1e-4
+
+
+def test_a_budget_of_the_loss_is_tightened(monkeypatch):
+    from bitwright import allocating
+
+    real = allocating.Base.run
+    base = mixed("loss<=1", minimize="size").allocation["measured_loss"]["base"]
+
+    def doubled(self, choices):
+        figures = real(self, choices)
+        return {"loss": base + 2 * (figures["loss"] - base), "drop": figures["drop"]}
+
+    loose = mixed("loss<=0.05", minimize="size")
+    monkeypatch.setattr(allocating.Base, "run", doubled)
+    tight = mixed("loss<=0.05", minimize="size")
+    spent = tight.allocation["budgets"]["loss"]
+    losses = tight.allocation["measured_loss"]
+    assert losses["allocation"] - losses["base"] <= 0.05
+    assert spent["limit"] <= loose.allocation["budgets"]["loss"]["limit"]
+    assert tight.allocation["objective"] >= loose.allocation["objective"]
+
+
+@pytest.mark.parametrize("option", [{"labels": True}, {"ties": "stem|head"}, {"pairwise": 3}])
+def test_options_of_the_search_need_one(option):
+    with pytest.raises(RecipeError, match="without --menu and --budget no bits"):
+        bw.quantize(small_network(), batches(), **option)

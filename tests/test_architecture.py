@@ -37,6 +37,8 @@ LAYERS = {
     "allocating": 5,
     "tabulating": 5,
     "tuning": 5,
+    "tying": 5,
+    "pairing": 5,
     "menu_latency": 5,
     "pipeline": 5,
     "demo": 5,

@@ -19,9 +19,10 @@ CHANGED = Recipe(
     model='/a "quoted"\\path/net.py:f', weights="w.pth", data="d.npz", eval="e.npz",
     method="quadratic", mode="parallel", scheme="w4a8", keep="first,last=w8a8",
     menu="w8a8,w4a8", budget="loss<=0.1", minimize="size", solver="greedy-accuracy",
-    table_samples=9, tune="bn,refine", refine_method="adaquant",
-    target="ort-cpu", metric="agreement", calib=17, activation_range="minmax", weight_range="lp",
-    batch=3, size=224, mean=(0.5, 0.25, 1e-3),
+    table_samples=9, labels=True, ties="stem|fc", pairwise=5,
+    tune="bn,refine", refine_method="adaquant", target="ort-cpu", metric="agreement",
+    calib=17, activation_range="minmax", weight_range="lp", batch=3, size=224,
+    mean=(0.5, 0.25, 1e-3),
     std=(1.0,), crop=0.875, device="cuda", seed=3,
 )  # fmt: skip
 
@@ -74,6 +75,9 @@ def test_options_overrule_the_file_and_the_file_the_defaults(tmp_path):
         ("activation_range", "mad", "unknown range rule 'mad'.*Known: .*minmax"),
         ("weight_range", "msee", "unknown range rule 'msee'. Did you mean 'mse'"),
         ("calib", -1, "calib is -1"),
+        ("pairwise", -1, "pairwise is -1: pairs are counted from 0"),
+        ("labels", 1, "it must be bool"),
+        ("ties", "stem fc", "no pattern over unit names"),
         ("batch", 0, "batch 0: samples are counted from 1"),
         ("device", "gpu", "unknown device 'gpu' in --device"),
         ("version", VERSION + 1, f"version {VERSION + 1}; this bitwright reads {VERSION}"),

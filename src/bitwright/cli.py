@@ -59,6 +59,9 @@ Minimize = Annotated[
 ]
 
 
+_NOT_OF_RECIPE = ("recipe", "out", "store", "workers", "quiet")
+
+
 def _commands() -> Any:
     """The commands that work on networks; they load torch, which those on a table do without."""
     return importlib.import_module("bitwright.commands")
@@ -66,6 +69,16 @@ def _commands() -> Any:
 
 def _set(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _of_recipe(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of `quantize` that were given and are keys of the recipe, in its words."""
+    own = {key: value for key, value in given.items() if key not in _NOT_OF_RECIPE}
+    joined = {"budget": " and ".join(own["budget"] or ()), "ties": ",".join(own.pop("tie") or ())}
+    own |= {key: text or None for key, text in joined.items()}
+    own |= {"model": own["model"] or None, "labels": own["labels"] or None}
+    own |= {key: _numbers(own[key], f"--{key}") for key in ("mean", "std")}
+    return _set(**own)
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:
@@ -91,6 +104,10 @@ def quantize(
     budget: Budgets = None,
     minimize: Annotated[str | None, typer.Option(help="the cost to make small")] = None,
     solver: Annotated[str | None, typer.Option(help="ip, greedy-accuracy, ...")] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="the table's loss uses labels")] = False,
+    tie: Annotated[list[str] | None, typer.Option(help="units of one choice: 'layer1.*'")] = None,
+    pairwise: Annotated[int | None, typer.Option(help="pairs of units measured together")] = None,
+    table_samples: Annotated[int | None, typer.Option(help="samples of the table")] = None,
     tune: Annotated[str | None, typer.Option(help="steps: bn, bias, refine")] = None,
     target: Annotated[str | None, typer.Option(help="paper, ort-cpu, weights-only, X.toml")] = None,
     eval: Annotated[str | None, typer.Option("--eval", help="labelled data")] = None,
@@ -111,14 +128,7 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantise a network, verify it in ONNX Runtime, and write a run directory."""
-    options = _set(
-        model=model or None, data=data, weights=weights, method=method, mode=mode, scheme=scheme,
-        keep=keep, menu=menu, budget=" and ".join(budget) if budget else None,
-        minimize=minimize, solver=solver, tune=tune, target=target, eval=eval, metric=metric,
-        calib=calib, size=size,
-        mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), crop=crop, batch=batch,
-        activation_range=activation_range, weight_range=weight_range, device=device, seed=seed,
-    )  # fmt: skip
+    options = _of_recipe(locals())
     with Console(quiet) as console:
         outcome = _commands().run_quantize(recipe, options, out, console.progress, store, workers)
         console.show(comparison(outcome))

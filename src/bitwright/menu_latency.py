@@ -38,7 +38,7 @@ def menu_latency(job: Job, prepared: Prepared, progress: Progress) -> LatencyTab
     conditions = conditions_here(target.name, SETTINGS.batch, SETTINGS.threads)
     menu = {name: tuple(choices) for name, choices in prepared.menu.items()}
     key = digest(
-        code_version(),
+        code_version("export", "measuring"),
         LATENCY,
         graph.digest(),
         target,

@@ -233,6 +233,7 @@ def _record(searched: Searched) -> dict[str, Any]:
     found = as_record(searched.allocation)
     found["choices"] = _bits(searched.choices)
     found["measured_loss"] = dict(searched.measured_loss)
+    found |= {"pairwise": dict(searched.pairwise)} if searched.pairwise else {}
     found["note"] = searched.note or found["note"]
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.observe import Observation, observe
 from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target, load_target
+from bitwright.graph.ties import shared_grids
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
+from bitwright.numerics.stats import TensorStats
 from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule, tuning_steps
 from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.progress import Progress
@@ -89,6 +92,7 @@ def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prep
     with progress.stage("observe", recipe.calib or None) as tick:
         inputs = fingerprinted(stream(job.data, recipe), seen)
         observation = observe(graph, inputs, {site.root for site in sites}, tick)
+    observation = replace(observation, stats=shared_stats(graph, target, observation.stats))
     for note in (*graph.notes, *observation.notes):
         progress.note("observe", f"{note.place}: {note.text}")
     batches = bound_batches(graph, lambda: stream(job.data, recipe))
@@ -97,6 +101,19 @@ def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prep
         return Prepared(graph, target, menu, sites, observation, digest(*seen), whole)
     parted = split_samples(graph, batches)
     return Prepared(graph, target, menu, sites, observation, digest(*seen, HELD_OUT), parted)
+
+
+def shared_stats(
+    graph: ModelGraph, target: Target, stats: Mapping[str, TensorStats]
+) -> dict[str, TensorStats]:
+    """Statistics in which values that share a grid have those of all of them together."""
+    found = dict(stats)
+    for names in shared_grids(graph, target):
+        own = [stats[name] for name in names if name in stats]
+        if own:
+            whole = reduce(TensorStats.merge, own)
+            found |= {name: whole for name in names if name in stats}
+    return found
 
 
 def work_on(job: Job, prepared: Prepared, menu: Menu) -> Work:

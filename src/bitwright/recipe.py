@@ -18,6 +18,7 @@ from bitwright.metrics import metric
 from bitwright.numerics.ranges import range_rule
 from bitwright.search.allocate import SOLVERS
 from bitwright.search.budget import parse_budgets
+from bitwright.search.ties import parse_ties
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,6 +51,10 @@ class Recipe:
         budget, minimize, solver: what the allocation may spend, what it makes small under a
             budget of the loss, and how it is found.
         table_samples: calibration samples on which the table is measured; 0 for all.
+        labels: the table's loss is the cross-entropy with the calibration data's labels; without,
+            it is the divergence from the float network, and labels are not looked at.
+        ties: patterns of units that take the same choice (`a:PATTERN`: the same input bits).
+        pairwise: so many pairs of units are measured together, and correct the allocation.
         tune: steps after the bits are chosen, in order: `bn` and `bn-paper` (batch-norm tuning as
             we and as the paper do it), `bias`, `refine` (solved again in sequence, kept where the
             samples held out for it find that better); "" for none.
@@ -80,6 +85,9 @@ class Recipe:
     minimize: str = ""
     solver: str = "ip"
     table_samples: int = 256
+    labels: bool = False
+    ties: str = ""
+    pairwise: int = 0
     tune: str = ""
     refine_method: str = ""
     target: str = "paper"
@@ -156,6 +164,8 @@ class Recipe:
         if self.solver not in SOLVERS:
             raise RecipeError(unknown("solver", self.solver, SOLVERS, "--solver"))
         parse_budgets(self.budget)
+        parse_ties(self.ties)
+        self._check_search_options()
         if bool(self.menu) != bool(self.budget):
             given, lacking = ("menu", "budget") if self.menu else ("budget", "menu")
             example = "'size<=0.13'" if self.menu else "'w8a8,w4a4'"
@@ -163,6 +173,19 @@ class Recipe:
                 f"--{given} {getattr(self, given)!r} is given without --{lacking}: bits are "
                 f"allocated from a menu under a budget. Add --{lacking} {example}."
             )
+
+    def _check_search_options(self) -> None:
+        """What shapes the search for bits makes no sense without one."""
+        if self.pairwise < 0:
+            raise RecipeError(f"pairwise is {self.pairwise}: pairs are counted from 0.")
+        if self.menu:
+            return
+        for key in ("labels", "ties", "pairwise"):
+            if getattr(self, key):
+                raise RecipeError(
+                    f"{key} is {getattr(self, key)!r}, but without --menu and --budget no bits are "
+                    "searched for. Leave it out, or add --menu 'w8a8,w4a4' --budget 'size<=0.13'."
+                )
 
 
 def tuning_steps(text: str) -> tuple[str, ...]:

@@ -48,6 +48,7 @@ from bitwright.solving.work import install_edges
 from bitwright.sources.batches import Batch, take
 from bitwright.sources.lengths import batched
 from bitwright.stages import assemble, choices_of, forward_of, stream
+from bitwright.tying import groups_in, tied
 
 Changes = dict[str, dict[Choice, Change | None]]
 
@@ -76,13 +77,13 @@ class Base:
     key: str
 
     @property
-    def base_loss(self) -> float:
-        """The loss at the base precision: what the table's changes are added to."""
-        return float(self.single.base[0].mean())
+    def base_figures(self) -> dict[str, float]:
+        """Loss, and share of answers missed, at the base precision."""
+        return _figures(self.single.base)
 
-    def loss(self, choices: Mapping[str, Choice]) -> float:
-        """The loss of a whole configuration on the table's samples."""
-        return float(self.losses(choices)[0].mean())
+    def run(self, choices: Mapping[str, Choice]) -> dict[str, float]:
+        """Loss, and share of answers missed, of a whole configuration on the table's samples."""
+        return _figures(self.losses(choices))
 
     def losses(self, choices: Mapping[str, Choice]) -> Values:
         """The loss of a whole configuration and the answers missed, sample by sample."""
@@ -107,9 +108,14 @@ class Base:
         return _measure(self.job, self.subject, groups, self.key, lambda _: None)
 
 
+def _figures(values: Values) -> dict[str, float]:
+    return {"loss": float(values[0].mean()), "drop": float(values[1].mean())}
+
+
 def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Base, Table]:
     """Solve every choice of every unit, and measure what each does to the loss."""
     recipe = job.recipe
+    groups = groups_in(prepared, recipe)
     base = choices_of(prepared.graph, recipe)
     menu = {
         name: tuple(dict.fromkeys((base[name], *choices)))
@@ -125,7 +131,7 @@ def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Bas
     chosen, own = stitched(work, solved, base, edges)
     network = assemble(work.graph, chosen, own, work.target)
     first = next(iter(table_batches(job)))
-    subject = Subject(work.graph, network, loss_of_network(work.graph, first, use_labels=False))
+    subject = Subject(work.graph, network, loss_of_network(work.graph, first, recipe.labels))
     changes = changes_of(work, solved, base, prepared.menu)
     key = _key(job, work, base, edges)
     with progress.stage("table", sum(map(len, prepared.menu.values()))) as tick:
@@ -133,17 +139,21 @@ def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Bas
     share = file_share(prepared, work, network, base)
     sizes = input_sizes(prepared.graph, job)
     table = table_of(prepared, solved, single, seconds, share, sizes)
+    table = tied(table, groups)
     made = Base(job, prepared, work, solved, edges, changes, subject, single, key)
     return made, fitted(table, solved, base)
 
 
 def _key(job: Job, work: Work, base: Mapping[str, Choice], edges: Edges) -> str:
     """What every measurement of single choices and of their mixtures depends on."""
+    # The digest of the data leaves labels out; here they count where they are looked at.
+    labels = [batch.labels for batch in table_batches(job)] if job.recipe.labels else None
     return digest(
-        code_version(),
+        code_version("search/sensitivity", "search/sample_loss"),
         run_key(work, "table", edges),
         [(name, str(choice)) for name, choice in base.items()],
         job.recipe.table_samples,
+        labels,
     )
 
 

@@ -55,7 +55,7 @@ def find_sites(graph: ModelGraph, target: Target) -> tuple[Site, ...]:
             sites.append(_unit_site(node, unit, index))
         elif CHAIN.get(node.target) in target.chain and _is_plain(node):
             sites += [
-                Site(source.name, node.name, _root(source).name, None, 0)
+                Site(source.name, node.name, root_of(source).name, None, 0)
                 for source in dict.fromkeys(node.all_input_nodes)
                 if _is_float(source)
             ]
@@ -85,7 +85,7 @@ def _unit_site(node: fx.Node, unit: Unit, index: int) -> Site:
         # Zero is on every grid, so quantising before a zero padding equals quantising after it,
         # and runtimes can then merge the padding into the convolution.
         reader, source = source, source.all_input_nodes[0]
-    return Site(source.name, reader.name, _root(source).name, unit.name, index)
+    return Site(source.name, reader.name, root_of(source).name, unit.name, index)
 
 
 def _result_sites(node: fx.Node) -> list[Site]:
@@ -93,7 +93,7 @@ def _result_sites(node: fx.Node) -> list[Site]:
     after = activation_after(node)
     result = after if after is not None and _is_clamp(after) else node
     return [
-        Site(result.name, reader.name, _root(result).name, None, 0)
+        Site(result.name, reader.name, root_of(result).name, None, 0)
         for reader in result.users
         if reader.op != "output"
     ]
@@ -143,7 +143,8 @@ def is_zero_pad(node: fx.Node) -> bool:
     return all(v in ("constant", 0, 0.0, None) for v in rest)
 
 
-def _root(node: fx.Node) -> fx.Node:
+def root_of(node: fx.Node) -> fx.Node:
+    """The node whose values a node merely moves or selects; the node itself where it does more."""
     while node.op == "call_function":
         moves = node.target in TRANSPARENT or is_zero_pad(node)
         if not moves or len(node.all_input_nodes) < 1 or not isinstance(node.args[0], fx.Node):

@@ -20,6 +20,8 @@ else:  # pragma: no cover - the same reader under its older name
     import tomli as tomllib
 
 BUILT_IN = ("ort-cpu", "paper", "weights-only")
+READS = "reads"
+JOINS = (READS, "add", "concat")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Target:
         chain: further operators whose inputs are quantised (add, concat, global_avg_pool ...).
         outputs: whether results are quantised too, so that integer kernels follow one another.
         bias_bits: 32 to hold biases as integers of scale s_x s_w; 0 for float.
+        ties: what shares a grid: the values that meet in an operator of the chain (add, concat)
+            and its result; `reads`: whoever reads the same values.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Target:
     chain: tuple[str, ...] = ()
     outputs: bool = False
     bias_bits: int = 0
+    ties: tuple[str, ...] = ()
 
     def weight_grid(self, bits: int) -> Grid:
         """The integer grid of weights of so many bits."""
@@ -99,7 +104,7 @@ def parse_target(text: str, place: str) -> Target:
 
 _TYPES: Mapping[str, type[Any]] = {
     "name": str, "description": str, "weight_bits": list, "input_bits": list, "chain": list,
-    "bias_bits": int,
+    "bias_bits": int, "ties": list,
 }  # fmt: skip
 
 
@@ -113,10 +118,11 @@ def _value(key: str, value: Any, place: str) -> Any:
         wrong = [b for b in value if b not in ALLOWED_BITS]
         if wrong:
             raise RecipeError(f"{place}: {key} holds {wrong[0]!r}. Bits are 2 to 8, or 16.")
-    if key == "chain":
-        for word in value:
-            if word not in set(CHAIN.values()):
-                raise RecipeError(unknown("operator", str(word), set(CHAIN.values()), place))
+    for kind, known in {"chain": set(CHAIN.values()), "ties": set(JOINS)}.items():
+        for word in value if key == kind else ():
+            if word not in known:
+                what = "operator" if kind == "chain" else "tie"
+                raise RecipeError(unknown(what, str(word), known, place))
     if key == "bias_bits" and value not in (0, 32):
         raise RecipeError(f"{place}: bias_bits is {value}. It is 0 (float) or 32.")
     return tuple(value) if isinstance(value, list) else value

@@ -44,9 +44,13 @@ def digest(*values: Any) -> str:
 
 
 @functools.cache
-def code_version() -> str:
-    """Digest of the source code that solutions depend on, and of torch's version."""
-    return source_digest(_PACKAGE, SOLVING_CODE)
+def code_version(*more: str) -> str:
+    """Digest of the source code that solutions depend on, of further parts, and of torch's version.
+
+    Args:
+        more: folders or modules of the package, such as `search/sensitivity`.
+    """
+    return source_digest(_PACKAGE, (*SOLVING_CODE, *more))
 
 
 def source_digest(package: Path, parts: tuple[str, ...]) -> str:

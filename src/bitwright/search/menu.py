@@ -25,7 +25,8 @@ from bitwright.search.table import Row, Table
 
 Selection = tuple[int, ...]
 Indices = NDArray[np.int64]
-_INPUTS = "a:"
+# What marks a group that shares input bits alone.
+INPUTS = "a:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,7 @@ def _members(names: Sequence[Sequence[str]], inputs: bool) -> dict[str, list[int
     found: dict[str, list[int]] = {}
     for unit, own in enumerate(names):
         for name in own:
-            if name.startswith(_INPUTS) == inputs:
+            if name.startswith(INPUTS) == inputs:
                 found.setdefault(name, []).append(unit)
     return found
 
@@ -201,7 +202,7 @@ def _common(table: Table, units: Sequence[str]) -> list[tuple[Choice, tuple[int,
         raise RunDirectoryError(
             f"{table.place}: the group {table.of(units[0])[0].group!r} ties "
             f"{', '.join(map(repr, units))}, which have no choice in common. Give them the same "
-            "menu, or empty the column 'group'."
+            "menu, or untie them: leave out the --tie, or empty the column 'group'."
         )
     return found
 
@@ -261,6 +262,6 @@ def _input_bits(
         raise RunDirectoryError(
             f"{table.place}: the group {table.of(units[0])[0].group!r} ties the input bits of "
             f"{', '.join(map(repr, units))}, which have none in common. Give them the same menu, "
-            "or empty the column 'group'."
+            "or untie them: leave out the --tie, or empty the column 'group'."
         )
     return [*sorted(common)]

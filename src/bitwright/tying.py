@@ -1,0 +1,44 @@
+"""What units are tied to: by the user, and by a runtime whose values share a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from bitwright.graph.ties import tied_inputs
+from bitwright.preparing import Prepared
+from bitwright.recipe import Recipe
+from bitwright.search.menu import INPUTS, make_menu
+from bitwright.search.table import Row, Table, make_table
+from bitwright.search.ties import groups_of, joined, parse_ties
+
+
+def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:
+    """What every unit is tied to: by the user, and by a target whose values share a grid.
+
+    Raises:
+        RecipeError: a pattern that ties nothing.
+        RunDirectoryError: tied units that have no choice in common.
+    """
+    names = [unit.name for unit in prepared.graph.units]
+    own = groups_of(names, parse_ties(recipe.ties))
+    for value, units in tied_inputs(prepared.graph, prepared.target, prepared.sites).items():
+        own = joined(own, dict.fromkeys(units, f"{INPUTS}{value}"))
+    # Whether tied units agree is told now, and not after minutes of solving.
+    empty = [
+        Row(unit.name, choice, 0.0, unit.params, 0, unit.macs, 0)
+        for unit in prepared.graph.units
+        for choice in prepared.menu[unit.name]
+    ]
+    make_menu(tied(make_table(empty, "the menu"), own))
+    return own
+
+
+def tied(table: Table, groups: Mapping[str, str]) -> Table:
+    """The table with the groups of its units."""
+
+    def grouped(row: Row) -> Row:
+        return replace(row, group=groups.get(row.unit, ""))
+
+    rows, references = (tuple(map(grouped, r)) for r in (table.rows, table.references))
+    return replace(table, rows=rows, references=references)
