@@ -27,7 +27,6 @@ from scipy.stats import spearmanr
 
 from bitwright.evaluation import compare
 from bitwright.graph.choice import Choice
-from bitwright.graph.simulate import stitch
 from bitwright.preparing import Job, capture_network, prepare, store_at
 from bitwright.recipe import make_recipe
 from bitwright.run.memory import keep_heap
@@ -40,8 +39,8 @@ from bitwright.search.table import Table, write_table
 from bitwright.sources.batches import rebatch
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
-from bitwright.stages import assemble, choices_of, forward_of, menu_of
-from bitwright.tabulating import Base, measured_menu, stitched
+from bitwright.stages import choices_of, forward_of, menu_of
+from bitwright.tabulating import Base, measured_menu
 
 HERE = Path(__file__).parent
 DATA = {
@@ -84,9 +83,8 @@ class Judge:
     def _run(self, choices: dict[str, Choice]) -> dict[str, float]:
         from bitwright.metrics import metric
 
-        base, graph = self.base, self.base.work.graph
-        solved, edges = stitched(base.work, base.solved, choices, base.edges)
-        module = stitch(graph, assemble(graph, solved, edges, base.prepared.target))
+        graph = self.base.prepared.graph
+        module = self.base.solutions.module(choices)
         forwards = (forward_of(graph, graph.module), forward_of(graph, module))
         found = compare(*forwards, rebatch(self.data, 50), metric("top1"))
         agreement, count = found["agreement"], found["samples"]

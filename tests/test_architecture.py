@@ -38,6 +38,8 @@ LAYERS = {
     "tabulating": 5,
     "tuning": 5,
     "tying": 5,
+    "solutions": 5,
+    "knees": 5,
     "pairing": 5,
     "menu_latency": 5,
     "pipeline": 5,

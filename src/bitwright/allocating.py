@@ -102,7 +102,7 @@ def held_where_run(trial: Trial, table: Table, recipe: Recipe, found: Allocation
     budget, the budget is tightened by as much and the bits are chosen again.
     """
     asked = parse_budgets(recipe.budget)
-    start, tightened = trial.base.base_figures, asked
+    start, tightened = trial.base.figures, asked
     for _ in range(_ROUNDS):
         figures = trial(found.choices)
         over = {
@@ -135,8 +135,8 @@ def _tighter(budget: Budget, over: tuple[float, float] | None) -> Budget:
 
 
 def _plain(trial: Trial, table: Table, found: Allocation) -> Searched:
-    losses = {"base": trial.base.base_figures["loss"], "allocation": trial(found.choices)["loss"]}
-    return Searched(trial.base.solved, table, found, found.choices, losses)
+    losses = {"base": trial.base.figures["loss"], "allocation": trial(found.choices)["loss"]}
+    return Searched(trial.base.solutions.solved, table, found, found.choices, losses)
 
 
 def _paired(trial: Trial, table: Table, found: Allocation) -> Searched:

@@ -20,7 +20,13 @@ from bitwright.console_table import (
 )
 from bitwright.errors import BitwrightError, InterruptedRun, RecipeError
 from bitwright.run.memory import keep_heap
-from bitwright.table_commands import Request, run_allocate, run_explain, run_frontier
+from bitwright.table_commands import (
+    FrontierRequest,
+    Request,
+    run_allocate,
+    run_explain,
+    run_frontier,
+)
 
 app = typer.Typer(
     name="bitwright",
@@ -202,11 +208,23 @@ def frontier(
     cost: Annotated[str, typer.Option(help="size, bops, latency, energy or a table's")] = "size",
     cost_table: CostTables = None,
     budgets: Annotated[int, typer.Option(help="evenly spaced ones, of a long frontier")] = 100,
+    eval: Annotated[str, typer.Option("--eval", help="run the knees on these labelled data")] = "",
+    metric: Annotated[str, typer.Option(help="top1, agreement, FILE.py:FUNCTION")] = "",
+    beside: Annotated[
+        bool, typer.Option("--beside", help="run greedy and uniform bits beside the knees too")
+    ] = False,
+    store: Annotated[Path | None, typer.Option(help="where solved units were kept")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """The whole frontier of predicted loss against a cost, as CSV and SVG."""
+    """The whole frontier of loss against a cost, as CSV and SVG; measured at its knees."""
+    costs = tuple(cost_table or ())
+    asked = FrontierRequest(cost, costs, budgets, eval, metric, beside, store)
     with Console(quiet) as console:
-        console.show(frontier_lines(*run_frontier(run, cost, tuple(cost_table or ()), budgets)))
+        if eval:
+            found = _commands().run_frontier_at_knees(run, asked, console.progress)
+        else:
+            found = run_frontier(run, asked)
+        console.show(frontier_lines(*found))
 
 
 @app.command()

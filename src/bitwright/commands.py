@@ -25,6 +25,7 @@ from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import BUILT_IN, load_target
+from bitwright.knees import candidates, run_candidates
 from bitwright.measuring import Measured, Settings, latencies, menu_for
 from bitwright.methods.catalogue import METHODS
 from bitwright.metrics import METRICS
@@ -34,10 +35,13 @@ from bitwright.recipe import Recipe, make_recipe
 from bitwright.run.jobs import read_workers
 from bitwright.run.progress import Progress
 from bitwright.run.store import Store
+from bitwright.search.frontier import Frontier
+from bitwright.search.ran import Ran
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.specs import resolve_spec
 from bitwright.stages import flat_example
+from bitwright.table_commands import FrontierRequest, traced, write_frontier
 
 
 def run_quantize(
@@ -217,6 +221,17 @@ def plan(graph: ModelGraph, recipe: Recipe) -> dict[str, Any]:
 def run_evaluate(path: Path, data: str, metric: str, progress: Progress) -> dict[str, Any]:
     """Float and quantised of a run on any data."""
     return runs.evaluate(runs.load_run(path), data, metric, progress)
+
+
+def run_frontier_at_knees(
+    path: Path, asked: FrontierRequest, progress: Progress
+) -> tuple[Frontier, list[Path], tuple[Ran, ...]]:
+    """The frontier of a run's table, measured at its knees; frontier.csv and frontier.svg."""
+    found = traced(path, asked)
+    job = runs.job_of(found.directory, asked.eval, asked.metric, asked.store, progress)
+    wanted = candidates(found.table, found.frontier, asked.beside, found.tables)
+    ran = run_candidates(job, wanted, progress)
+    return found.frontier, write_frontier(found, ran), ran
 
 
 def run_export(path: Path) -> Path:

@@ -12,6 +12,7 @@ from bitwright.search.allocate import Allocation, Spent
 from bitwright.search.explain import Alternative, Change, Explanation
 from bitwright.search.frontier import Frontier
 from bitwright.search.question import Question
+from bitwright.search.ran import Ran
 
 if TYPE_CHECKING:
     from bitwright.measuring import Check, Measured
@@ -75,8 +76,8 @@ def _relaxed(found: Relaxation, goal: str) -> str:
     )
 
 
-def frontier_lines(found: Frontier, files: Sequence[Path]) -> list[str]:
-    """How long the frontier is, and its knees."""
+def frontier_lines(found: Frontier, files: Sequence[Path], ran: Sequence[Ran] = ()) -> list[str]:
+    """How long the frontier is, its knees, and what was run."""
     kind = "all of them" if found.complete else "the hull's breakpoints and evenly spaced budgets"
     lines = [
         f"{len(found.points)} points of loss against {found.cost.name}, {kind}; "
@@ -87,7 +88,27 @@ def frontier_lines(found: Frontier, files: Sequence[Path]) -> list[str]:
         share = "" if point.share is None else f"{point.share:.4f}"
         used = f"{_number(point.used)} {found.cost.unit}".strip()
         lines.append(f"{used:>24} {share:>9} {point.loss:>12.6g}")
-    return [*lines, "", *(f"wrote {path}" for path in files)]
+    return [*lines, *_ran_lines(ran), "", *(f"wrote {path}" for path in files)]
+
+
+def _ran_lines(ran: Sequence[Ran]) -> list[str]:
+    """What was predicted of configurations, and what came of them."""
+    if not ran:
+        return []
+    figures = list(dict.fromkeys(name for one in ran for name in one.evaluated))
+    heading = f"{'run':>18} {'of float':>9} {'predicted':>12} {'measured':>12} {'+-':>9}"
+    lines = ["", heading + "".join(f" {name:>{_wide(name)}}" for name in figures)]
+    for one in ran:
+        share = "" if one.share is None else f"{one.share:.4f}"
+        error = "" if one.stderr is None else f"{one.stderr:.1g}"
+        start = f"{one.method:>18} {share:>9} {one.predicted:>12.5g} {one.measured:>12.5g}"
+        shown = (f" {one.evaluated[name]:>{_wide(name)}.5g}" for name in figures)
+        lines.append(f"{start} {error:>9}" + "".join(shown))
+    return lines
+
+
+def _wide(name: str) -> int:
+    return max(len(name), 9)
 
 
 def explanation_lines(question: Question, found: Explanation) -> list[str]:

@@ -38,13 +38,14 @@ from bitwright.result import Result
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.record import as_record
+from bitwright.solutions import stitched
 from bitwright.solving import Edges, solve
 from bitwright.sources.batches import take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.lengths import batched
 from bitwright.sources.models import example_inputs_of
 from bitwright.stages import assemble, choices_of, forward_of, menu_of, sites_in_use, stream
-from bitwright.tabulating import stitched, table_of
+from bitwright.tabulating import table_of
 from bitwright.tuning import Configuration, tune, tuning_record
 
 

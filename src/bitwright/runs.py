@@ -20,10 +20,12 @@ from bitwright.graph.capture import Inputs, capture
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.metrics import metric
+from bitwright.preparing import Job
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.reporting import render_run
 from bitwright.run.files import write_atomically
 from bitwright.run.progress import Progress
+from bitwright.run.store import NullStore, Store
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
@@ -98,6 +100,33 @@ def recipe_of(directory: RunDirectory) -> Recipe:
             "with this version, or use the one that wrote it."
         )
     return update(Recipe(), values, str(path))
+
+
+def job_of(
+    directory: RunDirectory,
+    evaluation: str,
+    metric_name: str,
+    store: Path | None,
+    progress: Progress,
+) -> Job:
+    """The job of a run again, from its recipe, with what its store still holds.
+
+    Raises:
+        RunDirectoryError: made from Python, so that its network is not known; or another version.
+    """
+    recipe = recipe_of(directory)
+    recipe = replace(recipe, metric=metric_name or recipe.metric, eval=evaluation)
+    metric(recipe.metric)
+    source = _source(recipe, None, directory.path)
+    own = store or (directory[rundir.STORE] if directory[rundir.STORE].is_dir() else None)
+    return Job(
+        source.module,
+        _open(recipe.data, recipe, source),
+        recipe,
+        source.example_inputs,
+        _open(evaluation, recipe, source) if evaluation else None,
+        NullStore() if own is None else Store(own, lambda text: progress.note("solve", text)),
+    )
 
 
 def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress) -> dict[str, Any]:

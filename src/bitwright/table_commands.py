@@ -22,6 +22,7 @@ from bitwright.search.frontier import Frontier, trace
 from bitwright.search.frontier_csv import frontier_csv
 from bitwright.search.latency import LATENCY, with_latencies
 from bitwright.search.question import Question, ask
+from bitwright.search.ran import Ran
 from bitwright.search.record import read_allocation, write_allocation
 from bitwright.search.shortfall import require
 from bitwright.search.table import Table, read_table
@@ -48,6 +49,23 @@ class Request:
     seconds: float = 60.0
 
 
+@dataclass(frozen=True)
+class FrontierRequest:
+    """What `frontier` is asked for.
+
+    `budgets` are evenly spaced ones, of a long frontier. With `eval` the knees are run, with
+    `beside` the greedy rules and uniform bits at no more cost too; `store` holds solutions.
+    """
+
+    cost: str = "size"
+    costs: tuple[str, ...] = ()
+    budgets: int = 100
+    eval: str = ""
+    metric: str = ""
+    beside: bool = False
+    store: Path | None = None
+
+
 def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Allocation, Path]:
     """Allocate again from the table of a run; the allocation is written whatever it is.
 
@@ -56,7 +74,7 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
     """
     directory, table = _open(path)
     asked = _resolved(request, directory)
-    table = _timed(directory, table, asked)
+    table = _timed(directory, table, _names(asked))
     found = allocate(
         table,
         asked.budgets,
@@ -74,13 +92,38 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
     return require(found), target
 
 
-def run_frontier(
-    path: Path, cost: str, costs: Sequence[str], budgets: int
-) -> tuple[Frontier, list[Path]]:
+def run_frontier(path: Path, asked: FrontierRequest) -> tuple[Frontier, list[Path]]:
     """The frontier of a run's table, as frontier.csv and frontier.svg in the run."""
+    found = traced(path, asked)
+    return found.frontier, write_frontier(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """The frontier of a run, and what it was made of."""
+
+    directory: RunDirectory
+    table: Table
+    tables: Mapping[str, UserTable]
+    frontier: Frontier
+
+
+def traced(path: Path, asked: FrontierRequest) -> Traced:
+    """The frontier of a run's table."""
     directory, table = _open(path)
-    found = trace(table, cost, tables=_tables(costs), budgets=budgets)
-    files = {FRONTIER_CSV: frontier_csv(found), FRONTIER_SVG: draw(found)}
+    tables = _tables(asked.costs)
+    table = _timed(directory, table, {asked.cost})
+    found = trace(table, asked.cost, tables=tables, budgets=asked.budgets)
+    return Traced(directory, table, tables, found)
+
+
+def write_frontier(found: Traced, ran: Sequence[Ran] = ()) -> list[Path]:
+    """Write frontier.csv and frontier.svg, with what was run."""
+    directory = found.directory
+    files = {
+        FRONTIER_CSV: frontier_csv(found.frontier, ran),
+        FRONTIER_SVG: draw(found.frontier, ran),
+    }
     for name, text in files.items():
         try:
             write_atomically(directory[name], text.encode())
@@ -89,7 +132,7 @@ def run_frontier(
                 f"{directory[name]} cannot be written ({error.strerror}). Is the run's folder "
                 "write-protected?"
             ) from error
-    return found, [directory[name] for name in files]
+    return [directory[name] for name in files]
 
 
 def run_explain(path: Path, unit: str, request: Request) -> tuple[Question, Explanation]:
@@ -100,7 +143,7 @@ def run_explain(path: Path, unit: str, request: Request) -> tuple[Question, Expl
     if not asked.budgets and directory[rundir.ALLOCATION].is_file():
         asked = _of_allocation(read_allocation(directory[rundir.ALLOCATION], table), asked)
     asked = _resolved(asked, directory)
-    table = _timed(directory, table, asked)
+    table = _timed(directory, table, _names(asked))
     question = ask(table, asked.budgets, asked.minimize, _tables(asked.costs))
     return question, explain(question, unit, seconds=asked.seconds)
 
@@ -116,9 +159,13 @@ def _open(path: Path) -> tuple[RunDirectory, Table]:
     return directory, read_table(directory[rundir.TABLE])
 
 
-def _timed(directory: RunDirectory, table: Table, asked: Request) -> Table:
+def _names(asked: Request) -> set[str]:
+    """The measures that are bounded or made small."""
+    return {budget.name for budget in parse_budgets(asked.budgets)} | {asked.minimize}
+
+
+def _timed(directory: RunDirectory, table: Table, names: set[str]) -> Table:
     """The table with the run's own latencies and what borders add, where latency is asked for."""
-    names = {budget.name for budget in parse_budgets(asked.budgets)} | {asked.minimize}
     if LATENCY not in names or not directory[rundir.LATENCY].is_file():
         return table
     return with_latencies(table, read_latencies(directory[rundir.LATENCY]))

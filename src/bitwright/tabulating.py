@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from bitwright.export.packed import save_packed
 from bitwright.graph.change import Change, change_of
@@ -19,11 +17,10 @@ from bitwright.graph.choice import FLOAT, Choice
 from bitwright.graph.execute import bind
 from bitwright.graph.live_memory import value_sizes
 from bitwright.graph.model_graph import ModelGraph, Unit
-from bitwright.graph.simulate import Assignment, sites_by_unit, stitch
+from bitwright.graph.simulate import Assignment, sites_by_unit
 from bitwright.graph.units import input_of
 from bitwright.graph.variants import Groups
-from bitwright.methods.problem import UnitSolution
-from bitwright.preparing import Job, Prepared, edges_of, work_on
+from bitwright.preparing import Job, Prepared
 from bitwright.run.digest import code_version, digest
 from bitwright.run.progress import Progress
 from bitwright.run.store import Entries
@@ -35,19 +32,16 @@ from bitwright.search.sensitivity import (
     Subject,
     Values,
     collect,
-    loss_of_network,
     measure,
     unit_groups,
 )
 from bitwright.search.smooth import Seen, smoothed
 from bitwright.search.table import Row, Table, make_table
-from bitwright.solving import Edges, Work, solve
+from bitwright.solutions import Solutions, figures, solve_menu, table_batches
+from bitwright.solving import Edges, Work
 from bitwright.solving.keys import run_key
 from bitwright.solving.parallel import Solved
-from bitwright.solving.work import install_edges
-from bitwright.sources.batches import Batch, take
-from bitwright.sources.lengths import batched
-from bitwright.stages import assemble, choices_of, forward_of, stream
+from bitwright.stages import assemble, stream
 from bitwright.tying import groups_in, tied
 
 Changes = dict[str, dict[Choice, Change | None]]
@@ -55,93 +49,63 @@ Changes = dict[str, dict[Choice, Change | None]]
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """What configurations are made of, and what was measured of each choice alone.
+    """The base network and what was measured of each choice alone.
 
     Attributes:
-        job, prepared, work: of the run.
-        solved: every (unit, choice), on the float network's activations.
-        edges: at the base precision.
+        solutions: of the whole menu.
         changes: of every choice of the menu; `subject` is the network that they change.
         single: the losses of every choice of every unit, sample by sample.
         key: of what is kept of these measurements in the store.
     """
 
-    job: Job
-    prepared: Prepared
-    work: Work
-    solved: Solved
-    edges: Edges
+    solutions: Solutions
     changes: Changes
     subject: Subject
     single: Measured
     key: str
 
     @property
-    def base_figures(self) -> dict[str, float]:
+    def job(self) -> Job:
+        """What the run works on."""
+        return self.solutions.job
+
+    @property
+    def prepared(self) -> Prepared:
+        """The captured network and its menu."""
+        return self.solutions.prepared
+
+    @property
+    def figures(self) -> dict[str, float]:
         """Loss, and share of answers missed, at the base precision."""
-        return _figures(self.single.base)
+        return figures(self.single.base)
 
     def run(self, choices: Mapping[str, Choice]) -> dict[str, float]:
         """Loss, and share of answers missed, of a whole configuration on the table's samples."""
-        return _figures(self.losses(choices))
-
-    def losses(self, choices: Mapping[str, Choice]) -> Values:
-        """The loss of a whole configuration and the answers missed, sample by sample."""
-        graph, loss = self.work.graph, self.subject.loss
-        module = self.module(choices)
-        reference, outputs = forward_of(graph, graph.module), forward_of(graph, module)
-        parts: list[Values] = []
-        with torch.no_grad():
-            for batch in table_batches(self.job):
-                wanted = reference(batch.inputs) if loss.needs_float else None
-                parts.append(loss.of(wanted, outputs(batch.inputs), batch.labels).cpu().numpy())
-        return np.concatenate(parts, axis=1)
-
-    def module(self, choices: Mapping[str, Choice]) -> nn.Module:
-        """A whole configuration, stitched from the menu's solutions."""
-        graph = self.work.graph
-        chosen, own = stitched(self.work, self.solved, choices, self.edges)
-        return stitch(graph, assemble(graph, chosen, own, self.prepared.target))
+        return self.solutions.run(choices)
 
     def measured(self, groups: Groups) -> Measured:
         """Losses of groups of variants, on the samples of the table; kept in the store."""
         return _measure(self.job, self.subject, groups, self.key, lambda _: None)
 
 
-def _figures(values: Values) -> dict[str, float]:
-    return {"loss": float(values[0].mean()), "drop": float(values[1].mean())}
-
-
 def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Base, Table]:
     """Solve every choice of every unit, and measure what each does to the loss."""
-    recipe = job.recipe
-    groups = groups_in(prepared, recipe)
-    base = choices_of(prepared.graph, recipe)
-    menu = {
-        name: tuple(dict.fromkeys((base[name], *choices)))
-        for name, choices in prepared.menu.items()
-    }
-    work = work_on(job, prepared, menu)
-    edges = edges_of(job, prepared, base)
-    tasks = len(work.tasks())
+    groups = groups_in(prepared, job.recipe)
     started = time.perf_counter()
-    with progress.stage("solve the menu", tasks) as tick:
-        solved = solve(work, "parallel", edges, tick)
-    seconds = (time.perf_counter() - started) / max(tasks, 1)
-    chosen, own = stitched(work, solved, base, edges)
-    network = assemble(work.graph, chosen, own, work.target)
-    first = next(iter(table_batches(job)))
-    subject = Subject(work.graph, network, loss_of_network(work.graph, first, recipe.labels))
-    changes = changes_of(work, solved, base, prepared.menu)
-    key = _key(job, work, base, edges)
+    solutions = solve_menu(job, prepared, prepared.menu, progress)
+    work, base = solutions.work, solutions.base
+    seconds = (time.perf_counter() - started) / max(len(work.tasks()), 1)
+    network = solutions.assignment(base)
+    subject = Subject(work.graph, network, solutions.loss)
+    changes = changes_of(work, solutions.solved, base, prepared.menu)
+    key = _key(job, work, base, solutions.edges)
     with progress.stage("table", sum(map(len, prepared.menu.values()))) as tick:
         single = _measure(job, subject, unit_groups(changes), key, tick)
     share = file_share(prepared, work, network, base)
     sizes = input_sizes(prepared.graph, job)
-    table = table_of(prepared, solved, single, seconds, share, sizes)
-    table = tied(table, groups)
-    made = Base(job, prepared, work, solved, edges, changes, subject, single, key)
-    return made, fitted(table, solved, base)
+    table = table_of(prepared, solutions.solved, single, seconds, share, sizes)
+    table = fitted(tied(table, groups), solutions.solved, base)
+    return Base(solutions, changes, subject, single, key), table
 
 
 def _key(job: Job, work: Work, base: Mapping[str, Choice], edges: Edges) -> str:
@@ -198,23 +162,6 @@ def _error(solved: Solved, name: str, choice: Choice) -> float | None:
     return 0.0 if choice.is_float else None if solution is None else solution.loss_after
 
 
-def stitched(
-    work: Work, solved: Solved, choices: Mapping[str, Choice], edges: Edges
-) -> tuple[dict[str, UnitSolution], Edges]:
-    """The solutions of one configuration and the edges that go with them."""
-    own = dict(edges)
-    chosen: dict[str, UnitSolution] = {}
-    for unit in work.graph.units:
-        choice = choices[unit.name]
-        if choice.is_float:
-            for site in work.sites_of.get(unit.name, ()):
-                own.pop((site.source, site.reader), None)
-            continue
-        chosen[unit.name] = solved[unit.name, choice]
-        install_edges(work, unit, chosen[unit.name], own)
-    return chosen, own
-
-
 def changes_of(
     work: Work, solved: Solved, base: Mapping[str, Choice], menu: Mapping[str, tuple[Choice, ...]]
 ) -> Changes:
@@ -235,14 +182,6 @@ def changes_of(
         return change_of(unit, made, work.sites)
 
     return {u.name: {c: change(u, c) for c in menu[u.name]} for u in work.graph.units}
-
-
-def table_batches(job: Job) -> Iterator[Batch]:
-    """The calibration samples on which losses are measured."""
-    recipe = job.recipe
-    counts = [n for n in (recipe.calib, recipe.table_samples) if n]
-    data = take(job.data, min(counts)) if counts else job.data
-    yield from batched(data, recipe.batch)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import random
 import re
 import xml.etree.ElementTree as ElementTree
@@ -22,6 +23,7 @@ from bitwright.search.chart import draw
 from bitwright.search.frontier import KNEES, trace
 from bitwright.search.frontier_csv import COLUMNS, frontier_csv
 from bitwright.search.menu import make_menu
+from bitwright.search.ran import Ran
 from bitwright.search.table import make_table
 
 SLOW = {"max_examples": 40, "deadline": None, "suppress_health_check": list(HealthCheck)}
@@ -154,12 +156,50 @@ def test_the_file():
 @pytest.mark.parametrize("seed", range(6))
 def test_the_picture_is_whole_and_self_contained(seed):
     found = trace(random_table(seed, units=5), "size")
-    text = draw(found, measured=[(found.points[0].used, 0.5)])
+    ran = Ran("ip", found.points[0].used, None, 0.4, 0.5, 0.1, {"agreement": 0.9, "kl": 0.5})
+    text = draw(found, [ran])
     picture = ElementTree.fromstring(text)
     assert picture.tag.endswith("svg") and not re.search(r"href|url\(|<script", text)
     shown = " ".join(picture.itertext())
     for name in ("exact", "greedy-accuracy", "greedy-compression", "uniform", "measured"):
         assert name in shown
-    numbers = [float(n) for n in re.findall(r' (?:cx|cy|x1|y1)="(-?[\d.]+)"', text)]
-    assert all(-1 <= n <= 861 for n in numbers)
+    for names, size in (("cx|x1|x2", "width"), ("cy|y1|y2", "height")):
+        numbers = [float(n) for n in re.findall(rf' (?:{names})="(-?[\d.]+)"', text)]
+        assert numbers and all(-1 <= n <= float(picture.attrib[size]) + 1 for n in numbers)
     assert "nan" not in text and "inf" not in text
+
+
+def test_terms_of_the_cost_are_counted_along_the_frontier():
+    """Every point is the least loss at its own cost, pairs included, by brute force."""
+    for seed in range(12):
+        table = random_table(seed, units=5, tied=0.0)
+        r = random.Random(seed)
+        if len(table.units) < 2:
+            continue
+        terms = {}
+        for first, second in itertools.pairwise(table.units):
+            for a, b in itertools.product(table.of(first), table.of(second)):
+                terms[(first, a.choice), (second, b.choice)] = r.randint(-1, 3) / 2
+        found = trace(table.with_terms("latency", terms), "latency")
+        everything = []
+        for chosen in configurations(table):
+            more = sum(
+                Fraction(delta)
+                for ((u, a), (v, b)), delta in terms.items()
+                if chosen[u].choice == a and chosen[v].choice == b
+            )
+            everything.append(
+                (Fraction(str(value(chosen, "latency"))) + more, value(chosen, "loss"))
+            )
+        assert not found.complete and found.proven
+        for point in found.points:
+            used = Fraction(point.steps, found.cost.scale)
+            held = [loss for cost, loss in everything if cost <= used]
+            assert float(min(held)) == point.loss
+        assert found.points[0].used == pytest.approx(float(min(c for c, _ in everything)))
+        for curve in found.others.values():
+            for point in curve:
+                assert any(
+                    abs(float(c) - point.used) < 1e-9 and abs(float(x) - point.loss) < 1e-9
+                    for c, x in everything
+                )

@@ -19,14 +19,17 @@ from bitwright.search import hull
 from bitwright.search.cost import DEGRADATIONS, Measure, UserTable, measure
 from bitwright.search.greedy import accuracy_moves, compression_moves, ladders
 from bitwright.search.menu import Menu, Selection, make_menu
-from bitwright.search.program import OPTIMAL, Program
+from bitwright.search.program import GOAL, OPTIMAL, Pair, Program
 from bitwright.search.question import NO_TABLES
 from bitwright.search.solver import solve
 from bitwright.search.table import Table
+from bitwright.search.terms import Corrections, corrected
 
 # Beyond so many points a complete list helps nobody; beyond so many pairs a merge takes seconds.
 COMPLETE, _PAIRS = 20_000, 2_000_000
 BUDGETS, KNEES = 100, 5
+# Budgets where the cost has pairwise terms: each takes a few tenths of a second.
+_WITH_TERMS = 25
 # A hull this dense leaves nothing between its breakpoints that a budget could show.
 _DENSE = 2_000
 _FLAT = 0.01
@@ -102,10 +105,15 @@ def trace(
         raise RecipeError(f"--cost {cost!r} is what the frontier shows already. Name a cost.")
     menu = make_menu(table)
     found, losses = measure(cost, table, tables), measure("loss", table)
-    curve = _Curve(menu, found, losses, menu.spread(found), menu.spread(losses))
-    listed = _every_point(curve, complete)
+    pairs: Corrections = ()
+    if table.terms.get(cost):
+        found, pairs = corrected(menu, found, table.terms[cost])
+    curve = _Curve(menu, found, losses, menu.spread(found), menu.spread(losses), pairs)
+    listed = None if pairs else _every_point(curve, complete)
     if listed is not None:
         points, proven = listed, True
+    elif pairs:
+        points, proven = _budgets_alone(curve, min(budgets, _WITH_TERMS))
     else:
         points, proven = _hull_and_budgets(curve, budgets)
     points = _with_knees(curve, _on_hull(points))
@@ -121,6 +129,7 @@ class _Curve:
     loss: Measure
     costs: tuple[int, ...]
     losses: tuple[int, ...]
+    pairs: Corrections = ()
 
     def point(self, cost: int, loss: int, selection: Selection | None = None) -> Point:
         share = cost / self.cost.whole if self.cost.whole else None
@@ -130,10 +139,13 @@ class _Curve:
 
     def of(self, selection: Selection) -> Point:
         return self.point(
-            sum(self.costs[i] for i in selection),
-            sum(self.losses[i] for i in selection),
-            selection,
+            self.cost_of(selection), sum(self.losses[i] for i in selection), selection
         )
+
+    def cost_of(self, options: Iterable[int]) -> int:
+        taken = set(options)
+        terms = sum(steps for a, b, steps in self.pairs if a in taken and b in taken)
+        return sum(self.costs[i] for i in taken) + terms
 
 
 # ---- every point -----------------------------------------------------------------------------
@@ -247,6 +259,24 @@ def _hull_and_budgets(curve: _Curve, budgets: int) -> tuple[list[Point], bool]:
     return _pareto(points), proven
 
 
+def _budgets_alone(curve: _Curve, budgets: int) -> tuple[list[Point], bool]:
+    """Where pairs of units add to the cost: evenly spaced budgets, each solved to optimality."""
+    rows = {row: tuple(Pair(row, *pair) for pair in curve.pairs) for row in (GOAL, 0)}
+    cheapest = solve(Program(curve.menu, curve.costs, pairs=rows[GOAL])).selection
+    finest = solve(Program(curve.menu, curve.losses)).selection
+    if cheapest is None or finest is None:  # neither has a budget that could not be held
+        return [], False
+    low, high = curve.cost_of(cheapest), curve.cost_of(finest)
+    points, proven = [curve.of(finest)], True
+    for index in range(budgets):
+        limit = low + (high - low) * index // budgets
+        found = solve(Program(curve.menu, curve.losses, (curve.costs,), (limit,), rows[0]))
+        if found.selection is not None:
+            points.append(curve.of(found.selection))
+            proven &= found.status == OPTIMAL
+    return _pareto(points), proven
+
+
 def _on_hull(points: list[Point]) -> list[Point]:
     """Mark the points on the convex hull."""
     kept: list[int] = []
@@ -270,6 +300,7 @@ def _with_knees(curve: _Curve, points: list[Point]) -> list[Point]:
     """
     marked = _knees(points)
     bare = [i for i in marked if points[i].selection is None]
+    # Every point of a curve with pairs has its selection: it was solved for.
     hulls = hull.component_hulls(curve.menu, curve.costs, curve.losses) if bare else []
     places = {cost: place for place, (cost, _, _) in enumerate(hull.walk(hulls))} if bare else {}
     found = hull.selections(curve.menu, hulls, [places[points[i].steps] for i in bare])
@@ -331,8 +362,12 @@ def _others(curve: _Curve) -> dict[str, tuple[Point, ...]]:
         for ladder in found
     ]
 
+    def cost_at(at: Sequence[int]) -> int:
+        rungs = [ladder[level].options for ladder, level in zip(found, at, strict=True)]
+        return curve.cost_of(option for rung in rungs for option in rung)
+
     def path(moves: Iterable[tuple[int, int]], at: list[int]) -> tuple[Point, ...]:
-        cost = sum(own[level][0] for own, level in zip(levels, at, strict=True))
+        cost = cost_at(at)
         loss = sum(own[level][1] for own, level in zip(levels, at, strict=True))
         points = [curve.point(cost, loss)]
         for component, level in moves:
@@ -340,6 +375,7 @@ def _others(curve: _Curve) -> dict[str, tuple[Point, ...]]:
             cost += own[level][0] - own[old][0]
             loss += own[level][1] - own[old][1]
             at[component] = level
+            cost = cost_at(at) if curve.pairs else cost
             points.append(curve.point(cost, loss))
         return tuple(sorted(points, key=lambda p: p.steps))
 
