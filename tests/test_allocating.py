@@ -323,3 +323,35 @@ def test_a_budget_of_the_loss_is_tightened(monkeypatch):
 def test_options_of_the_search_need_one(option):
     with pytest.raises(RecipeError, match="without --menu and --budget no bits"):
         bw.quantize(small_network(), batches(), **option)
+
+
+def test_allocations_go_by_softened_losses_in_the_losses_units(monkeypatch):
+    from bitwright import allocating
+
+    seen = []
+    real = allocating.measured_menu
+    monkeypatch.setattr(allocating, "measured_menu", lambda *a: seen.append(real(*a)) or seen[-1])
+    result = mixed("size<=0.2", method="nearest")
+    base, table = seen[0]
+    net, x = small_network(width=64), torch.cat(batches())
+    temperature = base.solutions.loss.temperature
+    unit, choice = "project", Choice(2, 8)
+    options = {"method": "nearest", "mode": "parallel", "batch": 8}
+    whole = [
+        bw.quantize(net, batches(), scheme="w8a8", keep=keep, **options).model
+        for keep in ("", f"{unit}={choice}")
+    ]
+
+    def soft(model):
+        p, q = (m(x).double().div(temperature).log_softmax(1) for m in (net, model))
+        found = torch.nn.functional.kl_div(q, p, log_target=True, reduction="batchmean")
+        return temperature**2 * float(found)
+
+    with torch.no_grad():
+        change = soft(whole[1]) - soft(whole[0])
+    row = next(r for r in table.of(unit) if r.choice == choice)
+    # Nearest rounding tells no errors, so nothing is drawn towards a curvature.
+    assert row.loss_fitted == pytest.approx(base.scale * change, rel=1e-3)
+    free = [r for r in table.rows if r.choice.w_bits != 8]
+    assert sum(r.loss_fitted for r in free) == pytest.approx(sum(r.loss_delta for r in free))
+    assert result.table.rows == table.rows

@@ -9,7 +9,7 @@ from fractions import Fraction
 from bitwright.export.latency import LatencyTable
 from bitwright.graph.choice import Choice
 from bitwright.menu_latency import menu_latency, needs_latency
-from bitwright.pairing import allocate_paired, pairs_record, with_pairs
+from bitwright.pairing import allocate_paired, pairs_record, tried_around, with_pairs
 from bitwright.preparing import Job, Prepared
 from bitwright.recipe import Recipe
 from bitwright.run.progress import Progress
@@ -145,7 +145,7 @@ def _paired(trial: Trial, table: Table, found: Allocation) -> Searched:
     recipe = base.job.recipe
     plain = _plain(trial, table, found)
     with progress.stage("pairs"):
-        paired = with_pairs(base, table, found, recipe.pairwise)
+        paired = with_pairs(base, table, tried_around(table, found), recipe.pairwise)
         other = allocate_paired(paired, recipe)
     if other.rows is None:
         progress.note("pairs", f"no allocation was found with pairs counted: {other.status}")

@@ -15,22 +15,24 @@ from bitwright.search.interaction import (
     PairTerms,
     choose_pairs,
     neighbours,
+    pair_deltas,
     pair_groups,
-    pair_terms,
-    spread_terms,
+    quadratic_terms,
 )
 from bitwright.search.pairwise import noted
+from bitwright.search.sensitivity import softened
 from bitwright.search.table import Row, Table
 from bitwright.search.terms import terms_of
 from bitwright.tabulating import Base
 
+Tried = tuple[Choice, ...]
 # Choices of each unit that its pairs are measured at: the allocation's, and the next coarser one.
 _TRIED = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """The terms of the pairs that were measured, and the table with them."""
+    """The terms of the pairs that were measured, of the softened loss; and the table with them."""
 
     table: Table
     terms: PairTerms
@@ -42,36 +44,48 @@ class Paired:
         return len(self.terms)
 
 
-def with_pairs(base: Base, table: Table, allocation: Allocation, count: int) -> Paired:
-    """Measure the pairs of units that may interact most around an allocation.
+def with_pairs(base: Base, table: Table, tried: Mapping[str, Tried], count: int) -> Paired:
+    """Measure the pairs of units that may interact most, at some choices of each.
 
     Equation: q_ab(i, j) = loss(a at i, b at j) - loss(a at i) - loss(b at j) + loss(base), measured
-    at the allocation's choices and the next coarser ones, and spread over all others by the bound
-    2 sqrt(dL_a dL_b) that losses quadratic in the errors have (`interaction.spread_terms`).
+    at the choices that are tried, and given to all others by r_ab sqrt(dL_a dL_b), which is how
+    losses quadratic in the errors interact (`interaction.quadratic_terms`). Softened losses are
+    measured, and brought to the table's units.
+
+    Args:
+        base: what was measured of each unit alone.
+        table: the same as a table; units with one choice are in no pair.
+        tried: the choices of each unit.
+        count: how many pairs.
     """
-    free = [unit for unit in table.units if len(table.of(unit)) > 1]
-    tried = {unit: _tried(table, unit, allocation.choices[unit]) for unit in free}
-    deltas = {unit: _mean(table, unit, tried[unit]) for unit in free}
+    free = {unit: own for unit, own in tried.items() if len(table.of(unit)) > 1}
+    deltas = {unit: _mean(table, unit, own) for unit, own in free.items()}
     pairs = choose_pairs(neighbours(base.prepared.graph), deltas, count)
     wanted: dict[Pair, tuple[Choices, ...]] = {
-        pair: tuple(itertools.product(tried[pair[0]], tried[pair[1]])) for pair in pairs
+        pair: tuple(itertools.product(free[pair[0]], free[pair[1]])) for pair in pairs
     }
-    both = base.measured(pair_groups(base.changes, wanted))
-    terms = spread_terms(base.single, pair_terms(base.single, both, pairs))
-    return Paired(table.with_terms("loss", terms_of(terms)), terms, sum(map(len, wanted.values())))
+    both = softened(base.measured(pair_groups(base.changes, wanted)))
+    terms = quadratic_terms(softened(base.single), pair_deltas(softened(base.single), both, pairs))
+    own = {
+        pair: {key: base.scale * term for key, term in of.items() if term}
+        for pair, of in terms.items()
+    }
+    return Paired(table.with_terms("loss", terms_of(own)), terms, sum(map(len, wanted.values())))
 
 
-def _tried(table: Table, unit: str, chosen: Choice) -> tuple[Choice, ...]:
-    """The choice of a unit and the next that loses more; changes from the base alone interact."""
+def tried_around(table: Table, allocation: Allocation) -> dict[str, Tried]:
+    """Of every unit the choice in an allocation and the next that loses more."""
+    return {unit: _tried(table, unit, choice) for unit, choice in allocation.choices.items()}
+
+
+def _tried(table: Table, unit: str, chosen: Choice) -> Tried:
     rows = sorted(table.of(unit), key=_loss)
     place = next(i for i, row in enumerate(rows) if row.choice == chosen)
-    found = [row.choice for row in rows[place : place + _TRIED]]
-    if len(found) < _TRIED:
-        found = [row.choice for row in rows[-_TRIED:]]
-    return tuple(found)
+    start = max(0, min(place, len(rows) - _TRIED))
+    return tuple(row.choice for row in rows[start : start + _TRIED])
 
 
-def _mean(table: Table, unit: str, choices: tuple[Choice, ...]) -> float:
+def _mean(table: Table, unit: str, choices: Tried) -> float:
     rows = [row for row in table.of(unit) if row.choice in choices]
     return sum(map(_loss, rows)) / len(rows)
 

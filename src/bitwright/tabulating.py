@@ -33,6 +33,7 @@ from bitwright.search.sensitivity import (
     Values,
     collect,
     measure,
+    softened,
     unit_groups,
 )
 from bitwright.search.smooth import Seen, smoothed
@@ -55,6 +56,7 @@ class Base:
         solutions: of the whole menu.
         changes: of every choice of the menu; `subject` is the network that they change.
         single: the losses of every choice of every unit, sample by sample.
+        scale: of the loss to the softened one, see `scale_of`.
         key: of what is kept of these measurements in the store.
     """
 
@@ -62,6 +64,7 @@ class Base:
     changes: Changes
     subject: Subject
     single: Measured
+    scale: float
     key: str
 
     @property
@@ -104,8 +107,9 @@ def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Bas
     share = file_share(prepared, work, network, base)
     sizes = input_sizes(prepared.graph, job)
     table = table_of(prepared, solutions.solved, single, seconds, share, sizes)
-    table = fitted(tied(table, groups), solutions.solved, base)
-    return Base(solutions, changes, subject, single, key), table
+    scale = scale_of(single)
+    table = fitted(tied(table, groups), solutions, single, scale)
+    return Base(solutions, changes, subject, single, scale, key), table
 
 
 def _key(job: Job, work: Work, base: Mapping[str, Choice], edges: Edges) -> str:
@@ -136,19 +140,39 @@ def _measure(
     return collect(groups, parts, subject.loss)
 
 
-def fitted(table: Table, solved: Solved, base: Mapping[str, Choice]) -> Table:
-    """The table with the measurement's noise taken out of every unit that has a choice."""
+def scale_of(single: Measured) -> float:
+    """How large the loss is beside the softened one, which tells choices apart with less noise.
+
+    Equation: the sum of all changes of the one by that of the other; 1 where that says nothing.
+    """
+    soft = softened(single)
+    totals = [
+        sum(found.delta(unit, choice).loss for unit, own in found.values.items() for choice in own)
+        for found in (single, soft)
+    ]
+    return totals[0] / totals[1] if min(totals) > 0 else 1.0
+
+
+def fitted(table: Table, solutions: Solutions, single: Measured, scale: float) -> Table:
+    """The table with the measurement's noise taken out of every unit that has a choice.
+
+    Changes of the softened loss, drawn towards what the unit's curvature says (`search.smooth`),
+    in the units of the loss.
+    """
+    soft = softened(single)
+    solved, base = solutions.solved, solutions.base
     base_errors = {name: _error(solved, name, choice) for name, choice in base.items()}
 
     def seen(row: Row) -> Seen:
         error, own = _error(solved, row.unit, row.choice), base_errors[row.unit]
         away = None if error is None or own is None else error - own
-        return Seen(row.loss_delta or 0.0, row.loss_stderr or 0.0, away)
+        delta = soft.delta(row.unit, row.choice)
+        return Seen(delta.loss, delta.stderr or 0.0, away)
 
     free = {unit: table.of(unit) for unit in table.units if len(table.of(unit)) > 1}
     values = smoothed({unit: [seen(row) for row in rows] for unit, rows in free.items()})
     known = {
-        (row.unit, row.choice): value
+        (row.unit, row.choice): scale * value
         for unit, rows in free.items()
         for row, value in zip(rows, values[unit], strict=True)
     }

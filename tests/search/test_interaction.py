@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,15 +20,15 @@ from bitwright.search.interaction import (
     allocation_groups,
     choose_pairs,
     neighbours,
+    pair_deltas,
     pair_groups,
     pair_name,
     pair_term,
-    pair_terms,
     predicted,
+    quadratic_terms,
     random_allocations,
-    spread_terms,
 )
-from bitwright.search.sensitivity import Measured, collect, measure, measure_table
+from bitwright.search.sensitivity import Delta, Measured, collect, measure, measure_table
 from nearest_menu import solve_menu, stitched_losses
 from networks import normal, pictures, seeded, small_network
 
@@ -61,7 +62,7 @@ def test_a_pair_by_full_passes(solved, single):
     got = pair_term(single, both, pair, choices)
     assert got.loss == pytest.approx(want.mean(), rel=1e-3, abs=1e-8)
     assert got.stderr == pytest.approx(want.std(ddof=1) / len(want) ** 0.5, rel=1e-3)
-    assert pair_terms(single, both, [pair]) == {pair: {choices: got.loss}}
+    assert pair_deltas(single, both, [pair]) == {pair: {choices: got}}
 
 
 def test_a_unit_at_its_base_choice_does_not_interact(solved, single):
@@ -87,7 +88,7 @@ def test_additivity_of_a_small_network(solved, single):
     menu = {unit: list(solved.changes[unit]) for unit in units}
     pairs = list(itertools.combinations(units, 2))
     both = run(solved, pair_groups(solved.changes, {pair: [(W2A4, W2A4)] for pair in pairs}))
-    terms = spread_terms(single, pair_terms(single, both, pairs))
+    terms = quadratic_terms(single, pair_deltas(single, both, pairs))
     allocations = random_allocations(menu, 20, seed=1)
     mixed = run(solved, allocation_groups(solved.changes, allocations))
     found = additivity(single, mixed, allocations, terms)
@@ -164,24 +165,52 @@ def quadratic_measured():
 
 def test_one_measured_term_gives_all_of_a_quadratic_loss():
     single, both = quadratic_measured()
-    every = pair_terms(single, both, [("a", "b")])
-    for choices, term in every["a", "b"].items():
-        known = {("a", "b"): {choices: term}}
-        spread = spread_terms(single, known)
-        assert spread["a", "b"] == pytest.approx(every["a", "b"])
+    every = pair_deltas(single, both, [("a", "b")])
+    truth = {choices: delta.loss for choices, delta in every["a", "b"].items()}
+    for choices, delta in every["a", "b"].items():
+        found = quadratic_terms(single, {("a", "b"): {choices: delta}})
+        assert found["a", "b"] == pytest.approx(truth)
     allocation = {"a": Choice(2, 4), "b": Choice(4, 4)}
     assert predicted(single, allocation) == pytest.approx(2.0 + 0.5)
     # 0.5 |(2, 0) + (0.6, 0.8)|^2
-    assert predicted(single, allocation, every) == pytest.approx(0.5 * (2.6**2 + 0.8**2))
+    terms = quadratic_terms(single, every)
+    assert predicted(single, allocation, terms) == pytest.approx(0.5 * (2.6**2 + 0.8**2))
 
 
-def test_spread_terms_of_units_that_lose_nothing_are_zero():
+def test_terms_of_units_that_lose_nothing_are_zero():
     single, _ = quadratic_measured()
     for values in single.values["a"].values():
         values[:] = 0.0
-    spread = spread_terms(single, {("a", "b"): {(Choice(4, 4), Choice(4, 4)): 0.1}})
-    kept = spread["a", "b"].pop((Choice(4, 4), Choice(4, 4)))
-    assert kept == 0.1 and set(spread["a", "b"].values()) == {0.0}
+    told = {("a", "b"): {(W4A4, W4A4): Delta(0.1, 0.01, None, 3)}}
+    assert set(quadratic_terms(single, told)["a", "b"].values()) == {0.0}
+
+
+def test_terms_that_are_all_noise_are_drawn_to_nothing_and_clear_ones_stay():
+    single, both = quadratic_measured()
+    clear = pair_deltas(single, both, [("a", "b")])["a", "b"]
+    noisy = {key: replace(delta, stderr=10.0) for key, delta in clear.items()}
+    assert set(quadratic_terms(single, {("a", "b"): noisy})["a", "b"].values()) == {0.0}
+    sure = {key: replace(delta, stderr=1e-6) for key, delta in clear.items()}
+    found = quadratic_terms(single, {("a", "b"): sure})["a", "b"]
+    assert found == pytest.approx({key: delta.loss for key, delta in clear.items()}, rel=1e-4)
+
+
+def test_no_allocation_is_predicted_to_lose_less_than_nothing():
+    """Three units that each cancel the others cannot be: all ratios shrink until it is possible."""
+    units = ("a", "b", "c")
+    one = np.array([[1.0] * 3, [0.0] * 3])
+    single = Measured(0 * one, {u: {W4A4: one, W2A4: 4 * one} for u in units}, True)
+    told = {
+        pair: {(W4A4, W4A4): Delta(-1.9, 0.0, None, 3)} for pair in itertools.combinations(units, 2)
+    }
+    terms = quadratic_terms(single, told)
+    losses = [
+        predicted(single, dict(zip(units, choices, strict=True)), terms)
+        for choices in itertools.product((W4A4, W2A4), repeat=3)
+    ]
+    assert min(losses) == pytest.approx(0.0, abs=1e-9)
+    two = quadratic_terms(single, dict(list(told.items())[:1]))
+    assert two["a", "b"][W4A4, W4A4] == pytest.approx(-1.9)  # two alone may all but cancel
 
 
 def test_random_allocations_span_the_range():

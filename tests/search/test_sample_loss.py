@@ -40,9 +40,9 @@ def test_rows_of_a_sample_are_averaged(shape):
 def test_outputs_that_are_probabilities_already():
     scores, other = normal(8, 5), normal(8, 5, seed=1)
     found = choose_loss(scores.softmax(1))
-    assert found == Divergence(probabilities=True)
+    assert found.probabilities
     got = found.of(scores.softmax(1), other.softmax(1), None)
-    assert torch.allclose(got, Divergence().of(scores, other, None), rtol=1e-4)
+    assert torch.allclose(got[:2], Divergence().of(scores, other, None), rtol=1e-4)
 
 
 def test_cross_entropy():
@@ -73,9 +73,32 @@ def test_squared_error_is_relative_to_the_variance():
     assert isinstance(choose_loss(normal(4)), RelativeSquaredError)
 
 
+def test_softened_answers_by_the_formula_and_with_less_noise():
+    a = normal(64, 10) * 8
+    b = a + normal(64, 10, seed=1) * 0.3
+    loss = choose_loss(a)
+    assert loss.temperature == pytest.approx(3 * float(a.std(1, correction=0).mean()), rel=1e-5)
+    plain, missed, soft = loss.of(a, b, None)
+    bare = Divergence().of(a, b, None)
+    assert torch.equal(plain, bare[0]) and torch.equal(missed, bare[1])
+    t = loss.temperature
+    p, q = ((x.double() / t).log_softmax(1) for x in (a, b))
+    want = t**2 * torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(1)
+    assert torch.allclose(soft, want)
+    assert float(soft.std() / soft.mean()) < 0.5 * float(plain.std() / plain.mean())
+
+
+def test_the_temperature_is_one_at_least_and_for_what_is_no_number():
+    assert choose_loss(normal(4, 10) * 1e-3).temperature == 1.0
+    assert choose_loss(torch.full((4, 10), float("nan"))).temperature == 1.0
+    shares = (normal(4, 10) * 5).softmax(1)
+    spread = float(shares.double().log().std(1, correction=0).mean())
+    assert choose_loss(shares).temperature == pytest.approx(3 * spread, rel=1e-3)
+
+
 def test_which_loss_is_chosen():
-    assert choose_loss(normal(4, 10)) == Divergence()
-    assert choose_loss(normal(4, 10, 3, 3)) == Divergence()
+    for shape in ((4, 10), (4, 10, 3, 3)):
+        assert isinstance(choose_loss(normal(*shape)), Divergence)
     assert choose_loss(normal(4, 10), torch.zeros(4, dtype=torch.int64)) == CrossEntropy()
 
 

@@ -138,34 +138,71 @@ def pair_term(single: Measured, both: Measured, pair: Pair, choices: Choices) ->
     return delta_of(together - alone[0] - alone[1] + single.base, single.has_answers)
 
 
-def pair_terms(single: Measured, both: Measured, pairs: Iterable[Pair]) -> PairTerms:
-    """All measured pairwise terms, as numbers."""
+def pair_deltas(
+    single: Measured, both: Measured, pairs: Iterable[Pair]
+) -> Mapping[Pair, Mapping[Choices, Delta]]:
+    """All measured pairwise terms, with their standard errors."""
     return {
-        pair: {key: pair_term(single, both, pair, key).loss for key in both.values[pair_name(pair)]}
+        pair: {key: pair_term(single, both, pair, key) for key in both.values[pair_name(pair)]}
         for pair in pairs
     }
 
 
-def spread_terms(single: Measured, terms: PairTerms) -> PairTerms:
-    """Terms for every two choices of a pair from a few measured ones.
+def quadratic_terms(single: Measured, deltas: Mapping[Pair, Mapping[Choices, Delta]]) -> PairTerms:
+    """Terms for every two choices of a pair, from a few that were measured.
 
-    Equation: d_ab(i, j) = r_ab sqrt(delta_a(i) delta_b(j)), r_ab the least-squares fit over the
-    measured choices, in [-2, 2]: how far the two units' errors point the same way. Measured terms
-    stay as they are.
+    Equation: d_ab(i, j) = r_ab s_a(i) s_b(j), s = sqrt(delta): for a loss that is quadratic in the
+    errors, r_ab is twice the cosine between the errors of two units, in [-2, 2]. It is the least
+    squares fit over the measured choices, drawn towards 0 by its standard error e (an allocation
+    would seek out whatever is too low by chance): r t^2 / (t^2 + e^2), t^2 the mean of r^2 - e^2
+    over the pairs. The matrix of cosines is positive semidefinite, so that no sum of errors is less
+    than none: where that of the fits is not, all shrink alike until it is.
+
+    Args:
+        single: the measurement of each unit alone.
+        deltas: of `pair_deltas`.
     """
-    spread: dict[Pair, dict[Choices, float]] = {}
-    for pair, measured in terms.items():
-        size = {
-            both: math.sqrt(
-                math.prod(max(_loss(single, u, c), 0.0) for u, c in zip(pair, both, strict=True))
-            )
-            for both in itertools.product(*(single.values[unit] for unit in pair))
+    size = {
+        unit: {choice: math.sqrt(max(_loss(single, unit, choice), 0.0)) for choice in own}
+        for unit, own in single.values.items()
+    }
+    fits = {pair: _fit(pair, own, size) for pair, own in deltas.items()}
+    spread = max(0.0, float(np.mean([r * r - e * e for r, e in fits.values()])) if fits else 0.0)
+    drawn = {
+        pair: r * spread / (spread + e * e) if spread + e * e > 0 else 0.0
+        for pair, (r, e) in fits.items()
+    }
+    share = _semidefinite(drawn)
+    return {
+        (a, b): {
+            (i, j): share * r * size[a][i] * size[b][j]
+            for i, j in itertools.product(size[a], size[b])
         }
-        energy = sum(size[both] ** 2 for both in measured)
-        fit = sum(size[both] * term for both, term in measured.items())
-        ratio = min(2.0, max(-2.0, fit / energy)) if energy > 0.0 else 0.0
-        spread[pair] = {both: measured.get(both, ratio * value) for both, value in size.items()}
-    return spread
+        for (a, b), r in drawn.items()
+    }
+
+
+def _fit(
+    pair: Pair, deltas: Mapping[Choices, Delta], size: Mapping[str, Mapping[Any, float]]
+) -> tuple[float, float]:
+    """r and its standard error; choices are measured on the same samples, so errors go together."""
+    sizes = [math.prod(size[u][c] for u, c in zip(pair, key, strict=True)) for key in deltas]
+    energy = sum(s * s for s in sizes)
+    if energy <= 0.0:
+        return 0.0, 0.0
+    fit = sum(s * delta.loss for s, delta in zip(sizes, deltas.values(), strict=True)) / energy
+    error = sum(s * (d.stderr or 0.0) for s, d in zip(sizes, deltas.values(), strict=True))
+    return min(2.0, max(-2.0, fit)), error / energy
+
+
+def _semidefinite(ratios: Mapping[Pair, float]) -> float:
+    """The share of all ratios, 1 at most, at which their matrix of cosines is semidefinite."""
+    units = {unit: i for i, unit in enumerate(dict.fromkeys(u for pair in ratios for u in pair))}
+    cosines = np.eye(len(units))
+    for (a, b), ratio in ratios.items():
+        cosines[units[a], units[b]] = cosines[units[b], units[a]] = ratio / 2
+    least = float(np.linalg.eigvalsh(cosines)[0]) if units else 0.0
+    return 1.0 / (1.0 - least) if least < 0.0 else 1.0
 
 
 def _loss(single: Measured, unit: str, choice: Choice) -> float:
@@ -241,7 +278,7 @@ def additivity(
         single: the table's measurement.
         mixed: the measurement of `allocation_groups` on the same chunks.
         allocations: the same allocations.
-        terms: pairwise terms, from `pair_terms` or `spread_terms`.
+        terms: pairwise terms, from `quadratic_terms`.
 
     Raises:
         DataError: the two were measured on other samples.

@@ -64,7 +64,7 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Losses and missed answers, [2, samples], of one group's variants on one chunk, by key.
+    """Losses and missed answers, [2 or 3, samples], of one group's variants on one chunk, by key.
 
     The base's own part is called `BASE`, and so is its one key. `fresh` tells that something of
     it was computed and not given by `have`.
@@ -110,9 +110,22 @@ class Measured:
         }
 
 
+def softened(measured: Measured) -> Measured:
+    """The same with the less noisy loss in place of the loss, where there is one.
+
+    See `SampleLoss`: its third row.
+    """
+
+    def soft(values: Values) -> Values:
+        return values[[2, 1]] if len(values) > 2 else values
+
+    of = {name: {k: soft(v) for k, v in group.items()} for name, group in measured.values.items()}
+    return Measured(soft(measured.base), of, measured.has_answers)
+
+
 def delta_of(differences: Values, has_answers: bool) -> Delta:
-    """Mean and standard error of per-sample differences [2, samples]."""
-    losses, missed = differences
+    """Mean and standard error of per-sample differences of the loss, and of missed answers."""
+    losses, missed = differences[:2]
     count = losses.size
     stderr = float(losses.std(ddof=1)) / math.sqrt(count) if count > 1 else None
     drop = float(missed.mean()) if has_answers else None
