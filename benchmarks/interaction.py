@@ -7,7 +7,8 @@ each, spread over the others). Then bits are allocated under budgets of the size
 and with the pairs, and both are run on calibration samples that nothing else has seen.
 
 The loss is the divergence from the float network. Test data are not touched. Writes
-benchmarks/results/interaction.csv and interaction_budgets.csv, and docs/interaction.md.
+benchmarks/results/interaction.csv, interaction_summary.csv and interaction_budgets.csv, and
+docs/interaction.md; networks that are left out by --only keep the figures that they have.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import torch
 from tables import DOCS, RESULTS, data_root, machine, markdown, read_csv, write_csv
 
 from bitwright.evaluation import compare
-from bitwright.graph.choice import Choice, parse_menu
+from bitwright.graph.choice import parse_menu
 from bitwright.pairing import Paired, with_pairs
 from bitwright.preparing import Job, capture_network, prepare, store_at
 from bitwright.recipe import make_recipe
@@ -36,6 +37,7 @@ from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.allocate import Allocation, allocate
 from bitwright.search.interaction import additivity, allocation_groups, random_allocations
+from bitwright.search.sensitivity import softened
 from bitwright.search.table import Table
 from bitwright.sources.batches import Dataset, rebatch, take
 from bitwright.sources.data import load_data
@@ -47,7 +49,7 @@ MENU = "w8a8,w4a8,w8a4,w4a4,w2a4"
 # The choices at which pairs are measured: in the middle of the menu, and its coarsest.
 TRIED = ("w4a4", "w2a4")
 ALLOCATIONS = 30
-BUDGETS = ("bops<=0.016", "bops<=0.022", "bops<=0.032")
+BUDGETS = ("bops<=0.014", "bops<=0.016", "bops<=0.022", "bops<=0.032")
 Figures = dict[str, Any]
 
 
@@ -102,32 +104,36 @@ def random_rows(base: Base, network: Network, paired: Paired) -> tuple[list[Figu
     menu = base.prepared.menu
     allocations = random_allocations(menu, ALLOCATIONS, seed=0)
     mixed = base.measured(allocation_groups(base.changes, allocations))
-    found = additivity(base.single, mixed, allocations, paired.terms)
-    pairwise = found.pairwise or ()
+    plain = additivity(base.single, mixed, allocations)
+    soft = additivity(softened(base.single), softened(mixed), allocations, paired.terms)
+    pairwise = soft.pairwise or soft.predicted
     rows = [
         {
-            "network": network.name, "allocation": i, "predicted": found.predicted[i],
-            "pairwise": pairwise[i], "measured": delta.loss, "stderr": delta.stderr,
+            "network": network.name, "allocation": i,
+            "plain_predicted": plain.predicted[i], "plain_measured": plain.measured[i].loss,
+            "plain_stderr": plain.measured[i].stderr, "predicted": soft.predicted[i],
+            "pairwise": pairwise[i], "measured": soft.measured[i].loss,
+            "stderr": soft.measured[i].stderr,
         }
-        for i, delta in enumerate(found.measured)
+        for i in range(ALLOCATIONS)
     ]  # fmt: skip
     return rows, {
         "network": network.name,
         "units": len(menu),
         "pairs": paired.pairs,
         "measured_pairs": paired.measured,
-        "rank": found.rank,
-        "rank_pairwise": found.rank_pairwise,
-        "error": _error(rows, "predicted"),
-        "error_pairwise": _error(rows, "pairwise"),
-        "low": min(row["measured"] for row in rows),
-        "high": max(row["measured"] for row in rows),
+        "plain_rank": plain.rank,
+        "rank": soft.rank,
+        "rank_pairwise": soft.rank_pairwise,
+        "plain_error": _error(rows, "plain_predicted", "plain_measured"),
+        "error": _error(rows, "predicted", "measured"),
+        "error_pairwise": _error(rows, "pairwise", "measured"),
     }
 
 
-def _error(rows: Sequence[Figures], name: str) -> float:
+def _error(rows: Sequence[Figures], name: str, truth: str) -> float:
     """The median of the relative errors."""
-    return statistics.median(abs(row[name] / row["measured"] - 1) for row in rows)
+    return statistics.median(abs(row[name] / row[truth] - 1) for row in rows)
 
 
 def budget_rows(
@@ -149,19 +155,16 @@ def budget_rows(
 
 def _run(base: Base, found: Allocation, held_out: Dataset) -> Figures:
     graph = base.prepared.graph
-    forwards = (forward_of(graph, m) for m in (graph.module, module_of(base, found.choices)))
+    forwards = (forward_of(graph, m) for m in (graph.module, base.solutions.module(found.choices)))
     seen = compare(*forwards, rebatch(held_out, 25), None)
     return {
         "predicted": found.loss,
         "measured": base.run(found.choices)["loss"] - base.figures["loss"],
         "kl": seen["kl"],
         "agreement": seen["agreement"],
+        "noise": seen["relative_noise"],
         "status": found.status,
     }
-
-
-def module_of(base: Base, choices: Mapping[str, Choice]) -> torch.nn.Module:
-    return base.solutions.module(choices)
 
 
 def study(root: Path, network: Network, store: Path | None) -> dict[str, list[Figures]]:
@@ -169,7 +172,7 @@ def study(root: Path, network: Network, store: Path | None) -> dict[str, list[Fi
     started = time.process_time()
     base, table, held_out = measured(root, network, store)
     solved = time.process_time()
-    tried = {u: tuple(c for c in parse_menu(",".join(TRIED))) for u in table.units}
+    tried = dict.fromkeys(table.units, parse_menu(",".join(TRIED)))
     paired = with_pairs(base, table, tried, network.pairs)
     rows, summary = random_rows(base, network, paired)
     summary |= {
@@ -183,15 +186,15 @@ def study(root: Path, network: Network, store: Path | None) -> dict[str, list[Fi
 
 RANKS = {
     "network": "{network}", "units": "{units}", "samples": "{samples}", "pairs": "{pairs}",
-    "measured losses": "{low:.3g} to {high:.3g}", "Spearman, sum": "{rank:.3f}",
-    "with pairs": "{rank_pairwise:.3f}", "median error, sum": "{error:.0%}",
-    "with pairs ": "{error_pairwise:.0%}", "table s": "{table_seconds:.0f}",
-    "all s": "{seconds:.0f}",
+    "plain: Spearman": "{plain_rank:.3f}", "error": "{plain_error:.0%}",
+    "softened: Spearman": "{rank:.3f}", "error ": "{error:.0%}",
+    "with pairs: Spearman": "{rank_pairwise:.3f}", "error  ": "{error_pairwise:.0%}",
+    "table s": "{table_seconds:.0f}", "all s": "{seconds:.0f}",
 }  # fmt: skip
 GAINS = {
     "network": "{network}", "budget": "{budget}", "allocation": "{allocation}",
     "predicted": "{predicted:.4g}", "measured": "{measured:.4g}", "held-out KL": "{kl:.4g}",
-    "held-out agreement": "{agreement:.2%}",
+    "held-out agreement": "{agreement:.2%}", "held-out noise": "{noise:.3%}",
 }  # fmt: skip
 
 
@@ -205,25 +208,32 @@ def page(summaries: Sequence[Figures], budgets: Sequence[Figures]) -> str:
         "An allocation is chosen by a sum: what each unit's choice does to the loss when all other",
         f"units stay at 8 bits. Here {ALLOCATIONS} random allocations a network are run as whole",
         f"networks and compared with that sum. Menu `{MENU}`, first and last unit at 8 bits,",
-        "quadratic solver, nothing tuned; the loss is the divergence from the float network on so",
-        "many calibration samples. Random allocations range from coarse to fine: each first draws",
-        "how frequent every choice is in it.",
+        "quadratic solver, nothing tuned. Random allocations range from coarse to fine: each first",
+        "draws how frequent every choice is in it.",
+        "",
+        "*Plain*: the KL divergence from the float network, on so many calibration samples.",
+        "*Softened*: T^2 times the divergence of answers softened by a temperature T of three",
+        "standard deviations of the scores. Divergence between confident answers is nearly all due",
+        "to a few samples, which every disturbance moves; softened, every sample has its say. The",
+        "table's `loss_delta` is the plain one; allocations go by `loss_fitted`, the softened one",
+        "in the plain one's units.",
         "",
         "*With pairs*: the most interacting pairs of units (neighbours, and units that lose most)",
         f"were measured together at {' and '.join(f'`{c}`' for c in TRIED)}; what two units lose",
-        "beyond the sum of each is added to the prediction, spread over the other choices",
+        "beyond the sum of each, as far as it is no noise, is added to the prediction",
         "(`search/interaction.py`).",
         "",
         markdown(summaries, RANKS),
         "",
-        "*Median error*: of the predicted change of the loss, relative to the measured one.",
+        "*Error*: of the predicted change of the loss relative to the measured one, the median.",
         "Seconds are of the processor: solving and measuring the table, and all of it.",
         "",
         "## What the correction gains",
         "",
         "Bits allocated under budgets of the bit operations by the sum alone and with the pairs.",
-        "*Measured* is the change of the loss on the table's samples, the rest is on calibration",
-        "samples that were used for nothing else.",
+        "*Predicted* and *measured* are the change of the plain loss on the table's samples, the",
+        "rest is on calibration samples that were used for nothing else; noise is the squared",
+        "difference of the outputs relative to their squares.",
         "",
         markdown(budgets, GAINS),
         "",
@@ -238,15 +248,15 @@ def _verdict(summaries: Sequence[Figures], budgets: Sequence[Figures]) -> list[s
     pairs: dict[tuple[str, str], dict[str, float]] = {}
     for row in budgets:
         place = pairs.setdefault((row["network"], row["budget"]), {})
-        place[row["allocation"]] = row["kl"]
+        place[row["allocation"]] = row["noise"]
     both = [p for p in pairs.values() if len(p) == 2]
     better = sum(p["pairwise"] < p["additive"] for p in both)
     same = sum(p["pairwise"] == p["additive"] for p in both)
     return [
-        f"The pairs raised the rank correlation in {sum(r > 0 for r in ranks)} of {len(ranks)}",
-        f"networks (by {min(ranks):+.3f} to {max(ranks):+.3f}), and lowered the held-out",
-        f"divergence of the allocation in {better} of {len(both)} cases; in {same} it was the same",
-        "allocation. `bitwright quantize --pairwise N` runs both and keeps the better one.",
+        f"The pairs changed the rank correlation by {' and '.join(f'{r:+.3f}' for r in ranks)}. Of",
+        f"{len(both)} allocations with them {same} were the same as without, {better} had less noise",
+        f"on held-out samples, and {len(both) - same - better} more.",
+        "`bitwright quantize --pairwise N` runs both and keeps the better one.",
     ]
 
 
