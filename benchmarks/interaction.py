@@ -254,8 +254,8 @@ def _verdict(summaries: Sequence[Figures], budgets: Sequence[Figures]) -> list[s
     same = sum(p["pairwise"] == p["additive"] for p in both)
     return [
         f"The pairs changed the rank correlation by {' and '.join(f'{r:+.3f}' for r in ranks)}. Of",
-        f"{len(both)} allocations with them {same} were the same as without, {better} had less noise",
-        f"on held-out samples, and {len(both) - same - better} more.",
+        f"{len(both)} allocations with them {same} were the same as without, {better} had less",
+        f"noise on held-out samples, and {len(both) - same - better} more.",
         "`bitwright quantize --pairwise N` runs both and keeps the better one.",
     ]
 
