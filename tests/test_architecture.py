@@ -21,6 +21,7 @@ LAYERS = {
     "graph": 2,
     "sources": 2,
     "methods": 3,
+    "prepare": 3,
     "export": 3,
     "metrics": 3,
     "squad": 1,

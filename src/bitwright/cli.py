@@ -114,6 +114,7 @@ def quantize(
     tie: Annotated[list[str] | None, typer.Option(help="units of one choice: 'layer1.*'")] = None,
     pairwise: Annotated[int | None, typer.Option(help="pairs of units measured together")] = None,
     table_samples: Annotated[int | None, typer.Option(help="samples of the table")] = None,
+    prepare: Annotated[str | None, typer.Option(help="rewrites: equalize, absorb-bias")] = None,
     tune: Annotated[str | None, typer.Option(help="steps: bn, bias, refine")] = None,
     target: Annotated[str | None, typer.Option(help="paper, ort-cpu, weights-only, X.toml")] = None,
     eval: Annotated[str | None, typer.Option("--eval", help="labelled data")] = None,

@@ -24,6 +24,7 @@ from bitwright.graph.sites import Site
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.metrics import metric
+from bitwright.prepare.steps import apply_steps
 from bitwright.preparing import (
     Job,
     Prepared,
@@ -107,7 +108,11 @@ def run(job: Job, progress: Progress) -> Result:
             "activations and for the verification. Give some samples."
         )
     with progress.stage("capture"):
-        job, graph = captured(job)
+        job, original = captured(job)
+    graph = original
+    if recipe.prepare:
+        with progress.stage("prepare"):
+            graph = apply_steps(original, recipe.prepare)
     menu = menu_of(graph, recipe)
     if recipe.menu:
         # The base precision is observed too, whether or not it can be chosen.
@@ -128,7 +133,7 @@ def run(job: Job, progress: Progress) -> Result:
     assignment = assemble(graph, tuned.solved, tuned.edges, prepared.target)
     with progress.stage("stitch"):
         module = stitch(graph, assignment)
-    metrics = evaluate_job(job, graph, module, progress)
+    metrics = evaluate_job(job, original, module, progress)
     _warn_if_poor(metrics, recipe, progress)
     sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
     progress.figures("evaluate", loss=metrics["kl"])

@@ -16,6 +16,7 @@ from bitwright.graph.target import load_target
 from bitwright.methods.catalogue import method
 from bitwright.metrics import metric
 from bitwright.numerics.ranges import range_rule
+from bitwright.prepare.steps import prepare_steps
 from bitwright.search.allocate import SOLVERS
 from bitwright.search.budget import parse_budgets
 from bitwright.search.ties import parse_ties
@@ -26,11 +27,12 @@ else:  # pragma: no cover - the same reader under its older name
     import tomli as tomllib
 
 VERSION = 1
-BUILT_IN = ("fixed", "light", "advanced", "relaxed", "aciq")
+BUILT_IN = ("fixed", "light", "advanced", "relaxed", "aciq", "dfq")
 BY_OUTPUT = "output"
 MODES = ("parallel", "sequential")
 BN, BN_PAPER, BIAS, REFINE = "bn", "bn-paper", "bias", "refine"
-STEPS = (BN, BN_PAPER, BIAS, REFINE)
+BIAS_ANALYTIC, BIAS_EMPIRICAL = "bias-analytic", "bias-empirical"
+STEPS = (BN, BN_PAPER, BIAS, BIAS_ANALYTIC, BIAS_EMPIRICAL, REFINE)
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,13 @@ class Recipe:
             it is the divergence from the float network, and labels are not looked at.
         ties: patterns of units that take the same choice (`a:PATTERN`: the same input bits).
         pairwise: so many pairs of units are measured together, and correct the allocation.
+        prepare: rewrites of the float network before anything is observed, in order: `equalize`,
+            `equalize-relu`, `absorb-bias`, `factorize`; "" for none.
         tune: steps after the bits are chosen, in order: `bn` and `bn-paper` (batch-norm tuning as
-            we and as the paper do it), `bias`, `refine` (solved again in sequence, kept where the
-            samples held out for it find that better); "" for none.
+            we and as the paper do it), `bias` (learned), `bias-analytic` and `bias-empirical`
+            (the mean shift taken out, as batch-norms or the samples tell it), `refine` (solved
+            again in sequence, kept where the samples held out for it find that better); "" for
+            none.
         refine_method: how `refine` solves; "" for `method`.
         target: what the runtime can do.
         metric: what --eval measures.
@@ -88,6 +94,7 @@ class Recipe:
     labels: bool = False
     ties: str = ""
     pairwise: int = 0
+    prepare: str = ""
     tune: str = ""
     refine_method: str = ""
     target: str = "paper"
@@ -128,6 +135,7 @@ class Recipe:
                 kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name
             )
         self._check_allocation()
+        prepare_steps(self.prepare)
         if self.refine_method and REFINE not in tuning_steps(self.tune):
             raise RecipeError(
                 f"refine_method is {self.refine_method!r}, but tune = {self.tune!r} does not "

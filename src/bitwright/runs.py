@@ -21,6 +21,7 @@ from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, s
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.metrics import metric
 from bitwright.preparing import Job
+from bitwright.prepare.steps import apply_steps
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.reporting import render_run
 from bitwright.run.files import write_atomically
@@ -73,7 +74,7 @@ def load_run(path: Path, model: nn.Module | None = None) -> LoadedRun:
     packed = load_packed(directory[rundir.MODEL])
     source = _source(recipe, model, path)
     example = _example(source, recipe, packed)
-    graph = capture(source.module, example)
+    graph = apply_steps(capture(source.module, example), recipe.prepare)
     _check_same_network(graph, packed.assignment, path)
     module = shallow_copy(graph.module)
     known = named_tensors(module)

@@ -14,17 +14,31 @@ from bitwright.graph.simulate import Assignment
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.preparing import Job, Prepared, edges_of, work_on
-from bitwright.recipe import BIAS, BN, BN_PAPER, REFINE, tuning_steps
+from bitwright.recipe import (
+    BIAS,
+    BIAS_ANALYTIC,
+    BIAS_EMPIRICAL,
+    BN,
+    BN_PAPER,
+    REFINE,
+    tuning_steps,
+)
 from bitwright.run.progress import Progress
 from bitwright.solving import Edges, solve
 from bitwright.stages import assemble
+from bitwright.tune.analytic import correct_biases
 from bitwright.tune.bias import BiasTuning, tune_biases
 from bitwright.tune.bn import BatchNormTuning, tune_batchnorms
 from bitwright.tune.judge import Judge, Loss
 from bitwright.tune.network import Deploy, Solved, simulate
 from bitwright.tune.report import TuneReport
 
-PAPER = BatchNormTuning(order="together", reference="record")
+NORMS = {
+    BN: BatchNormTuning(),
+    BN_PAPER: BatchNormTuning(order="together", reference="record"),
+    # Means alone put right is what the literature calls empirical bias correction.
+    BIAS_EMPIRICAL: BatchNormTuning(scales=False),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +78,13 @@ def _apply(
     """One step of batch-norm or bias tuning."""
     given = (prepared.graph, start.solved, _deploy(prepared, start.edges), prepared.samples)
     with progress.stage(f"tune {step}"):
+        solved: Solved
         if step == BIAS:
             solved, report = tune_biases(*given, BiasTuning(seed=job.recipe.seed))
+        elif step == BIAS_ANALYTIC:
+            solved, report = correct_biases(*given)
         else:
-            solved, report = tune_batchnorms(*given, {BN: BatchNormTuning(), BN_PAPER: PAPER}[step])
+            solved, report = tune_batchnorms(*given, NORMS[step])
     _tell(progress, f"tune {step}", report.before, report.after, len(report.units))
     if report.note:
         progress.note(f"tune {step}", report.note)

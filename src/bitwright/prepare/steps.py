@@ -1,0 +1,82 @@
+"""The steps of a recipe's `prepare`, by name, and their application in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bitwright.errors import RecipeError, unknown
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.prepare.absorb import AbsorbBias
+from bitwright.prepare.equalize import Equalize
+from bitwright.prepare.factorize import Factorize
+
+
+class Step(Protocol):
+    """A frozen dataclass of parameters that rewrites a captured graph, the same way every time."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+
+    def apply(self, graph: ModelGraph) -> ModelGraph:
+        """The rewritten graph; the given one is left as it was."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What the list of steps says of one."""
+
+    paper: str
+    text: str
+
+
+STEPS: Mapping[str, Step] = {
+    "equalize": Equalize(),
+    "equalize-relu": Equalize(relu6="relu", name="equalize-relu"),
+    "absorb-bias": AbsorbBias(),
+    "factorize": Factorize(),
+}
+ABOUT: Mapping[str, About] = {
+    "equalize": About("arXiv 1906.04721", "cross-layer equalisation; ReLU6 clips by channel"),
+    "equalize-relu": About("arXiv 1906.04721", "the same; ReLU6 becomes ReLU, as in the paper"),
+    "absorb-bias": About("arXiv 1906.04721", "high biases move into the next layer"),
+    "factorize": About("arXiv 1902.01917", "channels grow to fill their layer's range"),
+}
+
+
+def prepare_steps(text: str) -> tuple[str, ...]:
+    """The names in a recipe's `prepare`.
+
+    >>> prepare_steps("equalize, absorb-bias")
+    ('equalize', 'absorb-bias')
+
+    Raises:
+        RecipeError: an unknown step, one named twice, or two that undo each other.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in STEPS:
+            raise RecipeError(unknown("step", name, STEPS, "--prepare"))
+    if len(set(names)) < len(names):
+        raise RecipeError(f"--prepare {text!r} names a step twice. Name each once.")
+    scaling = [n for n in names if n in ("equalize", "equalize-relu", "factorize")]
+    if len(scaling) > 1:
+        raise RecipeError(
+            f"--prepare {text!r}: {scaling[0]!r} and {scaling[1]!r} both choose the scale of every "
+            "channel, so the second would undo the first. Keep one of them."
+        )
+    if "absorb-bias" in names and scaling and names.index("absorb-bias") < names.index(scaling[0]):
+        raise RecipeError(
+            f"--prepare {text!r} absorbs biases before {scaling[0]!r} makes them high. Put "
+            "absorb-bias after it."
+        )
+    return names
+
+
+def apply_steps(graph: ModelGraph, text: str) -> ModelGraph:
+    """The graph after all steps of a recipe's `prepare`."""
+    for name in prepare_steps(text):
+        graph = STEPS[name].apply(graph)
+    return graph

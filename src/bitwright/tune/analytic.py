@@ -1,0 +1,75 @@
+"""Bias correction without data: what rounded weights shift on average is taken from the biases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.methods.problem import UnitSolution
+from bitwright.numerics.affine import dequantize
+from bitwright.prepare.expectation import expected_inputs, gathered
+from bitwright.tune.judge import Judge
+from bitwright.tune.network import Deploy, Solved, simulate, tunable, with_biases
+from bitwright.tune.report import TuneReport
+from bitwright.tune.samples import Samples, in_memory
+
+STAGE = "bias-analytic"
+
+
+def correct_biases(
+    graph: ModelGraph, solved: Solved, deploy: Deploy, samples: Samples
+) -> tuple[Solved, TuneReport]:
+    """Take the expected shift of every unit's output out of its bias.
+
+    Equation: b' = b - (Wq - W) E[x], E[x] of each input channel from the batch-norms before it
+    (`prepare.expectation`); units whose input they do not tell keep their bias. The samples only
+    judge: where they find the network worse, it is left as it was.
+    Reference: Nagel et al., arXiv 1906.04721, section 4.2.1.
+
+    Args:
+        graph: the captured float network.
+        solved: solutions by unit; units that are not there stay in float.
+        deploy: how solutions become what is deployed (`stages.assemble`, bound).
+        samples: calibration samples, of which the held-out ones are used.
+
+    Returns:
+        All solutions, those of changed units new; and what happened.
+    """
+    samples = in_memory(samples)
+    judge = Judge.of(graph, samples.held_out)
+    before = judge(simulate(graph, solved, deploy).module)
+    made = corrected(graph, solved)
+    after = judge(simulate(graph, {**solved, **made}, deploy).module) if made else before
+    kept = bool(made) and after.no_worse(before)
+    if not made:
+        note = "no folded batch-norm tells the mean of any unit's input: nothing to correct"
+    else:
+        note = "" if kept else f"the held-out loss rose from {before} to {after}: left as it was"
+    report = TuneReport(
+        stage=STAGE,
+        before=before,
+        after=after if kept else before,
+        tried=after,
+        units=tuple(made) if kept else (),
+        temperature=judge.temperature,
+        fit=samples.fit_count,
+        held_out=samples.held_out_count,
+        note=note,
+    )
+    return ({**solved, **made} if kept else solved), report
+
+
+def corrected(graph: ModelGraph, solved: Solved) -> dict[str, UnitSolution]:
+    """The solutions of all units whose input's mean is known, with corrected biases."""
+    means = expected_inputs(graph)
+    start = with_biases(graph, solved)
+    made = {}
+    for unit in tunable(graph, solved):
+        if unit.name not in means:
+            continue
+        old = start[unit.name]
+        change = dequantize(old.q, old.weight).double() - graph.tensor(unit.weight).double()
+        shift = gathered(change, unit, means[unit.name])
+        assert old.bias is not None
+        made[unit.name] = replace(old, bias=(old.bias.double() - shift).float())
+    return made
