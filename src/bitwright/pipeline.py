@@ -109,10 +109,7 @@ def run(job: Job, progress: Progress) -> Result:
         )
     with progress.stage("capture"):
         job, original = captured(job)
-    graph = original
-    if recipe.prepare:
-        with progress.stage("prepare"):
-            graph = apply_steps(original, recipe.prepare)
+    graph = _rewritten(original, recipe.prepare, progress)
     menu = menu_of(graph, recipe)
     if recipe.menu:
         # The base precision is observed too, whether or not it can be chosen.
@@ -161,6 +158,14 @@ def run(job: Job, progress: Progress) -> Result:
         progress=progress,
         latency=None if searched is None else searched.latency,
     )
+
+
+def _rewritten(graph: ModelGraph, steps: str, progress: Progress) -> ModelGraph:
+    """The float network after the recipe's rewrites."""
+    if not steps:
+        return graph
+    with progress.stage("prepare"):
+        return apply_steps(graph, steps)
 
 
 def solve_configuration(

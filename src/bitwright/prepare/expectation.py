@@ -57,7 +57,7 @@ class Clipped:
         at_a, at_b = (torch.exp(-0.5 * v.square()) / math.sqrt(2 * math.pi) for v in (a, b))
 
         def ends(power: int) -> Tensor:
-            low = torch.where(below > 0, self.low, 0.0).pow(power) * below
+            low: Tensor = torch.where(below > 0, self.low, 0.0).pow(power) * below
             return low + torch.where(above > 0, self.high, 0.0).pow(power) * above
 
         mean = ends(1) + m * inside + s * (at_a - at_b)
