@@ -138,11 +138,7 @@ def run(job: Job, progress: Progress) -> Result:
     metrics["activation_peak"] = activation_memory(job, graph, sites, choices)
     found = census(graph, prepared.target, choices, sites, prepared.observation.samples)
     found["notes"] += [{"place": n.place, "text": n.text} for n in prepared.observation.notes]
-    if searched is None:
-        by_task = {(name, choices[name]): s for name, s in solved.items()}
-        table = table_of(prepared, by_task, None, seconds)
-    else:
-        table = searched.table
+    by_task = {(name, choices[name]): s for name, s in solved.items()}
     return Result(
         model=module,
         graph=graph,
@@ -150,7 +146,7 @@ def run(job: Job, progress: Progress) -> Result:
         recipe=recipe,
         metrics=metrics,
         census=found,
-        table=table,
+        table=table_of(prepared, by_task, None, seconds) if searched is None else searched.table,
         allocation=_fixed(choices) if searched is None else _record(searched),
         stats=prepared.observation.stats,
         errors={name: s.error for name, s in tuned.solved.items()},

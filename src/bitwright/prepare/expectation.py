@@ -57,8 +57,9 @@ class Clipped:
         at_a, at_b = (torch.exp(-0.5 * v.square()) / math.sqrt(2 * math.pi) for v in (a, b))
 
         def ends(power: int) -> Tensor:
-            low: Tensor = torch.where(below > 0, self.low, 0.0).pow(power) * below
-            return low + torch.where(above > 0, self.high, 0.0).pow(power) * above
+            low = torch.where(below > 0, self.low, 0.0).pow(power) * below
+            high = torch.where(above > 0, self.high, 0.0).pow(power) * above
+            return torch.add(low, high)
 
         mean = ends(1) + m * inside + s * (at_a - at_b)
         tails = torch.where(at_a > 0, a, 0.0) * at_a - torch.where(at_b > 0, b, 0.0) * at_b
