@@ -111,10 +111,15 @@ def test_equalising_twice_changes_nothing_more():
 def test_dead_channels_stay():
     graph = made("rows", uneven=False)
     graph.tensor("m0.weight")[3] = 0.0
+    graph.tensor("m0.weight")[4] *= 1e-20
     graph.tensor("m2.weight")[:, 5] = 0.0
-    for step in SCALING.values():
+    for name, step in SCALING.items():
         changed = step.apply(graph)
         assert all(torch.isfinite(changed.tensor(u.weight)).all() for u in changed.units)
+        # A constant must not grow without bounds; the last channel is one that nobody reads.
+        assert (changed.tensor("m0.bias").abs() < 20 * graph.tensor("m0.bias").abs()).all()
+        same = torch.equal(changed.tensor("m0.weight")[5], graph.tensor("m0.weight")[5])
+        assert same == (name == "equalize")
 
 
 @pytest.mark.parametrize("prepare", ["equalize", "equalize-relu", "factorize"])

@@ -28,8 +28,9 @@ from bitwright.prepare.rescale import (
 )
 
 RELU6 = ("clip", "relu", "skip")
-# How far a channel is scaled at most: beyond it the weights of a dead channel are noise.
-MOST = 1e4
+# Weights below this part of the layer's greatest are noise: the channel is constant, and to scale
+# it would blow up the constant (training leaves 1e-20 in channels that batch-norms switched off).
+DEAD = 1e-5
 
 Weights = dict[str, Tensor]
 # The factors by which the channels of a joint should grow, from the weights as they are.
@@ -45,6 +46,9 @@ class Equalize:
     joints are swept until nothing moves. f(s x) = s f(x) holds for ReLU, PReLU and LeakyReLU; a
     ReLU6 gets a clip of 6 / s_i for each channel, so that the float network stays what it was.
     Nagel et al., arXiv 1906.04721, section 4.1.
+
+    A writer's channel whose weights are noise is constant; it takes the factor that brings its
+    readers to the layer's median, for by the formula its bias would grow beyond all bounds.
 
     Attributes:
         relu6: `clip` for each channel; `relu` lets the clip go, as the paper does, which changes
@@ -69,12 +73,10 @@ class Equalize:
         for _ in range(self.sweeps):
             furthest = 0.0
             for joint in joints:
-                grow = 1.0 / _balance(joint, weights)
-                # Never beyond the limit in all, whatever the single steps are.
-                so_far = factors[joint.writer.name]
-                grow = (so_far * grow).clamp(1.0 / MOST, MOST) / so_far
+                name = joint.writer.name
+                grow = _balance(joint, weights)
                 grow_channels(joint, weights, grow)
-                factors[joint.writer.name] = so_far * grow
+                factors[name] = factors[name] * grow
                 furthest = max(furthest, float(grow.log().abs().max()))
             if furthest <= self.tolerance:
                 break
@@ -99,10 +101,19 @@ def weights_of(graph: ModelGraph, joints: tuple[Joint, ...]) -> Weights:
 
 
 def _balance(joint: Joint, weights: Weights) -> Tensor:
-    """sqrt(r1 / r2) of each channel; 1 where one side is dead."""
+    """sqrt(r2 / r1), by which each channel should grow; dead readers leave it as it is."""
     own, theirs = writer_range(joint, weights), reader_range(joint, weights)
-    alive = (own > 0) & (theirs > 0)
-    return torch.where(alive, own / theirs.clamp_min(1e-300), 1.0).sqrt()
+    if not bool(alive(own).any()):
+        return torch.ones_like(own)
+    level = own[alive(own)].median()
+    # sqrt(r2 / r1) is then r2 / level.
+    own = torch.where(alive(own), own, level.square() / theirs.clamp_min(1e-300))
+    return torch.where(alive(theirs), theirs / own.clamp_min(1e-300), 1.0).sqrt()
+
+
+def alive(ranges: Tensor) -> Tensor:
+    """Which channels are more than noise."""
+    return ranges > DEAD * ranges.amax()
 
 
 def writer_range(joint: Joint, weights: Weights) -> Tensor:

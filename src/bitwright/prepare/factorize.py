@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bitwright.graph.model_graph import FoldedBatchNorm, ModelGraph
 from bitwright.prepare.equalize import (
-    MOST,
+    alive,
     check_relu6,
     grow_channels,
     rescaled,
@@ -49,10 +49,13 @@ class Factorize:
         weights = weights_of(graph, joints)
         factors = {}
         for joint in joints:
-            grow = _room(writer_range(joint, weights))
+            own = writer_range(joint, weights)
+            grow = torch.where(alive(own), _room(own), torch.inf)
             record = graph.folded.get(joint.writer.name)
             if record is not None:
                 grow = torch.minimum(grow, _room(activation_range(record)))
+            # Weights that are noise say nothing, and without a batch-norm nothing else does.
+            grow = torch.where(torch.isfinite(grow), grow, 1.0)
             grow_channels(joint, weights, grow)
             factors[joint.writer.name] = grow
         return rescaled(graph, joints, weights, factors, self.relu6, self.name)
@@ -64,6 +67,5 @@ def activation_range(record: FoldedBatchNorm) -> Tensor:
 
 
 def _room(ranges: Tensor) -> Tensor:
-    """By how much each channel may grow until it reaches the widest; 1 for dead ones."""
-    grow = ranges.amax() / ranges.clamp_min(1e-300)
-    return torch.where(ranges > 0, grow.clamp(max=MOST), 1.0)
+    """By how much each channel may grow until it reaches the widest."""
+    return ranges.amax() / ranges
