@@ -35,6 +35,7 @@ LAYERS = {
     "result": 5,
     "runs": 5,
     "preparing": 5,
+    "distilling": 5,
     "allocating": 5,
     "tabulating": 5,
     "tuning": 5,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bitwright.allocating import Searched, search_bits
-from bitwright.errors import DataError
+from bitwright.distilling import DISTILLED, data_of
 from bitwright.evaluation import compare
 from bitwright.graph.census import census
 from bitwright.graph.choice import Choice
@@ -24,6 +24,7 @@ from bitwright.graph.sites import Site
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.metrics import metric
+from bitwright.prepare.distil import Distillation
 from bitwright.prepare.steps import apply_steps
 from bitwright.preparing import (
     Job,
@@ -102,13 +103,11 @@ def run(job: Job, progress: Progress) -> Result:
     keep_heap()
     recipe = job.recipe
     torch.manual_seed(recipe.seed)
-    if job.data.is_none:
-        raise DataError(
-            f"--data none: the method {recipe.method!r} needs calibration data for the ranges of "
-            "activations and for the verification. Give some samples."
-        )
     with progress.stage("capture"):
         job, original = captured(job)
+    if job.data.is_none:
+        with progress.stage("distil", Distillation.samples) as tick:
+            job = replace(job, data=data_of(original, recipe, tick))
     graph = _rewritten(original, recipe.prepare, progress)
     menu = menu_of(graph, recipe)
     if recipe.menu:
@@ -201,7 +200,8 @@ def evaluate_job(
             tick,
             graph.answer.kind,
         )
-    found["evaluated_on"] = "evaluation data" if job.evaluation is not None else "calibration data"
+    made = DISTILLED if job.data.spec == DISTILLED else "calibration data"
+    found["evaluated_on"] = "evaluation data" if job.evaluation is not None else made
     return found
 
 

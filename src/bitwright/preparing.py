@@ -156,6 +156,11 @@ def capture_network(job: Job) -> ModelGraph:
     example = job.example_inputs
     if example is None:
         example = next((batch.inputs for batch in take(job.data, 2)), None)
+    if example is None and job.data.is_none:
+        raise DataError(
+            f"--data none: the network {type(job.model).__name__} does not say what its inputs "
+            "are like. Set example_inputs (a tuple of tensors) on it, or give samples with --data."
+        )
     if example is None:
         raise DataError("the calibration data are empty, so the shape of the inputs is not known.")
     graph = capture(job.model, example)

@@ -27,7 +27,7 @@ else:  # pragma: no cover - the same reader under its older name
     import tomli as tomllib
 
 VERSION = 1
-BUILT_IN = ("fixed", "light", "advanced", "relaxed", "aciq", "dfq")
+BUILT_IN = ("fixed", "light", "advanced", "relaxed", "aciq", "dfq", "zeroq")
 BY_OUTPUT = "output"
 MODES = ("parallel", "sequential")
 BN, BN_PAPER, BIAS, REFINE = "bn", "bn-paper", "bias", "refine"

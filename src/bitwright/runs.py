@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitwright.distilling import data_of
 from bitwright.errors import RunDirectoryError
 from bitwright.evaluation import compare
 from bitwright.export import rundir
@@ -134,6 +135,8 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
     """Float and quantised side by side on any data."""
     dataset = _open(data or loaded.recipe.eval or loaded.recipe.data, loaded.recipe, loaded.source)
     graph = capture(loaded.source.module, loaded.example)
+    if dataset.is_none:
+        dataset = data_of(graph, loaded.recipe)
     with progress.stage("evaluate") as tick:
         return compare(
             forward_of(graph, graph.module),
@@ -155,6 +158,8 @@ def export(loaded: LoadedRun) -> Path:
 def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
     """Verify model.onnx against the simulation and write verify.json."""
     dataset = _open(data or loaded.recipe.data, loaded.recipe, loaded.source)
+    if dataset.is_none:
+        dataset = data_of(loaded.graph, loaded.recipe)
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     with progress.stage("verify") as tick:
         found = verify_file(
@@ -200,7 +205,7 @@ def _example(source: LoadedModel, recipe: Recipe, packed: Packed) -> Inputs:
     """Inputs to capture with: the network's own, the data's, or of the shapes in the run."""
     if source.example_inputs is not None:
         return source.example_inputs
-    if recipe.data:
+    if recipe.data not in ("", "none"):
         return next(batch.inputs for batch in take(_open(recipe.data, recipe, source), 2))
     generator = torch.Generator().manual_seed(0)
     tensors = {}
