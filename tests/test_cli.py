@@ -92,6 +92,12 @@ def nan_weights():
     return made
 
 
+def bare():
+    made = nn.Sequential(nn.Linear(4, 3))
+    made.example_inputs = (torch.ones(2, 4),)
+    return made.eval()
+
+
 def empty():
     return []
 
@@ -402,14 +408,15 @@ DATA = {
     "net.py:no_such": ["unknown function 'no_such'", "net.py"],
     "absent.npz": ["absent.npz", "[Nn]o file|does not exist"],
     "nowhere": ["no file or folder '.*nowhere'", "FILE.py:FUNCTION"],
-    "none": ["--data none", "needs calibration data"],
+    "none": ["--data none", "no batch-norm that was folded"],
 }
 
 
 @pytest.mark.parametrize("data", DATA)
 def test_wrong_data(bitwright, user, tmp_path, monkeypatch, data):
     monkeypatch.chdir(user.parent)
-    done = bitwright("quantize", "net.py:net", "--data", data, "--out", tmp_path / "run")
+    net = "net.py:bare" if data == "none" else "net.py:net"
+    done = bitwright("quantize", net, "--data", data, "--out", tmp_path / "run")
     wrong(done, *DATA[data])
 
 

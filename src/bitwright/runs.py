@@ -21,8 +21,8 @@ from bitwright.graph.capture import Inputs, capture
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.metrics import metric
-from bitwright.preparing import Job
 from bitwright.prepare.steps import apply_steps
+from bitwright.preparing import Job
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.reporting import render_run
 from bitwright.run.files import write_atomically
