@@ -7,6 +7,7 @@ import ctypes
 import ctypes.util
 import resource
 import sys
+from functools import cache
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -23,12 +24,7 @@ def keep_heap() -> bool:
     time of a convolutional network on a CPU (measured by `benchmarks/engine.py`). The setting has
     no effect on results. Returns whether it could be applied (glibc only).
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    name = ctypes.util.find_library("c")
-    if name is None or "musl" in name:
-        return False
-    mallopt = getattr(ctypes.CDLL(name), "mallopt", None)
+    mallopt = getattr(_library(), "mallopt", None)
     if mallopt is None:
         return False
     applied = [
@@ -37,6 +33,24 @@ def keep_heap() -> bool:
         mallopt(_M_TOP_PAD, _PAD_BYTES),
     ]
     return all(applied)
+
+
+def trim_heap() -> None:
+    """Give pages that hold nothing back to the system (glibc only).
+
+    Kept blocks are reused, but not across sizes: between stages, and between units of different
+    widths, holes add up to hundreds of megabytes. A call takes milliseconds.
+    """
+    trim = getattr(_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
+    name = ctypes.util.find_library("c") if sys.platform.startswith("linux") else None
+    return None if name is None or "musl" in name else ctypes.CDLL(name)
 
 
 def peak_rss_mb() -> float:

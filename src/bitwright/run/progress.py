@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bitwright.run.memory import peak_rss_mb, reset_peak
+from bitwright.run.memory import peak_rss_mb, reset_peak, trim_heap
+
+# Work of one kind leaves holes that work of the next kind does not fit into; a tick stands between.
+TRIM_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,16 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """Time a stage; the value given is called with the amount done so far."""
-        started = time.perf_counter()
+        started = trimmed = time.perf_counter()
+        trim_heap()
         reset_peak()
         self._tell(Event("start", name, 0, total))
 
         def tick(done: int) -> None:
+            nonlocal trimmed
+            if time.perf_counter() - trimmed > TRIM_SECONDS:
+                trim_heap()
+                trimmed = time.perf_counter()
             self._tell(Event("tick", name, done, total, time.perf_counter() - started))
 
         yield tick

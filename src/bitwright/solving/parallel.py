@@ -20,6 +20,7 @@ from bitwright.graph.units import input_of
 from bitwright.methods.problem import Method, UnitProblem, UnitSolution
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.run.jobs import run_jobs
+from bitwright.run.memory import trim_heap
 from bitwright.solving.collect import (
     SAMPLE_BYTES,
     Collector,
@@ -184,6 +185,7 @@ def collect_chunk(shared: Shared, item: tuple[int, list[tuple[Any, ...]]]) -> di
             readers.setdefault(input_of(nodes[call]).name, []).append((plan, i))
     parts = {plan.unit.name: Part({}) for plan in plans}
     first, chunk = item
+    trim_heap()
     for index, flat in enumerate(chunk, first):
         # Units are summed up while their input lives: to keep the inputs of all at once would take
         # gigabytes where images are large.

@@ -12,6 +12,7 @@ from bitwright.graph.custom_ops import DEQUANTIZE
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.replay import live_after, replay
+from bitwright.run.memory import trim_heap
 from bitwright.tune.moments import Moments
 from bitwright.tune.network import Simulation, channel_axis_of
 from bitwright.tune.samples import Open, Samples, bytes_of, size_of
@@ -81,6 +82,7 @@ def in_order(
     """
     cut = Cut()
     for unit in units:
+        trim_heap()
         found, cut = _measure(simulation.graph, unit, cut, samples)
         if found is not None:
             correct(unit, found)
