@@ -7,7 +7,7 @@ calls a place is what the exported file and the verification call it too.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from bitwright.numerics import affine
 from bitwright.numerics.grid import Grid
@@ -71,3 +71,10 @@ def _(x: Tensor, name: str) -> Tensor:
 FAKE_QUANTIZE = torch.ops.bitwright.fake_quantize.default
 DEQUANTIZE = torch.ops.bitwright.dequantize.default
 MARK = torch.ops.bitwright.mark.default
+
+
+def is_stored_weight(node: fx.Node) -> bool:
+    """Whether a node turns a stored tensor into numbers, not rows that were looked up in one."""
+    return node.target is DEQUANTIZE and all(
+        isinstance(part, fx.Node) and part.op == "get_attr" for part in node.args[:3]
+    )

@@ -20,6 +20,8 @@ from bitwright.graph.operators import WEIGHTED, arguments
 from bitwright.graph.sites import Site
 from bitwright.numerics.affine import QParams
 
+EMBEDDING = torch.ops.aten.embedding.default
+
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
@@ -96,10 +98,20 @@ def _put_weight(
     owner, _, leaf = unit.weight.rpartition(".")
     stem = "quantized" if leaf == "weight" else f"{leaf}_quantized"
     base = f"{owner}.{stem}" if owner else stem
-    weight = _insert_dequantize(module, nodes[unit.calls[0]], base, solved, unit.name)
-    bias = _insert_bias(module, nodes[unit.calls[0]], base, unit, assignment)
+    first = nodes[unit.calls[0]]
+    parts = _store(module, first, base, solved)
+    grid = (solved.qparams.grid.bits, solved.qparams.grid.signed, unit.name)
+    bias = _insert_bias(module, first, base, unit, assignment)
+    multiplied = [call for call in unit.calls if nodes[call].target is not EMBEDDING]
+    weight: fx.Node | None = None
+    if multiplied:
+        with module.graph.inserting_before(first):
+            weight = module.graph.call_function(DEQUANTIZE, (*parts, *grid))
     for call in unit.calls:
         node = nodes[call]
+        if call not in multiplied:
+            nodes[call] = _gathered(module, node, parts, solved, grid)
+            continue
         _, at_weight, at_bias = arguments(WEIGHTED[node.target])
         args = list(node.args)
         args[at_weight] = weight
@@ -109,18 +121,44 @@ def _put_weight(
         node.args = tuple(args)
 
 
-def _insert_dequantize(
-    module: fx.GraphModule, before: fx.Node, base: str, solved: QuantizedTensor, name: str
+def _gathered(
+    module: fx.GraphModule,
+    node: fx.Node,
+    parts: tuple[fx.Node, ...],
+    solved: QuantizedTensor,
+    grid: tuple[int, bool, str],
 ) -> fx.Node:
+    """A look-up that takes integers from the table and turns only those into numbers.
+
+    The numbers are the same as after turning the whole table, which may be most of the network,
+    into numbers for a few rows of it.
+    """
+    indices = node.args[1]
+    scales = solved.qparams.scale
+    by_row = scales.dim() > 0 and scales.shape[0] > 1
+    graph = module.graph
+    with graph.inserting_before(node):
+        rows = [
+            graph.call_function(EMBEDDING, (part, indices)) if by_row or part is parts[0] else part
+            for part in parts
+        ]
+        made = graph.call_function(DEQUANTIZE, (*rows, *grid))
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)
+    return made
+
+
+def _store(
+    module: fx.GraphModule, before: fx.Node, base: str, solved: QuantizedTensor
+) -> tuple[fx.Node, ...]:
+    """The integers, their scales and zero points as tensors of the module."""
     qparams = solved.qparams
     set_tensor(module, f"{base}.q", _in_one_layout(solved.q))
     set_tensor(module, f"{base}.scale", qparams.scale)
     set_tensor(module, f"{base}.zero_point", qparams.zero_point)
     graph = module.graph
     with graph.inserting_before(before):
-        parts = tuple(graph.get_attr(f"{base}.{p}") for p in ("q", "scale", "zero_point"))
-        grid = qparams.grid
-        return graph.call_function(DEQUANTIZE, (*parts, grid.bits, grid.signed, name))
+        return tuple(graph.get_attr(f"{base}.{p}") for p in ("q", "scale", "zero_point"))
 
 
 def _in_one_layout(q: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from bitwright.graph.custom_ops import DEQUANTIZE
+from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.replay import live_after, replay
@@ -113,4 +113,4 @@ def _before(graph: ModelGraph, call: str) -> tuple[str, ...]:
     nodes = graph.nodes()
     names = list(nodes)
     live = live_after(graph, names[names.index(call) - 1])
-    return tuple(name for name in live if nodes[name].target is not DEQUANTIZE)
+    return tuple(name for name in live if not is_stored_weight(nodes[name]))

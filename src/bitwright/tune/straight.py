@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE
+from bitwright.graph.custom_ops import FAKE_QUANTIZE, is_stored_weight
 from bitwright.graph.execute import channels_last, compute, last_uses
 from bitwright.graph.model_graph import drop_unused_tensors, get_tensor, set_tensor, shallow_copy
 from bitwright.numerics.affine import QParams, fake_quantize
@@ -59,7 +59,7 @@ def differentiable(module: fx.GraphModule) -> fx.GraphModule:
     for node in list(copy.graph.nodes):
         if node.target is FAKE_QUANTIZE:
             node.target = _quantizer
-        elif node.target is DEQUANTIZE:
+        elif is_stored_weight(node):
             _put_numbers(copy, node)
     copy.graph.eliminate_dead_code()
     drop_unused_tensors(copy)
