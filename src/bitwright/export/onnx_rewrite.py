@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from bitwright.export.onnx_schema import DOMAIN
 from bitwright.export.onnx_shapes import is_zero_pad, merge_padding, pool_globally
+from bitwright.export.onnx_tables import rows_of_table
 
 Values = dict[str, tuple[str, str]]
 
@@ -103,6 +104,9 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> None:
     name = _text(node, "name")
     bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
     kind, _ = container(bits, signed)
+    if node.inputs[0] is not None and node.inputs[0].producer() is not None:
+        rows_of_table(graph, node, kind, f"{name}.table")
+        return
     stem = f"{name}.weight" if bits < 32 else name
     flat_scale, axis = _axis(_array(node.inputs[1]))
     zero = np.broadcast_to(_array(node.inputs[2]), _array(node.inputs[1]).shape)

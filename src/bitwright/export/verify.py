@@ -21,7 +21,7 @@ from bitwright.errors import RunDirectoryError
 from bitwright.export.onnx_file import output_places, unit_values
 from bitwright.export.rounding import agreeing, comparable, undecided
 from bitwright.graph.answers import Answer
-from bitwright.graph.custom_ops import FAKE_QUANTIZE, MARK
+from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE, MARK
 from bitwright.graph.execute import Inputs, bind, walk
 from bitwright.graph.model_graph import ModelGraph, get_tensor
 from bitwright.graph.sites import is_zero_pad
@@ -157,6 +157,10 @@ def _unit_sources(marked: fx.GraphModule) -> dict[fx.Node, fx.Node]:
         if node.target is MARK:
             call = node.args[0]
             assert isinstance(call, fx.Node)
+            if (
+                call.target is DEQUANTIZE
+            ):  # of rows that were looked up: what is given is their indices
+                call = call.all_input_nodes[0]
             source = input_of(call)
             if is_zero_pad(source):
                 source = source.all_input_nodes[0]

@@ -92,7 +92,7 @@ def edge_name(source: str, reader: str, units: Mapping[str, tuple[str, int]]) ->
 
 
 def _put_weight(
-    module: fx.GraphModule, nodes: Mapping[str, fx.Node], unit: Unit, assignment: Assignment
+    module: fx.GraphModule, nodes: dict[str, fx.Node], unit: Unit, assignment: Assignment
 ) -> None:
     solved = assignment.weights[unit.name]
     owner, _, leaf = unit.weight.rpartition(".")

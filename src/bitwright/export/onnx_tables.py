@@ -1,0 +1,86 @@
+"""Quantised tables in an exported file: integers are looked up, and only those become numbers.
+
+A DequantizeLinear before the Gather would turn the whole table into numbers at every run, and a
+vocabulary of 30,000 words is half of a small sentence encoder.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+# Gather takes no type below eight bits. ONNX Runtime widens the stored table when it loads it.
+_WIDE = {
+    ir.DataType.INT2: ir.DataType.INT8, ir.DataType.UINT2: ir.DataType.UINT8,
+    ir.DataType.INT4: ir.DataType.INT8, ir.DataType.UINT4: ir.DataType.UINT8,
+}  # fmt: skip
+
+
+def rows_of_table(graph: ir.Graph, node: ir.Node, kind: ir.DataType, stem: str) -> None:
+    """Rewrite Dequantize(Gather(q, i), Gather(s, i), Gather(z, i)) into standard operators.
+
+    Equation: (q_i - z_i) s_i as Gather, Cast to float, Sub and Mul: the same numbers as those of a
+    DequantizeLinear of the whole table. Sub is left out where all zero points are zero.
+    """
+    rows, scale, zero = node.inputs[:3]
+    assert rows is not None and scale is not None and zero is not None
+    gather = rows.producer()
+    assert gather is not None and gather.op_type == "Gather", "a table is read by Gather"
+    chain: list[ir.Node] = []
+
+    def call(op: str, inputs: list[ir.Value | None], name: str, **attributes: int) -> ir.Value:
+        # Named after the result: a table may be read more than once.
+        own = f"{node.outputs[0].name}.{name}"
+        made = ir.node(op, inputs, attributes or None, num_outputs=1, name=own)
+        made.outputs[0].name = own
+        chain.append(made)
+        return made.outputs[0]
+
+    table = _stored(graph, gather.inputs[0], kind, f"{stem}.q")
+    if kind in _WIDE:
+        table = call("Cast", [table], "wide", to=int(_WIDE[kind]))
+    found = call("Gather", [table, gather.inputs[1]], "rows", axis=0)
+    value = call("Cast", [found], "number", to=int(ir.DataType.FLOAT))
+    if np.any(_constant(zero)):
+        value = call("Sub", [value, _looked_up(graph, zero, f"{stem}.zero", call)], "centred")
+    value = call("Mul", [value, _looked_up(graph, scale, f"{stem}.scale", call)], "float")
+    graph.insert_before(node, chain)
+    ir.convenience.replace_all_uses_with(node.outputs[0], value)
+    graph.remove(node, safe=True)
+
+
+def _looked_up(graph: ir.Graph, value: ir.Value, stem: str, call: object) -> ir.Value:
+    """The scales or zero points of the rows: looked up like them where each row has its own."""
+    assert callable(call)
+    stored = ir.DataType.FLOAT
+    gather = value.producer()
+    if gather is None or gather.op_type != "Gather":
+        return _stored(graph, value, stored, stem)
+    table = _stored(graph, gather.inputs[0], stored, stem)
+    leaf = stem.rpartition(".")[2]
+    made: ir.Value = call("Gather", [table, gather.inputs[1]], f"{leaf}.rows", axis=0)
+    return made
+
+
+def _constant(value: ir.Value) -> np.ndarray:
+    """The stored tensor behind a look-up, or the stored tensor itself."""
+    gather = value.producer()
+    source = value if gather is None else gather.inputs[0]
+    assert source is not None and source.const_value is not None, "tables are stored"
+    return source.const_value.numpy()
+
+
+def _stored(graph: ir.Graph, value: ir.Value | None, kind: ir.DataType, name: str) -> ir.Value:
+    """The tensor in its container, stored once under its name."""
+    assert value is not None and value.const_value is not None, "tables are stored"
+    if name in graph.initializers:
+        return graph.initializers[name]
+    array = value.const_value.numpy().astype(kind.numpy())
+    made = ir.Value(
+        name=name,
+        type=ir.TensorType(kind),
+        shape=ir.Shape(array.shape),
+        const_value=ir.Tensor(array, name=name, dtype=kind),
+    )
+    graph.register_initializer(made)
+    return made
