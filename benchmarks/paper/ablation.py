@@ -1,0 +1,91 @@
+"""What every stage earns: five seeds, three budgets."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from benchmarks.paper.figure3 import MENU
+from benchmarks.paper.records import Records, Row
+from benchmarks.paper.stages import IDENTITY, IP, UNIFORM, Plan, identity, measured
+from benchmarks.paper.study import Study
+from benchmarks.tables import markdown
+
+BUDGETS = ("size<=0.13", "size<=0.16", "bops<=0.022")
+NETWORKS = ("resnet20", "resnet56")
+SEEDS = 5
+PAIRS = (
+    ("integer program over uniform bits", IP, UNIFORM),
+    ("batch-norm tuning over none", "ip + bn", IP),
+    ("bias tuning over batch-norm tuning alone", "ip + bn + bias", "ip + bn"),
+)
+
+
+def plans(study: Study) -> list[Plan]:
+    """A plan a seed."""
+    seeds = 1 if study.scale.quick else SEEDS
+    budgets = BUDGETS[:1] if study.scale.quick else BUDGETS
+    return [Plan(name, MENU, budgets, seed) for seed in range(seeds) for name in study.of(NETWORKS)]
+
+
+def run(study: Study) -> None:
+    """Measure what is missing, write the page."""
+    records = Records(study.results / "ablation.csv", tuple(IDENTITY))
+    for plan in plans(study) if study.measures else ():
+        records.need(
+            identity(plan),
+            lambda plan=plan: measured(  # type: ignore[misc]
+                study.root, plan, study.scale, study.store_of(plan.network)
+            ),
+        )
+    text = ["# Ablation: what every stage earns", "", *HEAD, ""]
+    for name in NETWORKS:
+        rows = records.where(network=name)
+        if rows:
+            seeds = len({row["seed"] for row in rows})
+            shown = [line for budget in BUDGETS for line in _gains(rows, budget)]
+            text += [f"## {name}, {seeds} seeds", "", markdown(shown, COLUMNS), ""]
+    study.publish("ablation", "\n".join(text))
+
+
+HEAD = (
+    "Written by `python -m benchmarks.paper --only ablation`. Gains are paired by seed (which "
+    "decides the",
+    "rows that are solved on): the mean over seeds, and the standard error of that mean. "
+    "Agreement in points;",
+    "KL: the relative change of the divergence, less is better. Data not used for calibration.",
+)
+COLUMNS = {
+    "budget": "{budget}",
+    "stage": "{stage}",
+    "agreement": "{agreement}",
+    "top-1": "{top1}",
+    "KL": "{kl}",
+}
+
+
+def _gains(rows: list[Row], budget: str) -> list[dict[str, str]]:
+    lines = []
+    for said, better, worse in PAIRS:
+        of = {
+            stage: {r["seed"]: r for r in rows if r["budget"] == budget and r["stage"] == stage}
+            for stage in (better, worse)
+        }
+        seeds = sorted(of[better].keys() & of[worse].keys())
+        if not seeds:
+            continue
+        line = {"budget": budget, "stage": said}
+        for key, form in (("agreement", "{:+.2f}"), ("top1", "{:+.2f}"), ("kl", "{:+.2%}")):
+            gains = [_gain(of[better][s], of[worse][s], key) for s in seeds]
+            mean = statistics.fmean(gains)
+            error = statistics.stdev(gains) / math.sqrt(len(gains)) if gains[1:] else None
+            line[key] = form.format(mean) + (
+                "" if error is None else f" ± {form.format(error)[1:]}"
+            )
+        lines.append(line)
+    return lines
+
+
+def _gain(better: Row, worse: Row, key: str) -> float:
+    a, b = float(better[key]), float(worse[key])
+    return (a - b) / b if key == "kl" and b else 100 * (a - b)

@@ -1,0 +1,163 @@
+"""One solved menu, many budgets, every stage of the pipelines: what each stage brings.
+
+The menu of a network is solved once and its table measured once. At every budget the bits are
+chosen in four ways, and what the integer program chose goes through the tuning of the pipelines,
+one step after the other; after every step the network is run on the labelled data.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.paper.networks import KEEP, NETWORKS, Scale, test_data
+from bitwright.evaluation import compare
+from bitwright.graph.choice import Choice
+from bitwright.graph.simulate import stitch
+from bitwright.metrics import metric
+from bitwright.preparing import Job, captured, prepare, store_at
+from bitwright.recipe import make_recipe
+from bitwright.run.memory import keep_heap
+from bitwright.run.progress import Progress
+from bitwright.search.allocate import SOLVERS, allocate
+from bitwright.search.table import Table
+from bitwright.solutions import stitched
+from bitwright.sources.batches import Dataset, rebatch
+from bitwright.sources.data import load_data
+from bitwright.sources.models import load_model
+from bitwright.stages import assemble, choices_of, forward_of, menu_of
+from bitwright.tabulating import Base, measured_menu
+from bitwright.tuning import Configuration, tune
+
+Choices = Mapping[str, Choice]
+IP, UNIFORM = "ip", "uniform"
+# The names of the pipelines' steps in the order in which they are applied.
+STEPS = {"bn": "ip + bn", "bias": "ip + bn + bias", "refine": "ip + bn + bias + refine"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: a network's menu, budgets, tuning steps, and the seed.
+
+    `greedy` says whether greedy rules and uniform bits stand beside the integer program.
+    """
+
+    network: str
+    menu: str
+    budgets: tuple[str, ...]
+    seed: int = 0
+    steps: tuple[str, ...] = ("bn", "bias")
+    greedy: bool = True
+    refine_method: str = "quadratic"
+
+
+def measured(root: Path, plan: Plan, scale: Scale, store: Path | None) -> list[dict[str, object]]:
+    """A row for every budget and stage."""
+    keep_heap()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        work = _Study.of(root, plan, scale, Path(folder), store)
+        return [row for budget in plan.budgets for row in work.rows(budget)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Study:
+    plan: Plan
+    job: Job
+    base: Base
+    table: Table
+    test: Dataset
+    known: dict[str, dict[str, float]]
+
+    @classmethod
+    def of(cls, root: Path, plan: Plan, scale: Scale, folder: Path, store: Path | None) -> _Study:
+        network = NETWORKS[plan.network]
+        options = {
+            "menu": plan.menu, "budget": plan.budgets[0], "keep": KEEP, "calib": scale.calib,
+            "table_samples": scale.table_samples, "seed": plan.seed, "tune": ",".join(plan.steps),
+            "refine_method": plan.refine_method if "refine" in plan.steps else "",
+        }  # fmt: skip
+        recipe = make_recipe("light", options)
+        torch.manual_seed(recipe.seed)
+        loaded = load_model(f"{root}/models.py:{plan.network}")
+        data = load_data(f"{root}/loaders.py:{network.calibration}")
+        test = load_data(test_data(root, network, scale, folder))
+        kept = store_at(store)
+        job, graph = captured(Job(loaded.module, data, recipe, loaded.example_inputs, store=kept))
+        menu, base = menu_of(graph, recipe), choices_of(graph, recipe)
+        seen = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
+        prepared = replace(prepare(job, graph, seen, Progress()), menu=menu)
+        return cls(plan, job, *measured_menu(job, prepared, Progress()), test, {})
+
+    def rows(self, budget: str) -> Iterator[dict[str, object]]:
+        """All ways to choose the bits, then the steps after the integer program."""
+        for stage, choices in self._chosen(budget).items():
+            start = self._stitched(choices)
+            yield self._row(budget, stage, choices, start)
+            if stage != IP:
+                continue
+            for count, step in enumerate(self.plan.steps, 1):
+                recipe = replace(self.job.recipe, tune=",".join(self.plan.steps[:count]))
+                job = replace(self.job, recipe=recipe)
+                tuned = tune(job, self.base.prepared, choices, start, Progress())
+                yield self._row(budget, STEPS[step], choices, tuned)
+
+    def _chosen(self, budget: str) -> dict[str, Choices]:
+        found = {}
+        for solver in SOLVERS if self.plan.greedy else (IP,):
+            allocation = allocate(self.table, budget, solver=solver)
+            if allocation.rows is not None:
+                found[solver] = dict(allocation.choices)
+            if solver == IP and allocation.uniform is not None and self.plan.greedy:
+                wanted = allocation.uniform.choice
+                found[UNIFORM] = {
+                    unit: wanted if wanted in self.base.prepared.menu[unit] else choice
+                    for unit, choice in allocation.choices.items()
+                }
+        return found
+
+    def _stitched(self, choices: Choices) -> Configuration:
+        solutions = self.base.solutions
+        chosen, edges = stitched(solutions.work, solutions.solved, choices, solutions.edges)
+        return Configuration(chosen, edges)
+
+    def _row(
+        self, budget: str, stage: str, choices: Choices, found: Configuration
+    ) -> dict[str, object]:
+        name = budget.split("<=")[0]
+        rows = [r for u in self.table.units for r in self.table.of(u) if r.choice == choices[u]]
+        cost = sum(r.weight_bits if name == "size" else r.bops for r in rows)
+        weights = sum(32 * r.params for r in rows)
+        whole = weights if name == "size" else sum(1024 * r.macs for r in rows)
+        return {"budget": budget, "stage": stage, "cost": cost / whole, **self._figures(found)}
+
+    def _figures(self, found: Configuration) -> dict[str, float]:
+        graph, prepared = self.base.prepared.graph, self.base.prepared
+        assignment = assemble(graph, found.solved, found.edges, prepared.target)
+        forwards = (forward_of(graph, graph.module), forward_of(graph, stitch(graph, assignment)))
+        seen = compare(*forwards, rebatch(self.test, 50), metric("top1"))
+        return {
+            "top1": seen["quantized"]["top1"],
+            "float_top1": seen["float"]["top1"],
+            "agreement": seen["agreement"],
+            "kl": seen["kl"],
+            "samples": seen["samples"],
+        }
+
+
+def identity(plan: Plan) -> dict[str, object]:
+    """What tells one plan's rows from another's."""
+    return {
+        "network": plan.network,
+        "menu": plan.menu,
+        "seed": plan.seed,
+        "steps": "+".join(plan.steps),
+        "budgets": ";".join(plan.budgets),
+    }
+
+
+IDENTITY: Sequence[str] = ("network", "menu", "seed", "steps", "budgets")
