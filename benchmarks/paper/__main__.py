@@ -17,6 +17,7 @@ from benchmarks.paper import (
     figure1,
     figure2,
     figure3,
+    fixed_tuned,
     pipelines,
     table2,
     table3,
@@ -35,6 +36,7 @@ ARTEFACTS = {
     "two_four_eight": two_four_eight,
     "ablation": ablation,
     "pipelines": pipelines,
+    "fixed_tuned": fixed_tuned,
 }
 
 
