@@ -35,6 +35,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 bench: $(STAMP)
 	$(BIN)/python benchmarks/road.py --data-root $(DATA_ROOT)
 	$(BIN)/python benchmarks/engine.py --data-root $(DATA_ROOT)
+	$(BIN)/python -m benchmarks.paper --quick --data-root $(DATA_ROOT)
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,9 +48,9 @@ def run(study: Study) -> None:
                "KL": "{k}"}  # fmt: skip
     text = [
         "# Fixed 4 bits with tuned biases", "",
-        "Written by `python -m benchmarks.paper --only fixed_tuned`: w4a4, first and last unit at 8",
-        "bits, solved in sequence. With tuning an eighth of the calibration samples judges and is",
-        "not solved on. Lines without tuning are those of [solve.md](../solve.md).", "",
+        "Written by `python -m benchmarks.paper --only fixed_tuned`: w4a4, first and last unit at",
+        "8 bits, solved in sequence. With tuning an eighth of the calibration samples judges and",
+        "is not solved on. Lines without tuning are those of [solve.md](../solve.md).", "",
         markdown([line for line in shown if line], columns), "",
     ]  # fmt: skip
     study.publish("fixed_tuned", "\n".join(text))
