@@ -432,7 +432,7 @@ OPTIONS = {
     "--scheme w4": ["unknown scheme 'w4' in --scheme", "w4a8"],
     "--scheme w1a8": ["asks for 1 weight bits", "2 to 8, or 16"],
     "--scheme w8a99": ["asks for 99 input bits", "2 to 8, or 16"],
-    "--scheme w4a8x2": ["2 points", "Leave out the x"],
+    "--scheme w4a8x9": ["9 points", "weights of 4 bits have 1 to 4 points"],
     "--keep first": ["--keep 'first' gives no scheme", "first=w8a8"],
     "--keep nothing=w8a8": ["--keep pattern 'nothing' matches no unit", "doctor"],
     "--target ort": ["unknown target 'ort'", "Did you mean 'ort-cpu'"],

@@ -25,7 +25,7 @@ from bitwright.graph.simulate import stitch
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import Target
 from bitwright.methods.nearest import Nearest
-from bitwright.methods.problem import UnitSolution
+from bitwright.methods.problem import UnitSolution, solve_unit
 from bitwright.numerics.ranges import range_rule
 from bitwright.run.progress import Progress
 from bitwright.stages import active_sites, assemble, input_grids, problem
@@ -184,9 +184,9 @@ def _writer(
                 calls = range(len(unit.calls))
                 grids = tuple(edges.get(places.get((unit.name, c), ("", ""))) for c in calls)
                 made = problem(graph, unit, choice, target, grids, seed=0)
-                solved[unit.name] = rounding.solve(made)
+                solved[unit.name] = solve_unit(rounding, made)
         module = stitch(graph, assemble(graph, solved, edges, target), marks=True)
-        export_onnx(graph, module, example, path)
+        export_onnx(graph, module, example, path, target.points)
         model = onnx.load(str(path))
         return ExportedFile(path, owners_of(model, unit_values(model), graph.units))
 

@@ -25,6 +25,7 @@ from bitwright.export.rundir import RunDirectory
 from bitwright.export.verify import verify as verify_file
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, stitch
+from bitwright.graph.target import load_target
 from bitwright.numerics.stats import TensorStats
 from bitwright.recipe import Recipe, to_toml
 from bitwright.reporting import render
@@ -100,7 +101,8 @@ class Result:
         first = next(iter(take(self.data, 2)))
         marked = stitch(self.graph, self.assignment, marks=True)
         example = flat_example(self.graph, first.inputs)
-        return export_onnx(self.graph, marked, example, Path(path)).path
+        points = load_target(self.recipe.target).points
+        return export_onnx(self.graph, marked, example, Path(path), points).path
 
     def verify(
         self, path: str | Path | None = None, dataset: Dataset | None = None

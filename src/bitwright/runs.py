@@ -20,6 +20,7 @@ from bitwright.export.verify import verify as verify_file
 from bitwright.graph.capture import Inputs, capture
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
+from bitwright.graph.target import load_target
 from bitwright.metrics import metric
 from bitwright.prepare.steps import apply_steps
 from bitwright.preparing import Job
@@ -152,7 +153,8 @@ def export(loaded: LoadedRun) -> Path:
     """Write model.onnx again."""
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     example = flat_example(loaded.graph, loaded.example)
-    return export_onnx(loaded.graph, marked, example, loaded.directory[rundir.ONNX]).path
+    points = load_target(loaded.recipe.target).points
+    return export_onnx(loaded.graph, marked, example, loaded.directory[rundir.ONNX], points).path
 
 
 def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:

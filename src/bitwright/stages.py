@@ -159,7 +159,7 @@ def problem(
         channel_axis=unit.channel_axis,
         groups=unit.groups,
         choice=choice,
-        grid=target.weight_grid(choice.w_bits),
+        grid=target.weight_grid(choice.sum_bits),
         symmetric=target.weight_symmetric,
         per_channel=target.weight_per_channel,
         inputs=inputs,
@@ -176,7 +176,7 @@ def assemble(
     """Solutions and grids as one assignment, biases in the target's form."""
     axes = {unit.name: unit.channel_axis for unit in graph.units}
     weights = {
-        name: QuantizedTensor(s.q, s.weight, s.channel_bits, axes[name])
+        name: QuantizedTensor(s.q, s.weight, s.channel_bits, axes[name], s.points)
         for name, s in solved.items()
     }
     biases: dict[str, Tensor | IntegerBias] = {}

@@ -40,8 +40,9 @@ def test_schemes(text, choice, shown):
         ("w9a8", "9 weight bits"),
         ("w0a8", "0 weight bits"),
         ("w8a12", "12 input bits"),
-        ("w4a4x2", "2 points: this version quantises with one"),
         ("w4a4x0", "0 points"),
+        ("w4a4x5", "5 points of 4 bits: a sum has at most 16 bits, .* have 1 to 4 points"),
+        ("w16a8x2", "2 points of 16 bits: .* weights of 16 bits have one point"),
     ],
 )
 def test_wrong_schemes(text, message):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitwright.errors import DataError, RecipeError
+from bitwright.errors import DataError
 from bitwright.numerics.grid import WIDTHS, Grid
 from bitwright.numerics.packing import pack, pack_channels, unpack, unpack_channels
 
@@ -58,7 +58,7 @@ def test_wrong_input_is_refused():
         pack(torch.zeros(3), 4)
     with pytest.raises(DataError, match=r"3 values of torch.uint8 in unpack: .* needs 2 values"):
         unpack(torch.zeros(3, dtype=torch.uint8), 4, False, (4,))
-    with pytest.raises(RecipeError, match="bits=9 in Grid"):
+    with pytest.raises(DataError, match="bits=9 in pack: integers are stored in 2 to 8 bits"):
         pack(torch.zeros(3, dtype=torch.int8), 9)
 
 

@@ -46,7 +46,8 @@ def random_table(seed: int, units: int = 6, tied: float = 0.4) -> Table:
             choices = [(8, 8)]
         for w_bits, a_bits in choices:
             latency = r.choice([r.random() * 7, r.randint(1, 9) / 10])
-            choice = Choice(w_bits, a_bits)
+            # Some are sums of several tensors; the same ones in every unit, for ties.
+            choice = Choice(w_bits, a_bits, 1 + (w_bits + a_bits) // 2 % 3)
             rows.append(
                 row(f"u{index}", choice, loss(r), params, macs, latency_ms=latency, group=own)
             )

@@ -41,8 +41,9 @@ def test_a_sum_that_binary_floats_get_wrong():
 
 def test_size_and_bops():
     assert weight_bits(1000, 10, Choice(4, 4)) == 4000 + 320
-    assert weight_bits(1000, 10, Choice(4, 4, 2)) == 2 * (4000 + 320)
+    assert weight_bits(1000, 10, Choice(4, 4, 2)) == 2 * 4000 + 320
     assert weight_bits(1000, 10, Choice(4, 4), zero_points=True) == 4000 + 320 + 40
+    assert weight_bits(1000, 10, Choice(4, 4, 3), zero_points=True) == 3 * (4000 + 40) + 320
     assert weight_bits(1000, 10, FLOAT) == 32000
     assert bops(10, Choice(4, 8)) == 320 and bops(10, Choice(4, 0)) == 10 * 4 * 32
     assert bops(10, Choice(4, 8, 2)) == 640 and bops(10, FLOAT) == 10240
@@ -97,7 +98,10 @@ def test_energy_is_computed_only_where_the_table_states_none():
 def test_a_table_of_the_users_own(tmp_path):
     table = random_table(5, tied=0.0)
     rows = [*table.rows, *table.references]
-    lines = [f"{r.unit},{r.choice.w_bits},{r.choice.a_bits},1,{i}.5" for i, r in enumerate(rows)]
+    lines = [
+        f"{r.unit},{r.choice.w_bits},{r.choice.a_bits},{r.choice.points},{i}.5"
+        for i, r in enumerate(rows)
+    ]
     path = tmp_path / "cycles.csv"
     path.write_text("unit,w_bits,a_bits,points,value\n" + "\n".join(lines) + "\n")
     found = measure("dsp", table, {"dsp": read_user_table("dsp", path)})

@@ -33,7 +33,7 @@ NETWORKS = {
 @cache
 def run(mode, kind="residual", method=QUADRATIC):
     net, data = NETWORKS[kind]
-    menu = "w4a4,w2a4" if mode == "parallel" else "w4a4"
+    menu = "w4a4,w2a4x2" if mode == "parallel" else "w4a4"
     return run_of(seeded(net).eval(), data(), menu, mode, method=method)
 
 

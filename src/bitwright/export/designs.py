@@ -80,7 +80,8 @@ def kernel(choice: Choice) -> Kernel:
     if choice.is_float:
         return 0, 0, False, 1
     held = choice.a_bits if choice.a_bits in (0, 8, 16) else 8
-    return container(choice.w_bits, True)[1], held, held != choice.a_bits, choice.points
+    weights = container(choice.w_bits, True)[1]
+    return weights, held, held != choice.a_bits, choice.points
 
 
 def plan(menu: Menu) -> Plan:

@@ -107,7 +107,7 @@ class LatencyTable:
 def finest(own: Sequence[Choice]) -> Choice:
     """The choice of the most bits among those with quantised inputs, or the first."""
     quantized = [c for c in own if c.a_bits]
-    return max(quantized, key=lambda c: (c.a_bits, c.w_bits)) if quantized else own[0]
+    return max(quantized, key=lambda c: (c.a_bits, c.sum_bits)) if quantized else own[0]
 
 
 def predict(table: LatencyTable, choices: Mapping[str, Choice]) -> float:

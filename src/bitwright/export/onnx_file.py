@@ -22,6 +22,7 @@ from bitwright.export.onnx_rewrite import rewrite
 from bitwright.export.onnx_schema import translation_table
 from bitwright.graph.capture import quiet_torch
 from bitwright.graph.model_graph import InputSpec, ModelGraph
+from bitwright.graph.target import PARALLEL
 
 OPSET = 21
 OPSET_WITH_TWO_BITS = 25
@@ -41,28 +42,42 @@ class OnnxFile:
 
 
 def export_onnx(
-    graph: ModelGraph, module: fx.GraphModule, example: tuple[Tensor, ...], path: Path
+    graph: ModelGraph,
+    module: fx.GraphModule,
+    example: tuple[Tensor, ...],
+    path: Path,
+    points: str = PARALLEL,
 ) -> OnnxFile:
     """Write the simulated network, stitched with marks, as standard ONNX.
 
     The marking operators travel through torch.onnx.export as operators of our own and are then
     rewritten: weights become packed integer initialisers behind DequantizeLinear, activations pass
-    QuantizeLinear and DequantizeLinear, marks disappear and leave their names.
+    QuantizeLinear and DequantizeLinear, marks disappear and leave their names. `points` is the
+    target's way to write weights that are sums of several tensors.
 
     Raises:
         CaptureError: torch.onnx cannot translate an operator of the network.
     """
     needs_two = any(
-        node.op == "call_function" and len(node.args) > 3 and node.args[3] == 2
+        node.op == "call_function" and _stored_bits(node.args) == 2
         for node in module.graph.nodes
         if str(node.target).startswith("bitwright")
     )
     model = _translate(module, example, graph.inputs, OPSET_WITH_TWO_BITS if needs_two else OPSET)
-    units = rewrite(model, opset=OPSET_WITH_TWO_BITS if needs_two else OPSET)
+    opset = OPSET_WITH_TWO_BITS if needs_two else OPSET
+    units = rewrite(model, opset, parallel=points == PARALLEL)
     _strip(model)
     model.metadata_props["bitwright.units"] = json.dumps(units, separators=(",", ":"))
     _write(ir.to_proto(model), path)
     return OnnxFile(path, units)
+
+
+def _stored_bits(args: tuple[Any, ...]) -> int:
+    """The width of what a marking operator stores; 0 for marks."""
+    if len(args) < 4:
+        return 0
+    bits, points = int(args[3]), int(args[6]) if len(args) > 6 else 1
+    return bits // points
 
 
 def unit_values(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:

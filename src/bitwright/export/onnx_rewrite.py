@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
+import torch
 
+from bitwright.export.onnx_points import Sum, add_up, spread
 from bitwright.export.onnx_schema import DOMAIN
 from bitwright.export.onnx_shapes import is_zero_pad, merge_padding, pool_globally
 from bitwright.export.onnx_tables import rows_of_table
+from bitwright.numerics.affine import QParams
+from bitwright.numerics.grid import Grid
+from bitwright.numerics.points import split
 
 Values = dict[str, tuple[str, str]]
 
 
-def rewrite(model: ir.Model, opset: int) -> Values:
+def rewrite(model: ir.Model, opset: int, parallel: bool = True) -> Values:
     """Turn marks, fake-quantise and dequantise nodes into standard ONNX, in place.
+
+    Args:
+        model: as torch.onnx made it.
+        opset: of the file.
+        parallel: an operator whose weight is a sum of points becomes one for each point, and their
+            results are added; else the points are added before it.
 
     Returns:
         For each unit's mark the names of (input value, output value).
     """
     graph = model.graph
+    sums: list[Sum] = []
     for node in list(graph):
         if node.domain == DOMAIN and node.op_type == "FakeQuantize":
             _quantize_dequantize(graph, node)
         elif node.domain == DOMAIN and node.op_type == "Dequantize":
-            _dequantize(graph, node)
+            sums += _dequantize(graph, node)
     marks = [n for n in graph if n.domain == DOMAIN and n.op_type == "Mark"]
     units = {_text(node, "name"): _remove_mark(graph, node) for node in marks}
     merge_padding(graph)
     pool_globally(graph)
+    moved = spread(graph, sums) if parallel else {}
     _drop_unused(graph)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[""] = opset
-    return {name: _ends(node) for name, node in units.items() if node is not None}
+    made = {name: node for name, node in units.items() if node is not None}
+    return {name: _ends(moved.get(node, node)) for name, node in made.items()}
 
 
 def _text(node: ir.Node, name: str) -> str:
@@ -99,22 +116,64 @@ def _axis(scale: np.ndarray) -> tuple[np.ndarray, int | None]:
     return scale.reshape(-1), wide[0]
 
 
-def _dequantize(graph: ir.Graph, node: ir.Node) -> None:
-    """Stored integers: an initialiser in its container and a DequantizeLinear."""
+def _dequantize(graph: ir.Graph, node: ir.Node) -> list[Sum]:
+    """Stored integers: an initialiser in its container and a DequantizeLinear, for each point."""
     name = _text(node, "name")
     bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
-    kind, _ = container(bits, signed)
     if node.inputs[0] is not None and node.inputs[0].producer() is not None:
-        rows_of_table(graph, node, kind, f"{name}.table")
-        return
-    stem = f"{name}.weight" if bits < 32 else name
-    flat_scale, axis = _axis(_array(node.inputs[1]))
-    zero = np.broadcast_to(_array(node.inputs[2]), _array(node.inputs[1]).shape)
-    q = _initializer(graph, _packed(_array(node.inputs[0]), kind, f"{stem}.q"))
+        rows_of_table(graph, node, container(bits, signed)[0], f"{name}.table")
+        return []
+    q, scale, zero = (_array(value) for value in node.inputs)
+    if bits == 32:
+        _substitute(graph, node, _stored(graph, node, _Integers(q, scale, zero, bits, True), name))
+        return []
+    found = []
+    points = _number(node, "points")
+    for index, part in enumerate(_points(_Integers(q, scale, zero, bits, signed), points)):
+        stem = f"{name}.weight" if points == 1 else f"{name}.weight{index + 1}"
+        found.append(_stored(graph, node, part, stem))
+    chain = [made for part in found for made in part]
+    if points == 1:
+        _substitute(graph, node, chain)
+        return []
+    parts = tuple(part[-1].outputs[0] for part in found)
+    chain += add_up(parts, f"{name}.weight.float")
+    _substitute(graph, node, chain)
+    return [Sum(chain[-1].outputs[0], parts)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Integers:
+    """Stored integers with what turns them back into numbers."""
+
+    q: np.ndarray
+    scale: np.ndarray
+    zero: np.ndarray
+    bits: int
+    signed: bool
+
+
+def _points(whole: _Integers, points: int) -> Iterator[_Integers]:
+    """The points of a sum, the coarsest first."""
+    zero = np.broadcast_to(whole.zero, whole.scale.shape).astype(np.int32)
+    qparams = QParams(
+        Grid(whole.bits, whole.signed), torch.from_numpy(whole.scale), torch.from_numpy(zero)
+    )
+    for q, own in split(torch.from_numpy(whole.q), qparams, points):
+        scale, zero = own.scale.numpy(), own.zero_point.numpy()
+        yield _Integers(q.numpy(), scale, zero, own.grid.bits, own.grid.signed)
+
+
+def _stored(graph: ir.Graph, node: ir.Node, own: _Integers, stem: str) -> list[ir.Node]:
+    """An initialiser in its container and what dequantises it."""
+    kind, _ = container(own.bits, own.signed)
+    flat_scale, axis = _axis(own.scale)
+    zero = np.broadcast_to(own.zero, own.scale.shape)
+    q = _initializer(graph, _packed(own.q, kind, f"{stem}.q"))
     chain: list[ir.Node] = []
-    if bits == 2:
+    if own.bits == 2:
         # Its optimiser gives 2-bit weights to kernels that have none: it finds them widened.
-        kind = ir.DataType.INT8 if signed else ir.DataType.UINT8
+        kind = ir.DataType.INT8 if own.signed else ir.DataType.UINT8
         chain.append(_fresh("Cast", [q], f"{stem}.wide", to=int(kind)))
         q = chain[0].outputs[0]
     inputs: list[ir.Value | None] = [
@@ -125,8 +184,7 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> None:
             _initializer(graph, _packed(zero.reshape(flat_scale.shape), kind, f"{stem}.zero"))
         )
     attributes = {} if axis is None else {"axis": axis}
-    made = _fresh("DequantizeLinear", inputs, f"{stem}.float", **attributes)
-    _substitute(graph, node, [*chain, made])
+    return [*chain, _fresh("DequantizeLinear", inputs, f"{stem}.float", **attributes)]
 
 
 def _feeds_gemm(node: ir.Node) -> bool:

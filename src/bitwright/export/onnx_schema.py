@@ -28,7 +28,7 @@ def _register() -> None:
     }
     shapes: list[tuple[str, str, dict[str, Any]]] = [
         ("FakeQuantize", "tensor(float)", grid),
-        ("Dequantize", "Q", grid),
+        ("Dequantize", "Q", {**grid, "points": OpSchema.AttrType.INT}),
         ("Mark", "tensor(float)", {"name": OpSchema.AttrType.STRING}),
     ]
     for name, first, attributes in shapes:
@@ -58,8 +58,12 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     def fake_quantize(x: Any, scale: Any, zero: Any, bits: int, signed: bool, name: str) -> Any:
         return ops.FakeQuantize(x, scale, zero, bits=bits, signed=int(signed), name=name)
 
-    def dequantize(q: Any, scale: Any, zero: Any, bits: int, signed: bool, name: str) -> Any:
-        return ops.Dequantize(q, scale, zero, bits=bits, signed=int(signed), name=name)
+    def dequantize(
+        q: Any, scale: Any, zero: Any, bits: int, signed: bool, name: str, points: int
+    ) -> Any:
+        return ops.Dequantize(
+            q, scale, zero, bits=bits, signed=int(signed), name=name, points=points
+        )
 
     def mark(x: Any, name: str) -> Any:
         return ops.Mark(x, name=name)

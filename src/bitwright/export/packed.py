@@ -21,10 +21,13 @@ from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.packing import pack, pack_channels, unpack, unpack_channels
+from bitwright.numerics.points import bits_of_point, join, split
 from bitwright.run.files import write_atomically
 
 FORMAT_VERSION = "1"
 _REST = "float."
+# What is added to the names of the points' tensors; a single one has the bare name.
+_NUMBER = ("", *map(str, range(2, 9)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +142,13 @@ def _store_weight(tensors: dict[str, Tensor], name: str, solved: QuantizedTensor
     widths = solved.channel_bits
     if widths:
         tensors[f"{name}.q"] = pack_channels(solved.q.movedim(solved.channel_axis, 0), widths)
+        _store_zero(tensors, f"{name}.z", solved.qparams)
     else:
-        tensors[f"{name}.q"] = pack(solved.q, grid.bits)
+        for index, (q, params) in enumerate(split(solved.q, solved.qparams, solved.points)):
+            tensors[f"{name}.q{_NUMBER[index]}"] = pack(q, params.grid.bits)
+            _store_zero(tensors, f"{name}.z{_NUMBER[index]}", params)
+    # The scales of further points are this one, the last one's, times powers of two.
     tensors[f"{name}.s"] = solved.qparams.scale.reshape(-1).contiguous()
-    zero = solved.qparams.zero_point
-    if bool(zero.any()):
-        tensors[f"{name}.z"] = pack(zero.reshape(-1).to(grid.dtype), grid.bits)
     entry: dict[str, Any] = {
         "bits": grid.bits,
         "signed": grid.signed,
@@ -154,7 +158,16 @@ def _store_weight(tensors: dict[str, Tensor], name: str, solved: QuantizedTensor
     if widths:
         # One digit a channel: bits are 2 to 8.
         entry |= {"widths": "".join(map(str, widths)), "axis": solved.channel_axis}
+    if solved.points > 1:
+        entry["points"] = solved.points
     return entry
+
+
+def _store_zero(tensors: dict[str, Tensor], key: str, qparams: QParams) -> None:
+    """Zero points at their own width; none where all are zero."""
+    if bool(qparams.zero_point.any()):
+        flat = qparams.zero_point.reshape(-1).to(qparams.grid.dtype)
+        tensors[key] = pack(flat, qparams.grid.bits)
 
 
 def _read_weight(
@@ -163,18 +176,30 @@ def _read_weight(
     grid = Grid(entry["bits"], entry["signed"])
     shape = tuple(entry["scale"])
     scale = tensors[f"{name}.s"].reshape(shape)
-    if f"{name}.z" in tensors:
-        zero = unpack(tensors[f"{name}.z"], grid.bits, grid.signed, shape).to(torch.int32)
-    else:
-        zero = torch.zeros(shape, dtype=torch.int32)
-    packed, whole = tensors[f"{name}.q"], tuple(entry["shape"])
+    whole, points = tuple(entry["shape"]), int(entry.get("points", 1))
     widths, axis = tuple(int(w) for w in entry.get("widths", "")), int(entry.get("axis", 0))
     if not widths:
-        q = unpack(packed, grid.bits, grid.signed, whole)
-        return QuantizedTensor(q, QParams(grid, scale, zero))
+        parts = []
+        for index in range(points):
+            own = Grid(bits_of_point(grid, points), grid.signed and index == 0)
+            q = unpack(tensors[f"{name}.q{_NUMBER[index]}"], own.bits, own.signed, whole)
+            zero = _read_zero(tensors, f"{name}.z{_NUMBER[index]}", own, shape)
+            parts.append((q, QParams(own, scale, zero)))
+        q, qparams = join(parts) if points > 1 else parts[0]
+        return QuantizedTensor(q, qparams, points=points)
+    packed = tensors[f"{name}.q"]
+    zero = _read_zero(tensors, f"{name}.z", grid, shape)
     turned = (whole[axis], *whole[:axis], *whole[axis + 1 :])
     q = unpack_channels(packed, widths, grid.signed, turned).to(grid.dtype).movedim(0, axis)
     return QuantizedTensor(q.contiguous(), QParams(grid, scale, zero), widths, axis)
+
+
+def _read_zero(
+    tensors: Mapping[str, Tensor], key: str, grid: Grid, shape: tuple[int, ...]
+) -> Tensor:
+    if key not in tensors:
+        return torch.zeros(shape, dtype=torch.int32)
+    return unpack(tensors[key], grid.bits, grid.signed, shape).to(torch.int32)
 
 
 def _store_bias(tensors: dict[str, Tensor], name: str, bias: Tensor | IntegerBias) -> str:

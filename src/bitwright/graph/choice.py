@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bitwright.errors import RecipeError
+from bitwright.numerics.grid import WIDEST
 
 _SCHEME = re.compile(r"w(\d+)a(\d+|f|float)(?:x(\d+))?|(float)")
 ALLOWED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -15,7 +16,10 @@ ALLOWED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 
 @dataclass(frozen=True)
 class Choice:
-    """Bits of a unit's weight and of its input; 0 stands for float. `points` low-bit tensors."""
+    """Bits of a unit's weight and of its input; 0 stands for float.
+
+    `points`: the weight is a sum of so many tensors of `w_bits` each (`numerics.points`).
+    """
 
     w_bits: int
     a_bits: int
@@ -25,6 +29,11 @@ class Choice:
     def is_float(self) -> bool:
         """Whether the unit stays as it is."""
         return self.w_bits == 0
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of the sum of all points: those of the grid that the weight is solved on."""
+        return self.w_bits * self.points
 
     def __str__(self) -> str:
         """Render as the user writes it."""
@@ -38,7 +47,7 @@ FLOAT = Choice(0, 0)
 
 
 def parse_scheme(text: str, place: str = "--scheme") -> Choice:
-    """Read ``w4a8``, ``w4afloat`` or ``float``.
+    """Read ``w4a8``, ``w4afloat``, ``float`` or, with two points, ``w4a8x2``.
 
     >>> parse_scheme("w4a8")
     Choice(w_bits=4, a_bits=8, points=1)
@@ -50,7 +59,7 @@ def parse_scheme(text: str, place: str = "--scheme") -> Choice:
     if match is None:
         raise RecipeError(
             f"unknown scheme {text!r} in {place}. A scheme is written w4a8 (weight bits, input "
-            "bits), w4afloat (weights only) or float."
+            "bits), w4a8x2 (a sum of two such weights), w4afloat (weights only) or float."
         )
     if match.group(4):
         return FLOAT
@@ -63,10 +72,12 @@ def parse_scheme(text: str, place: str = "--scheme") -> Choice:
             raise RecipeError(
                 f"scheme {text!r} in {place} asks for {bits} {what} bits. Bits are 2 to 8, or 16."
             )
-    if choice.points != 1:
+    if choice.points < 1 or (choice.points > 1 and choice.sum_bits > WIDEST):
+        most = WIDEST // choice.w_bits
+        allowed = f"1 to {most} points" if most > 1 else "one point"
         raise RecipeError(
-            f"scheme {text!r} in {place} asks for {choice.points} points: this version quantises "
-            "with one point. Leave out the x."
+            f"scheme {text!r} in {place} asks for {choice.points} points of {choice.w_bits} bits: "
+            f"a sum has at most {WIDEST} bits, so weights of {choice.w_bits} bits have {allowed}."
         )
     return choice
 
@@ -75,7 +86,7 @@ _RANGE = re.compile(r"\{([^{}]*)\}")
 
 
 def parse_menu(text: str, place: str = "--menu") -> tuple[Choice, ...]:
-    """Read ``w8a8,w4a4``, ``w{2..8}a{4,8}``: the choices of a unit, each once, in order.
+    """Read ``w8a8,w4a4``, ``w{2..8}a{4,8}x{1..2}``: a unit's choices, each once, in order.
 
     >>> [str(c) for c in parse_menu("w{2..3}a{4,8},w8a8")]
     ['w2a4', 'w2a8', 'w3a4', 'w3a8', 'w8a8']

@@ -37,9 +37,12 @@ def _(
 
 @torch.library.custom_op("bitwright::dequantize", mutates_args=())
 def dequantize(
-    q: Tensor, scale: Tensor, zero_point: Tensor, bits: int, signed: bool, name: str
+    q: Tensor, scale: Tensor, zero_point: Tensor, bits: int, signed: bool, name: str, points: int
 ) -> Tensor:
-    """A stored integer tensor as float: (q - z) s. Biases are int32, beyond the grids."""
+    """A stored integer tensor as float: (q - z) s. Biases are int32, beyond the grids.
+
+    Of several points q holds their sum on its own grid; the export takes it apart.
+    """
     if bits == BIAS_BITS:
         return q.float().mul_(scale)
     return affine.dequantize(q, affine.QParams(Grid(bits, signed), scale, zero_point))
@@ -53,6 +56,7 @@ def _(
     bits: int,
     signed: bool,
     name: str,
+    points: int,
 ) -> Tensor:
     return torch.empty_like(q, dtype=torch.float32)
 

@@ -29,12 +29,19 @@ class QuantizedTensor:
 
     `channel_bits`: the bits of each output channel, along `channel_axis`, where they differ; the
     grid is that of the widest.
+    `points`: how many tensors of `bits / points` bits each are stored, whose sum this is.
     """
 
     q: Tensor
     qparams: QParams
     channel_bits: tuple[int, ...] = ()
     channel_axis: int = 0
+    points: int = 1
+
+    @property
+    def point_bits(self) -> int:
+        """The bits of each point's integers."""
+        return self.qparams.grid.bits // self.points
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +107,11 @@ def _put_weight(
     base = f"{owner}.{stem}" if owner else stem
     first = nodes[unit.calls[0]]
     parts = _store(module, first, base, solved)
-    grid = (solved.qparams.grid.bits, solved.qparams.grid.signed, unit.name)
+    grid = (solved.qparams.grid.bits, solved.qparams.grid.signed, unit.name, solved.points)
     bias = _insert_bias(module, first, base, unit, assignment)
-    multiplied = [call for call in unit.calls if nodes[call].target is not EMBEDDING]
+    # Rows of several points are looked up in each of their tables, which the export takes apart.
+    whole = solved.points > 1
+    multiplied = [c for c in unit.calls if whole or nodes[c].target is not EMBEDDING]
     weight: fx.Node | None = None
     if multiplied:
         with module.graph.inserting_before(first):
@@ -126,7 +135,7 @@ def _gathered(
     node: fx.Node,
     parts: tuple[fx.Node, ...],
     solved: QuantizedTensor,
-    grid: tuple[int, bool, str],
+    grid: tuple[int, bool, str, int],
 ) -> fx.Node:
     """A look-up that takes integers from the table and turns only those into numbers.
 
@@ -185,7 +194,7 @@ def _insert_bias(
         set_tensor(module, f"{target}.{leaf}", value)
     with graph.inserting_before(before):
         parts = tuple(graph.get_attr(f"{target}.{p}") for p in ("q", "scale", "zero_point"))
-        return graph.call_function(DEQUANTIZE, (*parts, BIAS_BITS, True, f"{unit.name}.bias"))
+        return graph.call_function(DEQUANTIZE, (*parts, BIAS_BITS, True, f"{unit.name}.bias", 1))
 
 
 def _put_marks(module: fx.GraphModule, nodes: Mapping[str, fx.Node], unit: Unit) -> None:

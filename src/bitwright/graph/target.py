@@ -22,6 +22,7 @@ else:  # pragma: no cover - the same reader under its older name
 BUILT_IN = ("ort-cpu", "paper", "per-tensor", "weights-only")
 READS = "reads"
 JOINS = (READS, "add", "concat")
+PARALLEL, SUM = "parallel", "sum"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Target:
         bias_bits: 32 to hold biases as integers of scale s_x s_w; 0 for float.
         ties: what shares a grid: the values that meet in an operator of the chain (add, concat)
             and its result; `reads`: whoever reads the same values.
+        points: how weights that are sums of several tensors are written: `parallel` operators of
+            one tensor each, whose results are added, or a `sum` of the tensors before the operator.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Target:
     outputs: bool = False
     bias_bits: int = 0
     ties: tuple[str, ...] = ()
+    points: str = PARALLEL
 
     def weight_grid(self, bits: int) -> Grid:
         """The integer grid of weights of so many bits."""
@@ -104,7 +108,7 @@ def parse_target(text: str, place: str) -> Target:
 
 _TYPES: Mapping[str, type[Any]] = {
     "name": str, "description": str, "weight_bits": list, "input_bits": list, "chain": list,
-    "bias_bits": int, "ties": list,
+    "bias_bits": int, "ties": list, "points": str,
 }  # fmt: skip
 
 
@@ -123,6 +127,8 @@ def _value(key: str, value: Any, place: str) -> Any:
             if word not in known:
                 what = "operator" if kind == "chain" else "tie"
                 raise RecipeError(unknown(what, str(word), known, place))
+    if key == "points" and value not in (PARALLEL, SUM):
+        raise RecipeError(unknown("way to write points", value, (PARALLEL, SUM), place))
     if key == "bias_bits" and value not in (0, 32):
         raise RecipeError(f"{place}: bias_bits is {value}. It is 0 (float) or 32.")
     return tuple(value) if isinstance(value, list) else value

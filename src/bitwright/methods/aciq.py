@@ -63,7 +63,8 @@ class Aciq:
         axis = problem.channel_axis if problem.per_channel else None
         plain = weight_qparams(weight, problem.grid, axis, rule, problem.symmetric)
         rounded = Rounded(quantize(weight, plain), plain, ())
-        if self.channel_bits and axis is not None and problem.grid.bits < MOST_BITS:
+        own_bits = self.channel_bits and axis is not None and problem.choice.points == 1
+        if own_bits and problem.grid.bits < MOST_BITS:
             own = by_channel(problem, weight, rule)
             if _error(weight, own) < _error(weight, rounded):
                 rounded = own

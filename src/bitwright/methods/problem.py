@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -40,7 +40,8 @@ class UnitProblem:
         channel_axis: the weight's axis of output channels.
         groups: the convolution's groups.
         choice: the bits asked for.
-        grid: the weight's grid; `symmetric` and `per_channel` how the target wants it used.
+        grid: the weight's grid, of several points that of their sum; `symmetric` and `per_channel`
+            how the target wants it used.
         inputs: the grids already chosen for the inputs, one a call; None where they stay float.
         seed: derived from (run seed, unit, choice, method); a method draws from nothing else.
         unit: the unit's place in the network, which tells how its weight is a matrix.
@@ -84,6 +85,7 @@ class UnitSolution:
     `fallback` says why another method's result was taken, where that happened.
     `moves[k]` counts the weights that lie k grid steps from their nearest rounding, for methods
     that count them.
+    `points`: how many tensors the integers are stored as; the grid is that of their sum.
     `channel_bits` are the bits of each output channel where they differ; `weight.grid` is then that
     of the widest, and a channel of m bits has only integers of the m-bit grid.
     """
@@ -99,6 +101,7 @@ class UnitSolution:
     loss_after: float | None = None
     moves: tuple[int, ...] = ()
     channel_bits: tuple[int, ...] = ()
+    points: int = 1
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,15 @@ class Needs:
     paper: str
     cost: str
     rows: int = 0
+
+
+def solve_unit(method: Method, problem: UnitProblem) -> UnitSolution:
+    """One unit solved by a method.
+
+    Methods solve for the sum of all points, which is one grid (`numerics.points`): how many tensors
+    it is stored as is no matter of theirs.
+    """
+    return replace(method.solve(problem), points=problem.choice.points)
 
 
 class Method(Protocol):

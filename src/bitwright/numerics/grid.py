@@ -8,7 +8,9 @@ import torch
 
 from bitwright.errors import RecipeError
 
+# What is stored; a sum of several low-bit tensors has a grid of any width up to the widest.
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16)
+WIDEST = 16
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Grid:
     signed: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or self.bits not in WIDTHS:
-            raise RecipeError(f"bits={self.bits!r} in Grid: use a whole number from 2 to 8, or 16.")
+        if isinstance(self.bits, bool) or self.bits not in range(2, WIDEST + 1):
+            raise RecipeError(f"bits={self.bits!r} in Grid: use a whole number from 2 to {WIDEST}.")
 
     @property
     def qmin(self) -> int:
@@ -43,7 +45,7 @@ class Grid:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The least torch dtype that holds the grid: one byte up to 8 bits, two bytes for 16."""
-        if self.bits == 16:
+        """The least torch dtype that holds the grid: one byte up to 8 bits, two bytes beyond."""
+        if self.bits > 8:
             return torch.int16 if self.signed else torch.uint16
         return torch.int8 if self.signed else torch.uint8

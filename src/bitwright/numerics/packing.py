@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
-from bitwright.numerics.grid import Grid
+from bitwright.numerics.grid import WIDTHS, Grid
 
 INTEGER_TYPES = (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64)
 
@@ -22,7 +22,8 @@ def pack(q: Tensor, bits: int) -> Tensor:
     For 2 and 4 bits this is the layout of ONNX's INT2 / UINT2 / INT4 / UINT4.
     Reference: ONNX IR, TensorProto.
     """
-    Grid(bits)
+    if bits not in WIDTHS:
+        raise DataError(f"bits={bits!r} in pack: integers are stored in 2 to 8 bits, or 16.")
     if q.dtype not in INTEGER_TYPES:
         raise DataError(f"tensor of {q.dtype} in pack: quantise it to integers first.")
     group, group_bytes = _group(bits)

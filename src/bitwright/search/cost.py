@@ -69,15 +69,18 @@ class UserTable:
 def weight_bits(params: int, channels: int, choice: Choice, zero_points: bool = False) -> int:
     """Bits that the weights of a unit take: integers, float32 scales, zero points.
 
-    Equation: points (params w + channels (32 + w [zero points])); 32 params for float.
+    Equation: points (params w + channels w [zero points]) + 32 channels; 32 params for float.
+    The scales of a unit's points differ by powers of two, and one is stored (`numerics.points`).
 
     >>> weight_bits(1000, 10, Choice(4, 8)), weight_bits(1000, 10, FLOAT)
     (4320, 32000)
+    >>> weight_bits(1000, 10, Choice(4, 8, 2))
+    8320
     """
     if choice.is_float:
         return FLOAT_BITS * params
-    scale = SCALE_BITS + (choice.w_bits if zero_points else 0)
-    return choice.points * (params * choice.w_bits + channels * scale)
+    stored = params + channels if zero_points else params
+    return stored * choice.sum_bits + SCALE_BITS * channels
 
 
 def bops(macs: int, choice: Choice) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitwright.methods.problem import solve_unit
 from bitwright.solving.parallel import Solved, solve_parallel
 from bitwright.solving.sequential import solve_sequential
 from bitwright.solving.work import Edges, Tick, Work, install_edges, problem_of
@@ -32,6 +33,6 @@ def solve_units(work: Work, tick: Tick) -> Solved:
     for done, (name, choice) in enumerate(work.tasks(), 1):
         unit = work.graph.unit(name)
         made = problem_of(work, unit, choice, work.grids[name, choice], None)
-        solved[name, choice] = work.method.solve(made)
+        solved[name, choice] = solve_unit(work.method, made)
         tick(done)
     return solved

@@ -17,7 +17,7 @@ from bitwright.graph.portable import PortableGraph, portable, restored
 from bitwright.graph.replay import replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
-from bitwright.methods.problem import Method, UnitProblem, UnitSolution
+from bitwright.methods.problem import Method, UnitProblem, UnitSolution, solve_unit
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.run.jobs import run_jobs
 from bitwright.run.memory import trim_heap
@@ -143,7 +143,7 @@ def _problems(
 
 def solve_problems(method: Method, problems: list[UnitProblem]) -> list[UnitSolution]:
     """A job: solve the choices of one unit."""
-    return [method.solve(problem) for problem in problems]
+    return [solve_unit(method, problem) for problem in problems]
 
 
 def _collect(work: Work, plans: tuple[Plan, ...]) -> dict[str, Collector]:

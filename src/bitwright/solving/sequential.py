@@ -9,7 +9,7 @@ from bitwright.graph.operators import WEIGHTED
 from bitwright.graph.replay import Overrides, replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
-from bitwright.methods.problem import UnitSolution
+from bitwright.methods.problem import UnitSolution, solve_unit
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
 from bitwright.solving.collect import Collector, Grids, Part, collect_batch, plan_of
@@ -63,11 +63,11 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:
 def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -> UnitSolution:
     choice = task[1]
     if not solvable(unit):
-        return work.method.solve(problem_of(work, unit, choice, work.grids[task], None))
+        return solve_unit(work.method, problem_of(work, unit, choice, work.grids[task], None))
     grids, rows = _stream(work, unit, task, batches_of(work, cut.whole), cut, over)
     made = problem_of(work, unit, choice, grids, rows)
     rows.close()
-    return work.method.solve(made)
+    return solve_unit(work.method, made)
 
 
 def _stream(

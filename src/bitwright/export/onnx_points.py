@@ -1,0 +1,90 @@
+"""Sums of low-bit weights as parallel operators: the sum moves behind what is linear in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+# Where the weight of each operator is; a MatMul may have it on either side.
+_WEIGHT = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (0, 1), "Gather": (0,)}
+_BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+# What only moves values, and so can be done to each of the parts.
+_MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A value of the graph and the values that it is the sum of, the coarsest first."""
+
+    total: ir.Value
+    parts: tuple[ir.Value, ...]
+
+
+def add_up(parts: Sequence[ir.Value], name: str) -> list[ir.Node]:
+    """Nodes that add values from the last to the first; the last node's output has the name."""
+    made: list[ir.Node] = []
+    total = parts[-1]
+    for index in range(len(parts) - 2, -1, -1):
+        own = name if index == 0 else f"{name}.sum{index + 1}"
+        node = ir.node("Add", [total, parts[index]], num_outputs=1, name=own)
+        total = node.outputs[0]
+        total.name = own
+        made.append(node)
+    return made
+
+
+def spread(graph: ir.Graph, sums: Sequence[Sum]) -> dict[ir.Node, ir.Node]:
+    """Let every operator that takes a sum as its weight take the parts, and add up the results.
+
+    Equation: f(x, sum_i w_i) + b = sum_i f(x, w_i) + b for convolutions, products and look-ups. All
+    parts share the operator's input; the bias, if there is one, goes with the finest part, whose
+    scale it may have. Operators that are not linear in the sum keep it.
+
+    Returns:
+        For each operator that was taken apart the node that makes its result now.
+    """
+    replaced: dict[ir.Node, ir.Node] = {}
+    todo = list(sums)
+    while todo:
+        one = todo.pop()
+        for node, position in list(one.total.uses()):
+            if node.op_type in _MOVES and position == 0:
+                copies = [_copy(graph, node, 0, p, i) for i, p in enumerate(one.parts)]
+                todo.append(Sum(node.outputs[0], tuple(c.outputs[0] for c in copies)))
+            elif position in _WEIGHT.get(node.op_type, ()):
+                replaced[node] = _in_parallel(graph, node, position, one.parts)
+    return replaced
+
+
+def _in_parallel(
+    graph: ir.Graph, node: ir.Node, position: int, parts: Sequence[ir.Value]
+) -> ir.Node:
+    copies = [_copy(graph, node, position, part, i) for i, part in enumerate(parts)]
+    at_bias = _BIAS.get(node.op_type)
+    for copy in copies[:-1]:
+        if at_bias is not None and len(copy.inputs) > at_bias:
+            copy.replace_input_with(at_bias, None)
+    old = node.outputs[0]
+    name = old.name
+    assert name is not None
+    old.name = f"{name}.whole"
+    chain = add_up([copy.outputs[0] for copy in copies], name)
+    graph.insert_before(node, chain)
+    result = chain[-1].outputs[0]
+    result.shape, result.type = old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+    return chain[-1]
+
+
+def _copy(graph: ir.Graph, node: ir.Node, position: int, part: ir.Value, index: int) -> ir.Node:
+    """The same operator with another value in one place, before the original."""
+    inputs = [part if i == position else value for i, value in enumerate(node.inputs)]
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    name = f"{node.outputs[0].name}.point{index + 1}"
+    made = ir.Node("", node.op_type, inputs, node.attributes, num_outputs=1, name=name)
+    made.outputs[0].name = name
+    graph.insert_before(node, made)
+    return made

@@ -1,0 +1,84 @@
+"""Every method solves sums of several low-bit tensors, as it solves one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from unit_problems import with_rows
+
+from bitwright.graph.choice import Choice
+from bitwright.methods.catalogue import METHODS
+from bitwright.methods.problem import UnitProblem, solve_unit
+from bitwright.methods.stored import from_entry, to_entry
+from bitwright.numerics.grid import Grid
+from bitwright.numerics.points import split
+from bitwright.run.digest import digest
+
+CASES = ("conv with relu6", "linear without bias", "depthwise", "transposed", "one sample")
+EVERY = pytest.mark.parametrize("name", METHODS)
+
+
+def quick(name: str):
+    found = METHODS[name]
+    found = found.configured("minmax") if found.needs.data else found
+    return replace(found, iterations=10, rows=64) if found.needs.backward else found
+
+
+@cache
+def asked(case: str, bits: int, points: int, symmetric: bool = False) -> UnitProblem:
+    """A problem of several points."""
+    given = with_rows(case, 4, symmetric, True)
+    grid = Grid(bits * points, given.grid.signed)
+    return replace(given, choice=Choice(bits, 4, points), grid=grid)
+
+
+@EVERY
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("bits", "points"), [(2, 2), (3, 3), (4, 4)])
+def test_a_solution_of_points(name, case, bits, points):
+    given = asked(case, bits, points, symmetric=points == 3)
+    found = solve_unit(quick(name), given)
+    assert found.points == points and found.weight.grid == given.grid
+    assert not found.channel_bits
+    grid = given.grid
+    assert grid.qmin <= int(found.q.int().min()) and int(found.q.int().max()) <= grid.qmax
+    parts = split(found.q, found.weight, points)
+    assert {own.grid.bits for _, own in parts} == {bits}
+    back = from_entry(*to_entry(found))
+    assert digest(back) == digest(found) and back.points == points
+
+
+@EVERY
+@pytest.mark.parametrize("case", CASES[:4])
+def test_never_worse_than_the_points_rounded(name, case):
+    given = asked(case, 2, 2)
+    if METHODS[name].needs.data:
+        found = quick(name).solve(given)
+        assert found.loss_after <= found.loss_before * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("case", CASES[:4])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_every_point_brings_the_weights_closer(case, bits):
+    solved = (solve_unit(quick("nearest"), asked(case, bits, points)) for points in (1, 2, 3, 4))
+    errors = [found.error for found in solved]
+    for coarse, fine in pairwise(errors):
+        assert fine < 0.5 * coarse or coarse < 1e-7
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_every_point_lowers_the_output_error(bits):
+    """On the float input; where inputs are quantised too, their error stays below it all."""
+    solved = (quick("quadratic").solve(asked("float input", bits, points)) for points in (1, 2, 3))
+    errors = [found.loss_after for found in solved]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_two_points_of_four_bits_are_one_of_eight():
+    for case in CASES[:4]:
+        two, one = (quick("quadratic").solve(asked(case, *s)) for s in ((4, 2), (8, 1)))
+        assert torch.equal(two.q, one.q) and torch.equal(two.weight.scale, one.weight.scale)
