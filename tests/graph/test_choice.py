@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bitwright.errors import RecipeError
-from bitwright.graph.choice import FLOAT, Choice, assign, parse_keep, parse_scheme
+from bitwright.graph import choice
+from bitwright.graph.choice import FLOAT, Choice, assign, parse_keep, parse_menu, parse_scheme
+from bitwright.numerics import grid
 
 UNITS = ["stem", "blocks.0.a", "blocks.0.b", "blocks.1.a", "head"]
 
@@ -81,3 +83,15 @@ def test_the_last_rule_that_matches_decides():
 def test_a_pattern_without_a_unit_is_an_error():
     with pytest.raises(RecipeError, match=r"'layer1' matches no unit.*stem, blocks.0.a.*doctor"):
         assign(UNITS, Choice(4, 4), parse_keep("layer1=w8a8"))
+
+
+def test_points():
+    two = parse_scheme("w4a8x2")
+    assert two == Choice(4, 8, 2) and two.sum_bits == 8 and str(two) == "w4a8x2"
+    assert parse_scheme("w4afloatx3") == Choice(4, 0, 3)
+    assert parse_scheme("w4a8x1") == parse_scheme("w4a8")
+    menu = parse_menu("w{2,4}a8x{1..3},w8a8")
+    assert [str(c) for c in menu] == [
+        "w2a8", "w2a8x2", "w2a8x3", "w4a8", "w4a8x2", "w4a8x3", "w8a8",
+    ]  # fmt: skip
+    assert choice.WIDEST == grid.WIDEST

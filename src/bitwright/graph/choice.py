@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bitwright.errors import RecipeError
-from bitwright.numerics.grid import WIDEST
 
 _SCHEME = re.compile(r"w(\d+)a(\d+|f|float)(?:x(\d+))?|(float)")
 ALLOWED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+# Of the sum of all points: those of the widest grid (`numerics.grid`; no torch is loaded here).
+WIDEST = 16
 
 
 @dataclass(frozen=True)
