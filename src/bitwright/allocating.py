@@ -42,6 +42,7 @@ class Searched:
         note: why another than the allocation is taken.
         latency: what was timed, where a budget asked for it.
         pairwise: what the pairwise correction measured and gained.
+        lossless: what a search for a lossless configuration tried and found.
     """
 
     solved: Solved
@@ -52,6 +53,7 @@ class Searched:
     note: str = ""
     latency: LatencyTable | None = None
     pairwise: Mapping[str, object] = field(default_factory=dict)
+    lossless: Mapping[str, object] = field(default_factory=dict)
 
 
 def search_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched:
@@ -61,11 +63,7 @@ def search_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched:
         BudgetError: no choice of the menu holds the budgets.
     """
     recipe = job.recipe
-    # First, since it is what may fail: a network that cannot be exported is told at once.
-    latency = menu_latency(job, prepared, progress) if needs_latency(recipe) else None
-    base, table = measured_menu(job, prepared, progress)
-    if latency is not None:
-        table = with_latencies(table, latency)
+    base, table, latency = prepared_table(job, prepared, progress)
     with progress.stage("allocate"):
         found = _solve(table, recipe, parse_budgets(recipe.budget))
     trial = Trial(base, progress)
@@ -73,6 +71,16 @@ def search_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched:
         found = held_where_run(trial, table, recipe, found)
     searched = _paired(trial, table, found) if recipe.pairwise else _plain(trial, table, found)
     return replace(better_measured(trial, searched), latency=latency)
+
+
+def prepared_table(
+    job: Job, prepared: Prepared, progress: Progress
+) -> tuple[Base, Table, LatencyTable | None]:
+    """The menu solved, its table, and latencies where the recipe asks for them."""
+    # First, since it is what may fail: a network that cannot be exported is told at once.
+    latency = menu_latency(job, prepared, progress) if needs_latency(job.recipe) else None
+    base, table = measured_menu(job, prepared, progress)
+    return base, table if latency is None else with_latencies(table, latency), latency
 
 
 def _solve(table: Table, recipe: Recipe, budgets: Iterable[Budget]) -> Allocation:

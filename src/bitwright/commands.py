@@ -96,6 +96,7 @@ def finish(job: Job, out: Path, progress: Progress) -> dict[str, Any]:
         "verify": directory.read_json(rundir.VERIFY),
         "out": str(out),
         "scheme": job.recipe.scheme,
+        "lossless": result.allocation.get("lossless", {}),
         "notes": result.census["notes"],
     }
 

@@ -109,6 +109,8 @@ def comparison(outcome: Mapping[str, Any]) -> list[str]:
     if metrics:
         lines += _accuracy(metrics)
         lines += _sizes(metrics.get("size", {}))
+    if outcome.get("lossless"):
+        lines.append(f"lossless    {outcome['lossless']['told']}")
     if outcome.get("verify"):
         lines += _verification(outcome["verify"])
     if outcome.get("out"):

@@ -21,6 +21,7 @@ from bitwright.graph.live_memory import activation_peak, bits_of_edges, value_si
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import stitch
 from bitwright.graph.sites import Site
+from bitwright.lossless import deployed, kept, search_lossless
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.metrics import metric
@@ -116,7 +117,8 @@ def run(job: Job, progress: Progress) -> Result:
         seen = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
         prepared = prepare(job, graph, seen, progress)
         prepared = replace(prepared, menu=menu)
-        searched = search_bits(job, prepared, progress)
+        search = search_lossless if recipe.lossless else search_bits
+        searched = search(job, prepared, progress)
         choices = dict(searched.choices)
     else:
         prepared, searched = prepare(job, graph, menu, progress), None
@@ -126,6 +128,9 @@ def run(job: Job, progress: Progress) -> Result:
     seconds = (time.perf_counter() - started) / max(len(solved), 1)
     start = Configuration(solved, edges)
     tuned = tune(job, prepared, choices, start, progress)
+    if searched is not None and searched.lossless:
+        tuned, agreement = kept(prepared, recipe, start, tuned)
+        searched = replace(searched, lossless=deployed(searched.lossless, agreement))
     assignment = assemble(graph, tuned.solved, tuned.edges, prepared.target)
     with progress.stage("stitch"):
         module = stitch(graph, assignment)
@@ -174,7 +179,9 @@ def solve_configuration(
     menu = {name: (choice,) for name, choice in choices.items()}
     work = work_on(job, prepared, menu)
     edges = edges_of(job, prepared, choices)
+    # A lossless configuration is deployed as it was measured.
     sequential = job.recipe.mode == "sequential" and method(job.recipe.method).needs.data
+    sequential = sequential and not job.recipe.lossless
     if searched is not None and not sequential:
         return stitched(work, searched.solved, choices, edges)
     with progress.stage("solve", len(prepared.graph.units)) as tick:
@@ -241,6 +248,7 @@ def _record(searched: Searched) -> dict[str, Any]:
     found["choices"] = _bits(searched.choices)
     found["measured_loss"] = dict(searched.measured_loss)
     found |= {"pairwise": dict(searched.pairwise)} if searched.pairwise else {}
+    found |= {"lossless": dict(searched.lossless)} if searched.lossless else {}
     found["note"] = searched.note or found["note"]
     return found
 

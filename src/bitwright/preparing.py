@@ -30,7 +30,7 @@ from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
 from bitwright.stages import input_grids, sites_in_use, stream, task_grids
-from bitwright.tune.samples import HELD_OUT, Samples, split_samples
+from bitwright.tune.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 
 Menu = Mapping[str, tuple[Choice, ...]]
 
@@ -96,11 +96,12 @@ def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prep
     for note in (*graph.notes, *observation.notes):
         progress.note("observe", f"{note.place}: {note.text}")
     batches = bound_batches(graph, lambda: stream(job.data, recipe))
-    if not tuning_steps(recipe.tune):
+    share = LOSSLESS_SHARE if recipe.lossless else HELD_OUT
+    if not tuning_steps(recipe.tune) and not recipe.lossless:
         whole = Samples(batches, lambda: iter(()), observation.samples, 0)
         return Prepared(graph, target, menu, sites, observation, digest(*seen), whole)
-    parted = split_samples(graph, batches)
-    return Prepared(graph, target, menu, sites, observation, digest(*seen, HELD_OUT), parted)
+    parted = split_samples(graph, batches, share)
+    return Prepared(graph, target, menu, sites, observation, digest(*seen, share), parted)
 
 
 def shared_stats(

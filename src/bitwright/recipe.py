@@ -19,6 +19,7 @@ from bitwright.numerics.ranges import range_rule
 from bitwright.prepare.steps import prepare_steps
 from bitwright.search.allocate import SOLVERS
 from bitwright.search.budget import parse_budgets
+from bitwright.search.cost import DEGRADATIONS
 from bitwright.search.ties import parse_ties
 
 if sys.version_info >= (3, 11):
@@ -52,6 +53,9 @@ class Recipe:
             `scheme` is then the base at which the sensitivity of every unit is measured.
         budget, minimize, solver: what the allocation may spend, what it makes small under a
             budget of the loss, and how it is found.
+        lossless: the share of answers that may differ from the float network's on calibration rows
+            kept apart; the cheapest configuration of the menu that keeps to it is searched for, in
+            `minimize` (BOPs, where that is empty). 0: no such search.
         table_samples: calibration samples on which the table is measured; 0 for all.
         labels: the table's loss is the cross-entropy with the calibration data's labels; without,
             it is the divergence from the float network, and labels are not looked at.
@@ -90,6 +94,7 @@ class Recipe:
     budget: str = ""
     minimize: str = ""
     solver: str = "ip"
+    lossless: float = 0.0
     table_samples: int = 256
     labels: bool = False
     ties: str = ""
@@ -174,12 +179,31 @@ class Recipe:
         parse_budgets(self.budget)
         parse_ties(self.ties)
         self._check_search_options()
-        if bool(self.menu) != bool(self.budget):
+        if self.lossless:
+            self._check_lossless()
+        elif bool(self.menu) != bool(self.budget):
             given, lacking = ("menu", "budget") if self.menu else ("budget", "menu")
             example = "'size<=0.13'" if self.menu else "'w8a8,w4a4'"
             raise RecipeError(
                 f"--{given} {getattr(self, given)!r} is given without --{lacking}: bits are "
                 f"allocated from a menu under a budget. Add --{lacking} {example}."
+            )
+
+    def _check_lossless(self) -> None:
+        if not 0.0 < self.lossless < 1.0:
+            raise RecipeError(
+                f"lossless is {self.lossless:g}: it is the share of answers that may differ from "
+                "the float network's, such as 0.001."
+            )
+        if self.budget or not self.menu:
+            problem = f"with --budget {self.budget!r}" if self.budget else "without --menu"
+            raise RecipeError(
+                f"--lossless {self.lossless:g} is given {problem}: it looks for the least cost "
+                "among the choices of a menu. Give --menu, such as 'w4a8x{1..3}', and no --budget."
+            )
+        if self.minimize in DEGRADATIONS:
+            raise RecipeError(
+                f"--lossless with --minimize {self.minimize}: name a cost, such as bops or size."
             )
 
     def _check_search_options(self) -> None:
@@ -294,7 +318,7 @@ def _read(path: Path) -> str:
 def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
     """A recipe from defaults, then a named recipe or file, then the options of the command."""
     recipe = update(Recipe(), load_recipe(name), f"recipe {name}")
-    if overrides.get("scheme") and not overrides.get("menu") and not overrides.get("budget"):
+    if overrides.get("scheme") and not any(map(overrides.get, ("menu", "budget", "lossless"))):
         # Whoever asks for one scheme asks for no allocation.
         recipe = replace(recipe, menu="", budget="")
     return update(recipe, overrides, "the options").validated()

@@ -25,7 +25,7 @@ from bitwright.search.question import Question, ask
 from bitwright.search.ran import Ran
 from bitwright.search.record import read_allocation, write_allocation
 from bitwright.search.shortfall import require
-from bitwright.search.table import Table, read_table
+from bitwright.search.table import Table, make_table, read_table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,6 +33,7 @@ else:  # pragma: no cover - the same reader under its older name
     import tomli as tomllib
 
 FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
+ONE_POINT = "one point"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,19 @@ def traced(path: Path, asked: FrontierRequest) -> Traced:
     tables = _tables(asked.costs)
     table = _timed(directory, table, {asked.cost})
     found = trace(table, asked.cost, tables=tables, budgets=asked.budgets)
+    single = single_point(table)
+    if single is not None:
+        beside = trace(single, asked.cost, tables=tables, budgets=asked.budgets)
+        found = replace(found, others={**found.others, ONE_POINT: beside.points})
     return Traced(directory, table, tables, found)
+
+
+def single_point(table: Table) -> Table | None:
+    """The table without sums of several tensors; None where that is no other table."""
+    kept = [row for row in table.rows if row.choice.points == 1]
+    if len(kept) == len(table.rows) or {row.unit for row in kept} != set(table.units):
+        return None
+    return make_table([*kept, *table.references], table.place)
 
 
 def write_frontier(found: Traced, ran: Sequence[Ran] = ()) -> list[Path]:

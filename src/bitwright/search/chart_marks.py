@@ -14,6 +14,7 @@ STYLES = {
     "greedy-accuracy": "#dd6b20",
     "greedy-compression": "#718096",
     "uniform": "#2f855a",
+    "one point": "#805ad5",
     "measured": "#9b2c2c",
 }
 Place = Callable[[float], float]

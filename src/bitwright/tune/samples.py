@@ -19,6 +19,8 @@ Flat = tuple[Any, ...]
 Open = Callable[[], Iterator[Flat]]
 
 HELD_OUT = 8
+# To tell whether a network agrees with another takes more samples than to tell which is better.
+LOSSLESS_SHARE = 4
 KEEP_BYTES = 192 << 20
 _KEY_BYTES = 8
 
