@@ -37,6 +37,7 @@ LAYERS = {
     "preparing": 5,
     "distilling": 5,
     "allocating": 5,
+    "lossless": 5,
     "tabulating": 5,
     "tuning": 5,
     "tying": 5,

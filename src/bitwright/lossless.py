@@ -81,8 +81,8 @@ class HeldOut:
         tally = Tally(None, graph.answer.kind)
         with torch.no_grad():
             for flat in self.prepared.samples.held_out():
-                answers = (graph.answer.of(walk(m, flat)) for m in (graph.module, module))
-                tally.add(*answers, None)
+                reference, other = (graph.answer.of(walk(m, flat)) for m in (graph.module, module))
+                tally.add(reference, other, None)
         return Agreement(tally.same, tally.rows)
 
 
