@@ -26,13 +26,13 @@ from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.metrics import metric
 from bitwright.prepare.distil import Distillation
-from bitwright.prepare.steps import apply_steps
 from bitwright.preparing import (
     Job,
     Prepared,
     captured,
     edges_of,
     prepare,
+    rewritten,
     store_at,
     work_on,
 )
@@ -109,7 +109,7 @@ def run(job: Job, progress: Progress) -> Result:
     if job.data.is_none:
         with progress.stage("distil", Distillation.samples) as tick:
             job = replace(job, data=data_of(original, recipe, tick))
-    graph = _rewritten(original, recipe.prepare, progress)
+    graph = rewritten(job, original, progress)
     menu = menu_of(graph, recipe)
     if recipe.menu:
         # The base precision is observed too, whether or not it can be chosen.
@@ -158,14 +158,6 @@ def run(job: Job, progress: Progress) -> Result:
         progress=progress,
         latency=None if searched is None else searched.latency,
     )
-
-
-def _rewritten(graph: ModelGraph, steps: str, progress: Progress) -> ModelGraph:
-    """The float network after the recipe's rewrites."""
-    if not steps:
-        return graph
-    with progress.stage("prepare"):
-        return apply_steps(graph, steps)
 
 
 def solve_configuration(

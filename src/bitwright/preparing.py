@@ -21,6 +21,9 @@ from bitwright.graph.ties import shared_grids
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
+from bitwright.prepare.smooth import NAME as SMOOTH
+from bitwright.prepare.smooth import apply_changes, find_changes
+from bitwright.prepare.steps import apply_steps, prepare_steps
 from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule, tuning_steps
 from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.progress import Progress
@@ -29,8 +32,11 @@ from bitwright.solving import Edges, Work, bound_batches
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
-from bitwright.stages import input_grids, sites_in_use, stream, task_grids
+from bitwright.stages import input_grids, menu_of, sites_in_use, stream, task_grids
 from bitwright.tune.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
+
+# Of nearest rounding's error at the output a solver leaves about so much.
+LEFT_BY_SOLVER = 0.25
 
 Menu = Mapping[str, tuple[Choice, ...]]
 
@@ -81,6 +87,37 @@ def captured(job: Job) -> tuple[Job, ModelGraph]:
     graph = capture_network(job)
     evaluation = job.evaluation and trimming(job.evaluation, graph.inputs)
     return replace(job, data=trimming(job.data, graph.inputs), evaluation=evaluation), graph
+
+
+def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
+    """The float network after the recipe's rewrites, those by its data last."""
+    recipe = job.recipe
+    if not recipe.prepare:
+        return graph
+    with progress.stage("prepare"):
+        graph = apply_steps(graph, recipe.prepare)
+        if SMOOTH not in prepare_steps(recipe.prepare):
+            return graph
+        changes = find_changes(
+            graph,
+            bound_batches(graph, lambda: stream(job.data, recipe)),
+            {name: _hardest(choices) for name, choices in menu_of(graph, recipe).items()},
+            load_target(recipe.target),
+            LEFT_BY_SOLVER if method(recipe.method).needs.data else 1.0,
+        )
+    for change in changes:
+        where = "into its norm" if change.place.norm else "by two operators"
+        progress.note(
+            "prepare",
+            f"{change.place.stem}: channels of the input evened out {where}, error at the outputs "
+            f"{change.before:.3g} -> {change.after:.3g} of their energy",
+        )
+    return apply_changes(graph, changes)
+
+
+def _hardest(choices: tuple[Choice, ...]) -> Choice:
+    """Of a menu the choice that outlier channels harm most: fewest input bits, 4-bit weights."""
+    return min(choices, key=lambda choice: (choice.a_bits, abs(choice.w_bits - 4)))
 
 
 def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prepared:

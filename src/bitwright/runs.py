@@ -22,6 +22,7 @@ from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, s
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import load_target
 from bitwright.metrics import metric
+from bitwright.prepare.smooth import with_places
 from bitwright.prepare.steps import apply_steps
 from bitwright.preparing import Job
 from bitwright.recipe import Recipe, load_recipe, update
@@ -77,6 +78,7 @@ def load_run(path: Path, model: nn.Module | None = None) -> LoadedRun:
     source = _source(recipe, model, path)
     example = _example(source, recipe, packed)
     graph = apply_steps(capture(source.module, example), recipe.prepare)
+    graph = with_places(graph, packed.rest)
     _check_same_network(graph, packed.assignment, path)
     module = shallow_copy(graph.module)
     known = named_tensors(module)

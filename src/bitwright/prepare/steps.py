@@ -11,6 +11,7 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.prepare.absorb import AbsorbBias
 from bitwright.prepare.equalize import Equalize
 from bitwright.prepare.factorize import Factorize
+from bitwright.prepare.smooth import NAME as SMOOTH
 
 
 class Step(Protocol):
@@ -38,11 +39,14 @@ STEPS: Mapping[str, Step] = {
     "absorb-bias": AbsorbBias(),
     "factorize": Factorize(),
 }
+# Steps that look at the calibration data; they come after the others, whatever the order.
+WITH_DATA = (SMOOTH,)
 ABOUT: Mapping[str, About] = {
     "equalize": About("arXiv 1906.04721", "cross-layer equalisation; ReLU6 clips by channel"),
     "equalize-relu": About("arXiv 1906.04721", "the same; ReLU6 becomes ReLU, as in the paper"),
     "absorb-bias": About("arXiv 1906.04721", "high biases move into the next layer"),
     "factorize": About("arXiv 1902.01917", "channels grow to fill their layer's range"),
+    SMOOTH: About("arXiv 2211.10438", "outlier channels of linear layers' inputs, where it helps"),
 }
 
 
@@ -57,8 +61,8 @@ def prepare_steps(text: str) -> tuple[str, ...]:
     """
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
-        if name not in STEPS:
-            raise RecipeError(unknown("step", name, STEPS, "--prepare"))
+        if name not in ABOUT:
+            raise RecipeError(unknown("step", name, ABOUT, "--prepare"))
     if len(set(names)) < len(names):
         raise RecipeError(f"--prepare {text!r} names a step twice. Name each once.")
     scaling = [n for n in names if n in ("equalize", "equalize-relu", "factorize")]
@@ -76,7 +80,8 @@ def prepare_steps(text: str) -> tuple[str, ...]:
 
 
 def apply_steps(graph: ModelGraph, text: str) -> ModelGraph:
-    """The graph after all steps of a recipe's `prepare`."""
+    """The graph after the steps of a recipe's `prepare` that need no data."""
     for name in prepare_steps(text):
-        graph = STEPS[name].apply(graph)
+        if name not in WITH_DATA:
+            graph = STEPS[name].apply(graph)
     return graph
