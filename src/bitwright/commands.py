@@ -113,7 +113,9 @@ def _resolved(recipe: Recipe) -> Recipe:
         data=resolve_spec(recipe.data),
         eval=resolve_spec(recipe.eval),
         weights=absolute(recipe.weights),
-        target=recipe.target if recipe.target in BUILT_IN else absolute(recipe.target),
+        target=recipe.target
+        if recipe.target.split("+")[0] in BUILT_IN
+        else absolute(recipe.target),
         metric=recipe.metric if recipe.metric in METRICS else resolve_spec(recipe.metric),
     )
 

@@ -80,6 +80,8 @@ CHAIN: dict[Any, str] = {
     aten.mean.dim: "global_avg_pool",
     aten.matmul.default: "matmul",
     aten.bmm.default: "matmul",
+    aten.softmax.int: "softmax",
+    aten._softmax.default: "softmax",
 }
 
 # Operators that only move or select values: what is on the grid before is on it after.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bitwright.graph.attention import decompose_attention
 from bitwright.graph.fold import fold_batch_norm
 from bitwright.graph.model_graph import FoldedBatchNorm, Note, attribute, get_tensor, set_tensor
 from bitwright.graph.products import linear_from_einsum, linear_from_product
@@ -239,6 +240,10 @@ def _name_constants(state: Rewriting) -> None:
         state.stems[stem] = state.stems.pop(target)
 
 
+def _plain_attention(state: Rewriting, node: fx.Node) -> bool:
+    return decompose_attention(node)
+
+
 def _plain_linear(state: Rewriting, node: fx.Node) -> bool:
     return linear_from_product(state.module, node) or linear_from_einsum(state.module, node)
 
@@ -300,6 +305,7 @@ def _fold_norm(state: Rewriting, node: fx.Node) -> bool:
 RULES = (
     Rule("make in-place operators functional", _make_functional),
     Rule("plain batch-norm", _plain_batch_norm),
+    Rule("attention in its parts", _plain_attention),
     Rule("views are reshapes", _reshape_views),
     Rule("adaptive pooling is a mean", _plain_pooling),
     Rule("drop dropout", _drop_dropout),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from bitwright.graph.attention import SOFTMAX, scores_of
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.operators import ACTIVATIONS, CHAIN, CLAMPS, TRANSPARENT
 from bitwright.graph.target import Target
@@ -53,6 +54,12 @@ def find_sites(graph: ModelGraph, target: Target) -> tuple[Site, ...]:
         if node.name in calls and node.target is not aten.embedding.default:
             unit, index = calls[node.name]
             sites.append(_unit_site(node, unit, index))
+        elif CHAIN.get(node.target) in target.chain and node.target in SOFTMAX:
+            scores = scores_of(node)
+            if scores is None:
+                continue
+            source, reader = scores
+            sites.append(Site(source.name, reader.name, root_of(source).name, None, 0))
         elif CHAIN.get(node.target) in target.chain and _is_plain(node):
             sites += [
                 Site(source.name, node.name, root_of(source).name, None, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,20 @@ class Target:
 def load_target(name: str) -> Target:
     """A built-in target by name, or one of the user's from a TOML file.
 
+    `NAME+OPERATOR` is the target with one more operator in its chain: `paper+matmul` quantises the
+    inputs of attention's products too.
+
     Raises:
         RecipeError: unknown name, unreadable file, unknown key or a value of the wrong type.
     """
+    base, *more = name.split("+")
+    if more and not Path(name).is_file():
+        target = load_target(base)
+        for word in more:
+            if word not in CHAIN.values():
+                raise RecipeError(unknown("operator", word, set(CHAIN.values()), f"target {name}"))
+        chain = tuple(dict.fromkeys((*target.chain, *more)))
+        return replace(target, name=name, chain=chain)
     if name in BUILT_IN:
         text = (resources.files("bitwright") / "targets" / f"{name}.toml").read_text()
         return parse_target(text, f"target {name}")
