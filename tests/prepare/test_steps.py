@@ -6,14 +6,15 @@ import pytest
 
 import bitwright as bw
 from bitwright.errors import RecipeError
-from bitwright.prepare.steps import ABOUT, STEPS, prepare_steps
+from bitwright.prepare.steps import ABOUT, STEPS, WITH_DATA, prepare_steps
 from networks import pictures, small_network
 
 
 def test_every_step_has_its_name_and_is_described():
-    assert set(STEPS) == set(ABOUT)
+    assert {*STEPS, *WITH_DATA} == set(ABOUT)
     for name, step in STEPS.items():
         assert step.name == name and hash(step) == hash(STEPS[name])
+    for name in ABOUT:
         assert ABOUT[name].paper and ABOUT[name].text
 
 

@@ -32,7 +32,9 @@ SHRINK = tuple(1.0 - 0.06 * i for i in range(14))
 ROWS = 1024
 ROWS_OF_BATCH = 64
 # What inserted operators must gain at least; where a norm takes the change in, any gain will do.
-GAIN = 0.05
+GAIN = 0.15
+# Errors relative to the outputs' energy below which nothing is worth two operators.
+SMALL = 1e-4
 _KINDS = ("linear", "addmm")
 _FACTOR, _SHIFT = "smooth.factor", "smooth.shift"
 
@@ -210,7 +212,8 @@ def _best(
         errors.append(total)
     best = min(range(len(trials)), key=errors.__getitem__)
     needed = 1.0 if place.norm is not None else 1.0 - GAIN
-    if best == 0 or not errors[best] < needed * errors[0]:
+    small = place.norm is None and errors[0] < SMALL * len(place.readers)
+    if best == 0 or small or not errors[best] < needed * errors[0]:
         return None
     return Change(place, *trials[best], errors[0], errors[best])
 
