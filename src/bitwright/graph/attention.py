@@ -101,7 +101,7 @@ def scores_of(softmax: fx.Node) -> tuple[fx.Node, fx.Node] | None:
         if value.target is aten.add.Tensor:
             both = [a for a in value.args[:2] if isinstance(a, fx.Node) and _leads(a)]
         elif value.target in _MASKED_FILLS:
-            both = [value.args[0]]
+            both = [a for a in value.args[:1] if isinstance(a, fx.Node)]
         elif value.target is aten.where.self:
             both = [a for a in value.args[1:3] if isinstance(a, fx.Node) and _leads(a)]
         else:
