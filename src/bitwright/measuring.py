@@ -186,7 +186,7 @@ def _writer(
                 made = problem(graph, unit, choice, target, grids, seed=0)
                 solved[unit.name] = solve_unit(rounding, made)
         module = stitch(graph, assemble(graph, solved, edges, target), marks=True)
-        export_onnx(graph, module, example, path, target.points)
+        export_onnx(graph, module, example, path, target)
         model = onnx.load(str(path))
         return ExportedFile(path, owners_of(model, unit_values(model), graph.units))
 

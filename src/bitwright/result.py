@@ -101,8 +101,8 @@ class Result:
         first = next(iter(take(self.data, 2)))
         marked = stitch(self.graph, self.assignment, marks=True)
         example = flat_example(self.graph, first.inputs)
-        points = load_target(self.recipe.target).points
-        return export_onnx(self.graph, marked, example, Path(path), points).path
+        target = load_target(self.recipe.target)
+        return export_onnx(self.graph, marked, example, Path(path), target).path
 
     def verify(
         self, path: str | Path | None = None, dataset: Dataset | None = None

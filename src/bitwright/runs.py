@@ -155,8 +155,8 @@ def export(loaded: LoadedRun) -> Path:
     """Write model.onnx again."""
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     example = flat_example(loaded.graph, loaded.example)
-    points = load_target(loaded.recipe.target).points
-    return export_onnx(loaded.graph, marked, example, loaded.directory[rundir.ONNX], points).path
+    target = load_target(loaded.recipe.target)
+    return export_onnx(loaded.graph, marked, example, loaded.directory[rundir.ONNX], target).path
 
 
 def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:

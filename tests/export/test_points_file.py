@@ -85,6 +85,23 @@ def test_points_added_before_the_operator(exported, tmp_path):
         assert torch.equal(other.model(IMAGES), result.model(IMAGES))
 
 
+@pytest.mark.parametrize(("scheme", "bits", "parts"), [("w4a8x2", 4, 2), ("w4a16", 8, 2)])
+def test_inputs_in_parts(scheme, bits, parts, tmp_path):
+    """High and low parts of every input meet every point of the weight."""
+    own = tmp_path / "target.toml"
+    own.write_text(f'name = "small words"\ninput_part_bits = {bits}\n')
+    result = bw.quantize(small_network(), [IMAGES], scheme=scheme, target=str(own))
+    path = result.export(tmp_path / "parts.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    model = onnx.load(str(path))
+    points = 2 if scheme.endswith("x2") else 1
+    assert len([n for n in model.graph.node if n.op_type == "Conv"]) == 4 * points * parts
+    found = result.verify(path)
+    assert found["passed"] and max(found["units"].values()) < 1e-5
+    masks = [t for t in model.graph.initializer if t.name.endswith(".mask")]
+    assert {int(onnx.numpy_helper.to_array(t)) for t in masks} == {2**bits - 1}
+
+
 class Odd(nn.Module):
     """What is not a plain layer: a table, a product with a turned weight, a transposed kernel."""
 

@@ -82,3 +82,16 @@ def test_targets_that_are_not_there(tmp_path):
         load_target("ort")
     with pytest.raises(RecipeError, match=r"target file .*none.toml' does not exist"):
         load_target(str(tmp_path / "none.toml"))
+
+
+def test_inputs_in_parts():
+    whole = parse_target('name = "x"\ninput_part_bits = 4', "here")
+    assert whole.input_bits == (2, 3, 4, 8, 16)
+    for text, message in [
+        ("input_part_bits = 3", "asks for parts of 3 bits. Parts are of 2, 4 or 8"),
+        ("input_part_bits = 4\ninput_signed = true", "asks for parts of signed inputs"),
+        ("input_part_bits = 4\ninput_bits = [4, 6]", "inputs of 6 bits do not go into parts of 4"),
+        ('points = "series"', "unknown way to write points 'series'"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            parse_target('name = "x"\n' + text, "here")

@@ -22,7 +22,7 @@ from bitwright.export.onnx_rewrite import rewrite
 from bitwright.export.onnx_schema import translation_table
 from bitwright.graph.capture import quiet_torch
 from bitwright.graph.model_graph import InputSpec, ModelGraph
-from bitwright.graph.target import PARALLEL
+from bitwright.graph.target import Target
 
 OPSET = 21
 OPSET_WITH_TWO_BITS = 25
@@ -46,14 +46,14 @@ def export_onnx(
     module: fx.GraphModule,
     example: tuple[Tensor, ...],
     path: Path,
-    points: str = PARALLEL,
+    target: Target | None = None,
 ) -> OnnxFile:
     """Write the simulated network, stitched with marks, as standard ONNX.
 
     The marking operators travel through torch.onnx.export as operators of our own and are then
     rewritten: weights become packed integer initialisers behind DequantizeLinear, activations pass
-    QuantizeLinear and DequantizeLinear, marks disappear and leave their names. `points` is the
-    target's way to write weights that are sums of several tensors.
+    QuantizeLinear and DequantizeLinear, marks disappear and leave their names. The target
+    says how sums of several tensors are written.
 
     Raises:
         CaptureError: torch.onnx cannot translate an operator of the network.
@@ -65,7 +65,7 @@ def export_onnx(
     )
     model = _translate(module, example, graph.inputs, OPSET_WITH_TWO_BITS if needs_two else OPSET)
     opset = OPSET_WITH_TWO_BITS if needs_two else OPSET
-    units = rewrite(model, opset, parallel=points == PARALLEL)
+    units = rewrite(model, opset, target or Target("any runtime"))
     _strip(model)
     model.metadata_props["bitwright.units"] = json.dumps(units, separators=(",", ":"))
     _write(ir.to_proto(model), path)

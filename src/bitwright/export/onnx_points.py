@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-# Where the weight of each operator is; a MatMul may have it on either side.
-_WEIGHT = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1,), "MatMul": (0, 1), "Gather": (0,)}
+from bitwright.export.onnx_shapes import is_zero_pad
+
+# In which of its inputs each operator is linear.
+_LINEAR = {
+    "Conv": (0, 1),
+    "ConvTranspose": (0, 1),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "Gather": (0,),
+}
 _BIAS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 # What only moves values, and so can be done to each of the parts.
 _MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
@@ -36,11 +44,11 @@ def add_up(parts: Sequence[ir.Value], name: str) -> list[ir.Node]:
 
 
 def spread(graph: ir.Graph, sums: Sequence[Sum]) -> dict[ir.Node, ir.Node]:
-    """Let every operator that takes a sum as its weight take the parts, and add up the results.
+    """Let every operator that is linear in a sum take the parts, and add up the results.
 
-    Equation: f(x, sum_i w_i) + b = sum_i f(x, w_i) + b for convolutions, products and look-ups. All
-    parts share the operator's input; the bias, if there is one, goes with the finest part, whose
-    scale it may have. Operators that are not linear in the sum keep it.
+    Equation: f(x, sum_i w_i) + b = sum_i f(x, w_i) + b for convolutions, products and look-ups, and
+    likewise for sums x. All parts share the operator's other input; the bias, if there is one, goes
+    with the finest part, whose scale it may have. Other operators keep the sum.
 
     Returns:
         For each operator that was taken apart the node that makes its result now.
@@ -50,10 +58,11 @@ def spread(graph: ir.Graph, sums: Sequence[Sum]) -> dict[ir.Node, ir.Node]:
     while todo:
         one = todo.pop()
         for node, position in list(one.total.uses()):
-            if node.op_type in _MOVES and position == 0:
+            moves = node.op_type in _MOVES or (node.op_type == "Pad" and is_zero_pad(node))
+            if moves and position == 0:
                 copies = [_copy(graph, node, 0, p, i) for i, p in enumerate(one.parts)]
                 todo.append(Sum(node.outputs[0], tuple(c.outputs[0] for c in copies)))
-            elif position in _WEIGHT.get(node.op_type, ()):
+            elif position in _LINEAR.get(node.op_type, ()):
                 replaced[node] = _in_parallel(graph, node, position, one.parts)
     return replaced
 

@@ -13,6 +13,7 @@ from bitwright.export.onnx_points import Sum, add_up, spread
 from bitwright.export.onnx_schema import DOMAIN
 from bitwright.export.onnx_shapes import is_zero_pad, merge_padding, pool_globally
 from bitwright.export.onnx_tables import rows_of_table
+from bitwright.graph.target import PARALLEL, Target
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.points import split
@@ -20,30 +21,31 @@ from bitwright.numerics.points import split
 Values = dict[str, tuple[str, str]]
 
 
-def rewrite(model: ir.Model, opset: int, parallel: bool = True) -> Values:
+def rewrite(model: ir.Model, opset: int, target: Target) -> Values:
     """Turn marks, fake-quantise and dequantise nodes into standard ONNX, in place.
 
     Args:
         model: as torch.onnx made it.
         opset: of the file.
-        parallel: an operator whose weight is a sum of points becomes one for each point, and their
-            results are added; else the points are added before it.
+        target: how sums of points and parts of inputs are written.
 
     Returns:
         For each unit's mark the names of (input value, output value).
     """
     graph = model.graph
     sums: list[Sum] = []
+    parts: list[Sum] = []
     for node in list(graph):
         if node.domain == DOMAIN and node.op_type == "FakeQuantize":
-            _quantize_dequantize(graph, node)
+            parts += _quantize_dequantize(graph, node, target.input_part_bits)
         elif node.domain == DOMAIN and node.op_type == "Dequantize":
             sums += _dequantize(graph, node)
     marks = [n for n in graph if n.domain == DOMAIN and n.op_type == "Mark"]
     units = {_text(node, "name"): _remove_mark(graph, node) for node in marks}
     merge_padding(graph)
     pool_globally(graph)
-    moved = spread(graph, sums) if parallel else {}
+    moved = spread(graph, sums) if target.points == PARALLEL else {}
+    moved = {**spread(graph, parts), **moved}
     _drop_unused(graph)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[""] = opset
@@ -192,11 +194,12 @@ def _feeds_gemm(node: ir.Node) -> bool:
     return any(user.op_type == "Gemm" for user, _ in node.outputs[0].uses())
 
 
-def _quantize_dequantize(graph: ir.Graph, node: ir.Node) -> None:
+def _quantize_dequantize(graph: ir.Graph, node: ir.Node, part_bits: int) -> list[Sum]:
     """An activation: QuantizeLinear, a Clip where the grid is narrower, and back.
 
     Activations of fewer than eight bits travel in eight: they are not stored, and ONNX Runtime's
     optimiser (1.31, clip_quantizelinear.cc) refuses a file with a 4-bit one after a clamp.
+    Where the target wants parts of fewer bits, the integers are taken apart into digits.
     """
     name = _text(node, "name")
     bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
@@ -213,8 +216,55 @@ def _quantize_dequantize(graph: ir.Graph, node: ir.Node) -> None:
             for v, w in ((low, "low"), (high, "high"))
         ]
         chain.append(_fresh("Clip", [chain[-1].outputs[0], *limits], f"{name}.clip"))
+    if 0 < part_bits < bits:
+        own = _Integers(np.zeros(0), _array(node.inputs[1]), zero_value, bits, signed)
+        return [_in_digits(graph, node, chain, own, part_bits)]
     chain.append(_fresh("DequantizeLinear", [chain[-1].outputs[0], scale, zero], f"{name}.float"))
     _substitute(graph, node, chain)
+    return []
+
+
+def _in_digits(
+    graph: ir.Graph, node: ir.Node, chain: list[ir.Node], own: _Integers, part_bits: int
+) -> Sum:
+    """Quantised values as a sum of parts of few bits, high ones first.
+
+    Equation: q_i = floor(q / 2^(b (n - i))) mod 2^b, by shifts and masks of unsigned integers.
+    """
+    name = _text(node, "name")
+    word = _fresh("Cast", [chain[-1].outputs[0]], f"{name}.word", to=int(ir.DataType.UINT32))
+    chain.append(word)
+    whole = QParams(
+        Grid(own.bits), torch.from_numpy(own.scale.reshape(1)),
+        torch.from_numpy(own.zero.astype(np.int32).reshape(1)),
+    )  # fmt: skip
+    count = own.bits // part_bits
+    parts = []
+    for index, (_, digit) in enumerate(split(torch.zeros(1, dtype=torch.int32), whole, count)):
+        stem = f"{name}.part{index + 1}"
+        shift = _number_of(graph, part_bits * (count - 1 - index), f"{stem}.shift")
+        mask = _number_of(graph, digit.grid.qmax, f"{stem}.mask")
+        chain.append(_fresh("BitShift", [word.outputs[0], shift], f"{stem}.high"))
+        chain[-1].attributes["direction"] = ir.AttrString("direction", "RIGHT")
+        chain.append(_fresh("BitwiseAnd", [chain[-1].outputs[0], mask], f"{stem}.digit"))
+        kind = ir.DataType.UINT8
+        chain.append(_fresh("Cast", [chain[-1].outputs[0]], f"{stem}.q", to=int(kind)))
+        inputs = [
+            chain[-1].outputs[0],
+            _initializer(graph, ir.Tensor(digit.scale.numpy().reshape(()), name=f"{stem}.scale")),
+            _initializer(
+                graph, _packed(digit.zero_point.numpy().reshape(()), kind, f"{stem}.zero")
+            ),
+        ]
+        chain.append(_fresh("DequantizeLinear", inputs, f"{stem}.float"))
+        parts.append(chain[-1].outputs[0])
+    chain += add_up(parts, f"{name}.float")
+    _substitute(graph, node, chain)
+    return Sum(chain[-1].outputs[0], tuple(parts))
+
+
+def _number_of(graph: ir.Graph, value: int, name: str) -> ir.Value:
+    return _initializer(graph, ir.Tensor(np.array(value, dtype=np.uint32), name=name))
 
 
 def _substitute(graph: ir.Graph, node: ir.Node, chain: list[ir.Node]) -> None:
@@ -253,7 +303,7 @@ def _ends(node: ir.Node) -> tuple[str, str]:
         if producer.op_type == "DequantizeLinear":
             before = producer.inputs[0]
             quantized = before.producer() if before is not None else None
-            while quantized is not None and quantized.op_type == "Clip":
+            while quantized is not None and quantized.op_type in _BETWEEN:
                 assert quantized.inputs[0] is not None
                 quantized = quantized.inputs[0].producer()
             if quantized is not None and quantized.inputs[0] is not None:
@@ -266,6 +316,8 @@ def _ends(node: ir.Node) -> tuple[str, str]:
     return source.name, output
 
 
+# What lies between quantising an input and dequantising it, or a part of it.
+_BETWEEN = {"Clip", "Cast", "BitShift", "BitwiseAnd"}
 _WEIGHTED = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Gather"}
 
 

@@ -45,6 +45,8 @@ class Target:
             and its result; `reads`: whoever reads the same values.
         points: how weights that are sums of several tensors are written: `parallel` operators of
             one tensor each, whose results are added, or a `sum` of the tensors before the operator.
+        input_part_bits: inputs of more bits reach the operators in parts of so many bits each, high
+            and low, and the results are added; 0: in one.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Target:
     bias_bits: int = 0
     ties: tuple[str, ...] = ()
     points: str = PARALLEL
+    input_part_bits: int = 0
 
     def weight_grid(self, bits: int) -> Grid:
         """The integer grid of weights of so many bits."""
@@ -114,12 +117,29 @@ def parse_target(text: str, place: str) -> Target:
             raise RecipeError(unknown("key", key, known, place))
     if "name" not in raw:
         raise RecipeError(f"{place} lacks the key 'name'. Add name = \"my-runtime\".")
-    return Target(**{key: _value(key, value, place) for key, value in raw.items()})
+    made = Target(**{key: _value(key, value, place) for key, value in raw.items()})
+    return _in_parts(made, "input_bits" in raw, place) if made.input_part_bits else made
+
+
+def _in_parts(made: Target, stated: bool, place: str) -> Target:
+    """A target whose input bits go into whole parts; where none are stated, all that do."""
+    size = made.input_part_bits
+    if size not in (2, 4, 8) or made.input_signed:
+        what = "signed inputs" if made.input_signed else f"{size} bits"
+        raise RecipeError(
+            f"{place}: input_part_bits asks for parts of {what}. Parts are of 2, 4 or 8 bits, of "
+            "unsigned inputs."
+        )
+    whole = tuple(b for b in made.input_bits if b <= size or b % size == 0)
+    if stated and whole != made.input_bits:
+        wrong = next(b for b in made.input_bits if b not in whole)
+        raise RecipeError(f"{place}: inputs of {wrong} bits do not go into parts of {size} bits.")
+    return replace(made, input_bits=whole)
 
 
 _TYPES: Mapping[str, type[Any]] = {
     "name": str, "description": str, "weight_bits": list, "input_bits": list, "chain": list,
-    "bias_bits": int, "ties": list, "points": str,
+    "bias_bits": int, "ties": list, "points": str, "input_part_bits": int,
 }  # fmt: skip
 
 
