@@ -188,6 +188,21 @@ def test_the_files_are_those_of_the_contract(finished):
     assert {p.name for p in finished.iterdir()} == FILES
 
 
+def test_a_promise_that_no_choice_keeps_is_told_and_ends_with_1(bitwright, user, tmp_path):
+    out = tmp_path / "run"
+    done = bitwright(
+        "quantize", f"{user}:net", "--data", f"{user}:calib", "--menu", "w2a2,w2a2x2",
+        "--lossless", "0.001", "--out", out,
+    )  # fmt: skip
+    assert done.code == 1 and "lossless    no choice of the menu is lossless to 0.001" in done.out
+    record = json.loads((out / "allocation.json").read_text())["lossless"]
+    assert record["tolerance"] == 0.001 and not record["attained"] and record["samples"] == 10
+    explained = bitwright("explain", out, "stem", "--budget", "bops<=0.01")
+    assert explained.code == 0 and "w2a2x2" in explained.out
+    drawn = bitwright("frontier", out, "--cost", "bops")
+    assert drawn.code == 0, drawn.err
+
+
 def test_the_recipe_is_complete_and_works_from_anywhere(finished, user):
     recipe = update(Recipe(), load_recipe(str(finished / "recipe.toml")), "here")
     assert recipe.model == f"{user}:net" and recipe.data == f"{user}:calib"
