@@ -156,3 +156,19 @@ def test_the_file_has_the_size_that_is_paid_for(tmp_path):
     assert weights + others <= size <= weights + others + 2500
     stated = sum(row.weight_bits for row in result.table.rows) / 8
     assert stated == pytest.approx(weights + (256 + 128) * (4 + 2 * 3 / 8), abs=4)
+
+
+def test_channels_with_points_of_their_own(tmp_path):
+    """Packed at the points of each channel, and verified."""
+    net = small_network()
+    with torch.no_grad():
+        net.stem.weight *= torch.logspace(-2, 1, len(net.stem.weight))[:, None, None, None]
+    result = bw.quantize(net, [IMAGES], scheme="w2a8x2", method="aciq")
+    stem = result.assignment.weights["stem"]
+    assert stem.channel_bits and stem.points > 2
+    save_packed(tmp_path / "m", result.graph, result.assignment)
+    got = load_packed(tmp_path / "m").assignment.weights["stem"]
+    assert got.points == stem.points and got.channel_bits == stem.channel_bits
+    assert torch.equal(got.q.int(), stem.q.int())
+    found = result.verify(result.export(tmp_path / "m.onnx"))
+    assert found["passed"] and max(found["units"].values()) < 1e-5

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from unit_problems import with_rows
+from unit_problems import bare, with_rows
 
 from bitwright.graph.choice import Choice
 from bitwright.methods.catalogue import METHODS
@@ -42,14 +42,18 @@ def asked(case: str, bits: int, points: int, symmetric: bool = False) -> UnitPro
 def test_a_solution_of_points(name, case, bits, points):
     given = asked(case, bits, points, symmetric=points == 3)
     found = solve_unit(quick(name), given)
-    assert found.points == points and found.weight.grid == given.grid
-    assert not found.channel_bits
-    grid = given.grid
+    if found.channel_bits:
+        widths = found.channel_bits
+        assert sum(widths) == bits * points * len(widths) and not any(w % bits for w in widths)
+        assert found.points * bits == max(widths) == found.weight.grid.bits
+    else:
+        assert found.points == points and found.weight.grid == given.grid
+    grid = found.weight.grid
     assert grid.qmin <= int(found.q.int().min()) and int(found.q.int().max()) <= grid.qmax
-    parts = split(found.q, found.weight, points)
+    parts = split(found.q, found.weight, found.points)
     assert {own.grid.bits for _, own in parts} == {bits}
     back = from_entry(*to_entry(found))
-    assert digest(back) == digest(found) and back.points == points
+    assert digest(back) == digest(found) and back.points == found.points
 
 
 @EVERY
@@ -82,3 +86,22 @@ def test_two_points_of_four_bits_are_one_of_eight():
     for case in CASES[:4]:
         two, one = (quick("quadratic").solve(asked(case, *s)) for s in ((4, 2), (8, 1)))
         assert torch.equal(two.q, one.q) and torch.equal(two.weight.scale, one.weight.scale)
+
+
+def test_channels_with_points_of_their_own():
+    """Channels of unequal ranges: two points on average, and less error than two for each."""
+    weight = torch.randn(12, 20, generator=torch.Generator().manual_seed(0))
+    weight *= torch.logspace(-2, 1, 12)[:, None]
+    given = replace(
+        bare(torch.nn.Linear(20, 12), 4), weight=weight, choice=Choice(2, 8, 2), grid=Grid(4)
+    )
+    found, plain = (solve_unit(METHODS[name], given) for name in ("aciq", "nearest"))
+    assert sum(found.channel_bits) == 12 * 4 and set(found.channel_bits) <= {2, 4, 6, 8}
+    assert len(set(found.channel_bits)) > 1 and found.points == max(found.channel_bits) // 2
+    assert found.error < 0.5 * plain.error
+    # A channel of few points is zero in the points that it does without.
+    parts = split(found.q, found.weight, found.points)
+    for place, (q, own) in enumerate(parts):
+        least = 2 * (found.points - place)
+        without = torch.tensor([b < least for b in found.channel_bits])
+        assert not q[without].any() and not own.zero_point[without].any()

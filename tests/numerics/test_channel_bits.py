@@ -66,3 +66,18 @@ def test_what_makes_no_sense():
         allocate_bits([1.0], 1)
     with pytest.raises(RecipeError, match="unknown quota 'bytes'"):
         allocate_bits([1.0], 4, quota="bytes")
+
+
+def test_bits_that_come_in_points():
+    random = np.random.default_rng(7)
+    for _ in range(40):
+        count, points = int(random.integers(1, 6)), int(random.integers(1, 4))
+        ranges = np.exp(random.normal(0, 1.5, count))
+        every = product((2, 4, 6, 8), repeat=count)
+        best = min(total(ranges, b) for b in every if sum(b) == 2 * points * count)
+        found = allocate_bits(ranges.tolist(), 2 * points, step=2)
+        assert set(found) <= {2, 4, 6, 8} and sum(found) == 2 * points * count
+        assert total(ranges, found) == pytest.approx(best, rel=1e-9)
+    for given in ({"average": 5, "step": 2}, {"average": 4, "step": 2, "quota": "levels"}):
+        with pytest.raises(RecipeError, match="steps of 2 bits in the bits of channels"):
+            allocate_bits([1.0, 2.0], **given)

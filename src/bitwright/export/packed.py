@@ -191,7 +191,7 @@ def _read_weight(
     zero = _read_zero(tensors, f"{name}.z", grid, shape)
     turned = (whole[axis], *whole[:axis], *whole[axis + 1 :])
     q = unpack_channels(packed, widths, grid.signed, turned).to(grid.dtype).movedim(0, axis)
-    return QuantizedTensor(q.contiguous(), QParams(grid, scale, zero), widths, axis)
+    return QuantizedTensor(q.contiguous(), QParams(grid, scale, zero), widths, axis, points)
 
 
 def _read_zero(

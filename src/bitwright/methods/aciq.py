@@ -32,7 +32,8 @@ class Aciq:
 
     Attributes:
         weight_range: how the range of each channel is chosen; the paper clips no weights.
-        channel_bits: whether channels get bits of their own.
+        channel_bits: whether channels get bits of their own; of a sum of points each channel has
+            points of its own, with the asked-for number on average.
         bias_correction: whether mean and norm of each channel are put right.
     """
 
@@ -63,8 +64,7 @@ class Aciq:
         axis = problem.channel_axis if problem.per_channel else None
         plain = weight_qparams(weight, problem.grid, axis, rule, problem.symmetric)
         rounded = Rounded(quantize(weight, plain), plain, ())
-        own_bits = self.channel_bits and axis is not None and problem.choice.points == 1
-        if own_bits and problem.grid.bits < MOST_BITS:
+        if self.channel_bits and axis is not None and problem.grid.bits < most_bits(problem):
             own = by_channel(problem, weight, rule)
             if _error(weight, own) < _error(weight, rounded):
                 rounded = own
@@ -83,6 +83,12 @@ class Aciq:
             error / energy,
             channel_bits=rounded.bits,
         )
+
+
+def most_bits(problem: UnitProblem) -> int:
+    """The most bits that a channel gets: whole points, where the weight is a sum of several."""
+    choice = problem.choice
+    return MOST_BITS if choice.points == 1 else MOST_BITS // choice.w_bits * choice.w_bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +110,9 @@ def by_channel(problem: UnitProblem, weight: Tensor, rule: RangeRule) -> Rounded
     rows = weight.movedim(axis, 0)
     rows = rows.reshape(rows.shape[0], -1)
     half = 0.5 * (rows.amax(1).clamp_min(0.0) - rows.amin(1).clamp_max(0.0))
-    bits = allocate_bits(half.tolist(), problem.grid.bits, most=MOST_BITS)
+    choice, most = problem.choice, most_bits(problem)
+    least, step = (2, 1) if choice.points == 1 else (choice.w_bits, choice.w_bits)
+    bits = allocate_bits(half.tolist(), problem.grid.bits, least, most, step=step)
     grid = Grid(max(bits), signed)
     shape = [1] * weight.dim()
     shape[axis] = -1

@@ -120,9 +120,14 @@ def solve_unit(method: Method, problem: UnitProblem) -> UnitSolution:
     """One unit solved by a method.
 
     Methods solve for the sum of all points, which is one grid (`numerics.points`): how many tensors
-    it is stored as is no matter of theirs.
+    it is stored as is no matter of theirs. Where channels have points of their own, the tensors are
+    as many as the channel of most points has.
     """
-    return replace(method.solve(problem), points=problem.choice.points)
+    found, choice = method.solve(problem), problem.choice
+    several = found.channel_bits and choice.points > 1
+    return replace(
+        found, points=found.weight.grid.bits // choice.w_bits if several else choice.points
+    )
 
 
 class Method(Protocol):

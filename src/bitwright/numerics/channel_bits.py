@@ -35,7 +35,12 @@ def channel_error(a: float, bits: int) -> float:
 
 
 def allocate_bits(
-    ranges: Sequence[float], average: int, least: int = 2, most: int = 8, quota: str = "bits"
+    ranges: Sequence[float],
+    average: int,
+    least: int = 2,
+    most: int = 8,
+    quota: str = "bits",
+    step: int = 1,
 ) -> tuple[int, ...]:
     """Whole bits of least total `channel_error` under an exact quota.
 
@@ -51,6 +56,7 @@ def allocate_bits(
         average: bits of each channel if all had the same.
         least, most: bounds of a channel's bits.
         quota: what must come out the same.
+        step: bits come so many at a time, as those of whole points do; with the quota "bits".
 
     Raises:
         RecipeError: an average outside the bounds, or an unknown quota.
@@ -62,9 +68,14 @@ def allocate_bits(
             f"{average} bits on average in the bits of channels: with {least} to {most} bits a "
             "channel that is out of reach."
         )
+    if any((bits - least) % step for bits in (average, most)) or (step > 1 and quota != "bits"):
+        raise RecipeError(
+            f"steps of {step} bits in the bits of channels: {least}, {average} and {most} bits and "
+            f"the quota {quota!r} do not go with them."
+        )
     known = _positive(ranges)
     if quota == "bits":
-        return _by_greatest_gain(known, average, least, most)
+        return _by_greatest_gain(known, average, (least, most), step)
     return _by_packages(known, average, least, most)
 
 
@@ -75,20 +86,23 @@ def _positive(ranges: Sequence[float]) -> list[float]:
     return [max(a, floor) / top if top > 0.0 else 1.0 for a in ranges]
 
 
-def _gain(a: float, bits: int) -> float:
-    """What one bit more is worth."""
-    return channel_error(a, bits) - channel_error(a, bits + 1)
+def _gain(a: float, bits: int, step: int = 1) -> float:
+    """What one bit more, or so many, is worth."""
+    return channel_error(a, bits) - channel_error(a, bits + step)
 
 
-def _by_greatest_gain(ranges: list[float], average: int, least: int, most: int) -> tuple[int, ...]:
+def _by_greatest_gain(
+    ranges: list[float], average: int, bounds: tuple[int, int], step: int
+) -> tuple[int, ...]:
+    least, most = bounds
     bits = [least] * len(ranges)
-    waiting = [(-_gain(a, least), i) for i, a in enumerate(ranges)]
+    waiting = [(-_gain(a, least, step), i) for i, a in enumerate(ranges)]
     heapq.heapify(waiting)
-    for _ in range(len(ranges) * (average - least)):
+    for _ in range(len(ranges) * (average - least) // step):
         _, i = heapq.heappop(waiting)
-        bits[i] += 1
+        bits[i] += step
         if bits[i] < most:
-            heapq.heappush(waiting, (-_gain(ranges[i], bits[i]), i))
+            heapq.heappush(waiting, (-_gain(ranges[i], bits[i], step), i))
     return tuple(bits)
 
 
