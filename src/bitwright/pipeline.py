@@ -47,7 +47,15 @@ from bitwright.sources.batches import take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.lengths import batched
 from bitwright.sources.models import example_inputs_of
-from bitwright.stages import assemble, choices_of, forward_of, menu_of, sites_in_use, stream
+from bitwright.stages import (
+    assemble,
+    choices_of,
+    forward_of,
+    menu_of,
+    rewritten,
+    sites_in_use,
+    stream,
+)
 from bitwright.tabulating import table_of
 from bitwright.tuning import Configuration, tune, tuning_record
 

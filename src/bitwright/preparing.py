@@ -23,7 +23,7 @@ from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
 from bitwright.prepare.smooth import NAME as SMOOTH
 from bitwright.prepare.smooth import apply_changes, find_changes
-from bitwright.prepare.steps import apply_steps, prepare_steps
+from bitwright.prepare.steps import prepare_steps
 from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule, tuning_steps
 from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.progress import Progress
@@ -32,7 +32,7 @@ from bitwright.solving import Edges, Work, bound_batches
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
-from bitwright.stages import input_grids, menu_of, sites_in_use, stream, task_grids
+from bitwright.stages import input_grids, menu_of, rewrite, sites_in_use, stream, task_grids
 from bitwright.tune.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 
 # Of nearest rounding's error at the output a solver leaves about so much.
@@ -95,7 +95,7 @@ def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
     if not recipe.prepare:
         return graph
     with progress.stage("prepare"):
-        graph = apply_steps(graph, recipe.prepare)
+        graph = rewrite(graph, recipe)
         if SMOOTH not in prepare_steps(recipe.prepare):
             return graph
         changes = find_changes(

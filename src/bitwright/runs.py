@@ -23,7 +23,6 @@ from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import load_target
 from bitwright.metrics import metric
 from bitwright.prepare.smooth import with_places
-from bitwright.prepare.steps import apply_steps
 from bitwright.preparing import Job
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.reporting import render_run
@@ -35,7 +34,7 @@ from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
 from bitwright.sources.lengths import batched, trimming
 from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
-from bitwright.stages import flat_example, forward_of, verification_batches
+from bitwright.stages import flat_example, forward_of, rewrite, verification_batches
 
 VERIFY_SAMPLES = 1000
 # Sizes to stand for a free batch and a free length.
@@ -77,7 +76,7 @@ def load_run(path: Path, model: nn.Module | None = None) -> LoadedRun:
     packed = load_packed(directory[rundir.MODEL])
     source = _source(recipe, model, path)
     example = _example(source, recipe, packed)
-    graph = apply_steps(capture(source.module, example), recipe.prepare)
+    graph = rewrite(capture(source.module, example), recipe)
     graph = with_places(graph, packed.rest)
     _check_same_network(graph, packed.assignment, path)
     module = shallow_copy(graph.module)

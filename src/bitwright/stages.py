@@ -22,6 +22,7 @@ from bitwright.numerics.affine import QParams, quantize_bias
 from bitwright.numerics.exact import exact_bias, exact_range
 from bitwright.numerics.ranges import RangeRule
 from bitwright.numerics.stats import TensorStats
+from bitwright.prepare.steps import apply_steps
 from bitwright.recipe import Recipe
 from bitwright.sources.batches import Dataset, rebatch, take
 from bitwright.sources.lengths import MASK, batched
@@ -41,6 +42,12 @@ def choices_of(graph: ModelGraph, recipe: Recipe) -> dict[str, Choice]:
         else replace(asked[unit.name], a_bits=0)
         for unit in graph.units
     }
+
+
+def rewrite(graph: ModelGraph, recipe: Recipe) -> ModelGraph:
+    """The float network after those of the recipe's rewrites that need no data."""
+    target = load_target(recipe.target)
+    return apply_steps(graph, recipe.prepare, choices_of(graph, recipe), target)
 
 
 def menu_of(graph: ModelGraph, recipe: Recipe) -> dict[str, tuple[Choice, ...]]:

@@ -124,7 +124,12 @@ def test_dead_channels_stay():
 
 @pytest.mark.parametrize(
     ("prepare", "target"),
-    [("equalize", "ort-cpu"), ("equalize-relu", "paper"), ("factorize", "paper")],
+    [
+        ("equalize", "ort-cpu"),
+        ("equalize-relu", "paper"),
+        ("factorize", "paper"),
+        ("ocs", "ort-cpu"),
+    ],
 )
 def test_through_the_pipeline_and_onnx_runtime(prepare, target, tmp_path):
     net = small_network()

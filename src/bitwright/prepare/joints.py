@@ -73,7 +73,7 @@ def find_joints(graph: ModelGraph) -> tuple[Joint, ...]:
 
 def _joint(graph: ModelGraph, writer: Unit) -> Joint | None:
     nodes = graph.nodes()
-    if not _alone(graph, writer):
+    if not is_alone(graph, writer):
         return None
     call = nodes[writer.calls[0]]
     found = _Found()
@@ -103,7 +103,7 @@ def inputs_of(unit: Unit) -> int:
     return unit.shape[1] * unit.groups
 
 
-def _alone(graph: ModelGraph, unit: Unit) -> bool:
+def is_alone(graph: ModelGraph, unit: Unit) -> bool:
     """Whether a unit has one call, a plain one, and nobody else reads its weight and bias."""
     if len(unit.calls) != 1 or unit.kind not in _KINDS:
         return False
@@ -137,7 +137,7 @@ def _follow(
     for user in node.users:
         if user.name in by_call and user.target in WEIGHTED:
             unit = by_call[user.name]
-            if input_of(user) is not node or not _alone(graph, unit) or _reads_twice(user, node):
+            if input_of(user) is not node or not is_alone(graph, unit) or _reads_twice(user, node):
                 return False
             found.readers.append(Reader(unit, block))
             continue

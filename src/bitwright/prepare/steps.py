@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bitwright.errors import RecipeError, unknown
+from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.target import Target
 from bitwright.prepare.absorb import AbsorbBias
 from bitwright.prepare.equalize import Equalize
 from bitwright.prepare.factorize import Factorize
 from bitwright.prepare.smooth import NAME as SMOOTH
+from bitwright.prepare.split import SplitOutliers
 
 
 class Step(Protocol):
@@ -38,6 +41,7 @@ STEPS: Mapping[str, Step] = {
     "equalize-relu": Equalize(relu6="relu", name="equalize-relu"),
     "absorb-bias": AbsorbBias(),
     "factorize": Factorize(),
+    "ocs": SplitOutliers(),
 }
 # Steps that look at the calibration data; they come after the others, whatever the order.
 WITH_DATA = (SMOOTH,)
@@ -47,6 +51,7 @@ ABOUT: Mapping[str, About] = {
     "absorb-bias": About("arXiv 1906.04721", "high biases move into the next layer"),
     "factorize": About("arXiv 1902.01917", "channels grow to fill their layer's range"),
     SMOOTH: About("arXiv 2211.10438", "outlier channels of linear layers' inputs, where it helps"),
+    "ocs": About("arXiv 1901.09504", "inputs with outlying weights are there twice, halved"),
 }
 
 
@@ -76,12 +81,35 @@ def prepare_steps(text: str) -> tuple[str, ...]:
             f"--prepare {text!r} absorbs biases before {scaling[0]!r} makes them high. Put "
             "absorb-bias after it."
         )
+    if "ocs" in names and SMOOTH in names:
+        raise RecipeError(
+            f"--prepare {text!r}: ocs halves weights for the ranges that they have, and smooth, "
+            "which comes after all others, changes those. Keep one of them."
+        )
+    if "ocs" in names[:-1]:
+        raise RecipeError(
+            f"--prepare {text!r} splits channels before {names[-1]!r}: no scale passes the copies "
+            "that ocs puts between layers. Put ocs last."
+        )
     return names
 
 
-def apply_steps(graph: ModelGraph, text: str) -> ModelGraph:
-    """The graph after the steps of a recipe's `prepare` that need no data."""
+def apply_steps(
+    graph: ModelGraph, text: str, choices: Mapping[str, Choice], target: Target
+) -> ModelGraph:
+    """The graph after the steps of a recipe's `prepare` that need no data.
+
+    Args:
+        graph: as captured; it is left as it was.
+        text: the names of the steps.
+        choices: the bits that each unit will have, or the base of a menu.
+        target: whose grids they are on.
+    """
     for name in prepare_steps(text):
-        if name not in WITH_DATA:
-            graph = STEPS[name].apply(graph)
+        if name in WITH_DATA:
+            continue
+        step = STEPS[name]
+        if isinstance(step, SplitOutliers):
+            step = replace(step, choices=choices, target=target)
+        graph = step.apply(graph)
     return graph

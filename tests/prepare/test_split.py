@@ -1,0 +1,104 @@
+"""Outlier channel splitting: answers stay, ranges shrink, rounding of the halves adds nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from foldable import NETWORKS, inputs
+
+import bitwright as bw
+from bitwright.errors import RecipeError
+from bitwright.graph.capture import capture
+from bitwright.graph.choice import Choice
+from bitwright.graph.target import load_target
+from bitwright.numerics.affine import dequantize, quantize
+from bitwright.numerics.ranges import MinMaxRange, weight_qparams
+from bitwright.prepare.split import SplitOutliers, widest
+from networks import normal, pictures, small_network
+
+EVERY = pytest.mark.parametrize("name", NETWORKS)
+PER_TENSOR = load_target("per-tensor")
+
+
+@EVERY
+@pytest.mark.parametrize("aware", [False, True], ids=["naive", "aware"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_the_answers_stay_what_they_were(name, aware, share):
+    graph = capture(NETWORKS[name][0](), (inputs(name),))
+    digest = graph.digest()
+    x = inputs(name, 16, seed=5)
+    four = {unit.name: Choice(4, 8) for unit in graph.units}
+    step = SplitOutliers(share, four, PER_TENSOR if aware else None)
+    changed = step.apply(graph)
+    with torch.no_grad():
+        want, got = graph.module(x), changed.module(x)
+    assert graph.digest() == digest != changed.digest()
+    assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+    for unit in changed.units:
+        assert unit.shape == tuple(changed.tensor(unit.weight).shape)
+        assert unit.macs >= graph.unit(unit.name).macs
+
+
+def test_the_channel_of_the_greatest_weight_is_split_until_others_are_greater():
+    weight = normal(6, 5)
+    weight[2, 3] = 40.0
+    assert widest(weight, per_channel=False) == 3
+    wide, parents = SplitOutliers(0.6, target=None)._split(weight.double(), Choice(8, 8))
+    # 40, then both of its halves: four times 10 stand for it.
+    assert parents.tolist() == [0, 1, 2, 3, 4, 3, 3, 3] and wide.abs().max() == 10.0
+
+
+def test_rows_with_a_scale_each_are_looked_at_together():
+    weight = torch.ones(4, 3)
+    weight[:3, 1] = 5.0
+    weight[3, 2] = 5.5
+    assert widest(weight, per_channel=False) == 2
+    assert widest(weight, per_channel=True) == 1
+
+
+def test_the_halves_round_to_what_the_whole_rounds_to():
+    """Hermite's identity: round((k - 1/2) / 2) + round((k + 1/2) / 2) = round(k), but for ties."""
+    weight = normal(8, 12).double()
+    weight[0, 4] = 9.0
+    made = SplitOutliers(0.2, {}, replace(PER_TENSOR, weight_symmetric=True))
+    wide, parents = made._split(weight, Choice(4, 8))
+    grid = PER_TENSOR.weight_grid(4)
+    qparams = weight_qparams(wide.float(), grid, None, MinMaxRange(), True)
+    halves = dequantize(quantize(wide.float(), qparams), qparams)
+    total = torch.zeros(8, 12).index_add_(1, parents, halves)
+    steps = weight.float() / qparams.scale
+    close = (total / qparams.scale - steps).abs() <= 0.5 + 1e-3
+    # A column that was split twice may be off by more: its quarters are rounded one by one.
+    once = torch.bincount(parents) <= 2
+    assert close[:, once].all() and int(once.sum()) < 12
+
+
+def test_noise_of_outliers_falls():
+    net = small_network()
+    with torch.no_grad():
+        for layer in (net.project, net.head):
+            layer.weight.view(-1)[5] = 3 * layer.weight.abs().max()
+    found = [
+        bw.quantize(
+            net, [pictures(48)], scheme="w4a8", prepare=prepare, target="per-tensor",
+            weight_range="minmax",
+        ).errors
+        for prepare in ("", "ocs")
+    ]  # fmt: skip
+    for name in ("project", "head"):
+        assert found[1][name] < 0.6 * found[0][name]
+
+
+def test_units_in_float_and_grouped_ones_stay():
+    graph = capture(small_network(), (pictures(4),))
+    choices = {u.name: Choice(0, 0) if u.name == "head" else Choice(8, 8) for u in graph.units}
+    made = SplitOutliers(choices=choices, target=PER_TENSOR).apply(graph)
+    same = {u.name for u in made.units if u.shape == graph.unit(u.name).shape}
+    assert same == {"depthwise", "grouped", "head"}
+
+
+def test_nonsense_share():
+    with pytest.raises(RecipeError, match=r"share=0.0 in ocs.*above 0"):
+        SplitOutliers(0.0)
