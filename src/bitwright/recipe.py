@@ -33,7 +33,10 @@ BY_OUTPUT = "output"
 MODES = ("parallel", "sequential")
 BN, BN_PAPER, BIAS, REFINE = "bn", "bn-paper", "bias", "refine"
 BIAS_ANALYTIC, BIAS_EMPIRICAL = "bias-analytic", "bias-empirical"
-STEPS = (BN, BN_PAPER, BIAS, BIAS_ANALYTIC, BIAS_EMPIRICAL, REFINE)
+QAT, QAT_LAST, BRECQ, LAPQ = "qat-kld", "qat-kld-last", "brecq", "lapq"
+STEPS = (
+    BN, BN_PAPER, BIAS, BIAS_ANALYTIC, BIAS_EMPIRICAL, REFINE, LAPQ, BRECQ, QAT, QAT_LAST,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from bitwright.recipe import (
     BIAS_EMPIRICAL,
     BN,
     BN_PAPER,
+    QAT,
+    QAT_LAST,
     REFINE,
     tuning_steps,
 )
@@ -31,6 +33,7 @@ from bitwright.tune.bias import BiasTuning, tune_biases
 from bitwright.tune.bn import BatchNormTuning, tune_batchnorms
 from bitwright.tune.judge import Judge, Loss
 from bitwright.tune.network import Deploy, Solved, simulate
+from bitwright.tune.qat import WeightTraining, train_weights
 from bitwright.tune.report import TuneReport
 
 NORMS = {
@@ -83,6 +86,10 @@ def _apply(
             solved, report = tune_biases(*given, BiasTuning(seed=job.recipe.seed))
         elif step == BIAS_ANALYTIC:
             solved, report = correct_biases(*given)
+        elif step in (QAT, QAT_LAST):
+            solved, report = train_weights(
+                *given, WeightTraining(early_stop=step == QAT, seed=job.recipe.seed)
+            )
         else:
             solved, report = tune_batchnorms(*given, NORMS[step])
     _tell(progress, f"tune {step}", report.before, report.after, len(report.units))

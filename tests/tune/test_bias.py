@@ -10,7 +10,7 @@ from quantised import KINDS, built, quantised
 
 from bitwright.errors import RecipeError
 from bitwright.graph.simulate import stitch
-from bitwright.tune import bias as module
+from bitwright.tune import descent as module
 from bitwright.tune.bias import BiasTuning, tune_biases
 from bitwright.tune.judge import Judge
 from bitwright.tune.network import admits_bias, tunable

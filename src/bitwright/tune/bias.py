@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from bitwright.errors import RecipeError
-from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
-from bitwright.tune.judge import Judge, distillation
+from bitwright.tune.descent import backward, rows_at_once
+from bitwright.tune.judge import Judge
 from bitwright.tune.network import Deploy, Simulation, Solved, install, simulate, with_biases
-from bitwright.tune.pool import Entry, gather, joined, minibatches
+from bitwright.tune.pool import gather, minibatches
 from bitwright.tune.report import TuneReport
-from bitwright.tune.samples import Samples, bytes_of, fixed_batch, in_memory, size_of
+from bitwright.tune.samples import Samples, fixed_batch, in_memory, size_of
 from bitwright.tune.statistics import output_moments
-from bitwright.tune.straight import differentiable, run_with
+from bitwright.tune.straight import differentiable
 
-# What the values of one forward pass may take while they wait for the backward pass.
-GRAD_BYTES = 512 << 20
 BETAS = (0.9, 0.999)
 
 
@@ -144,7 +142,7 @@ def _moments(
         return
     module = differentiable(simulation.module)
     pool = gather(graph, samples.fit)
-    part = _rows_at_once(graph, pool)
+    part = rows_at_once(graph, pool)
     parameters = [unit.parameter for unit in trained.values()]
     optimizer = torch.optim.Adam(parameters, lr=options.rate, betas=BETAS)
     smooth = [torch.zeros_like(parameter) for parameter in parameters]
@@ -156,10 +154,14 @@ def _moments(
         optimizer.param_groups[0]["lr"] = options.rate * 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.zero_grad()
         entries = next(batches)
-        for first in range(0, len(entries), part):
-            some = entries[first : first + part]
-            share = len(some) / len(entries)
-            _backward(graph, module, trained, some, judge.temperature, share)
+        backward(
+            graph,
+            module,
+            lambda: {unit.path: unit.bias for unit in trained.values()},
+            entries,
+            judge.temperature,
+            part,
+        )
         optimizer.step()
         for mean, parameter in zip(smooth, parameters, strict=True):
             mean.lerp_(parameter.detach(), 1.0 - options.smoothing)
@@ -192,38 +194,3 @@ def _trained(
         path = simulation.places[name].bias
         made[name] = _Trained(path, base, found.var.sqrt().float(), parameter)
     return made
-
-
-def _backward(
-    graph: ModelGraph,
-    module: fx.GraphModule,
-    trained: dict[str, _Trained],
-    entries: list[Entry],
-    temperature: float,
-    share: float,
-) -> None:
-    """Add the gradient of some samples' loss, weighted by their share of the batch."""
-    flat, answer = joined(entries)
-    if answer is None:
-        answer = graph.answer.of(walk(graph.module, flat))
-    with torch.enable_grad():
-        tensors = {unit.path: unit.bias for unit in trained.values()}
-        output = graph.answer.of(run_with(module, flat, tensors))
-        loss = distillation(answer, output, temperature)
-        if loss.requires_grad:
-            (loss * share).backward()  # type: ignore[no-untyped-call]
-
-
-def _rows_at_once(graph: ModelGraph, pool: list[Entry]) -> int:
-    """How many samples' values may wait for the backward pass together."""
-    if fixed_batch(graph):
-        return 1
-    held = 0
-
-    def visit(_: fx.Node, value: object) -> None:
-        nonlocal held
-        held += bytes_of(value)
-
-    walk(graph.module, pool[0].flat, visit)
-    # Twice: the quantised copy of each activation waits beside it.
-    return max(1, GRAD_BYTES // max(2 * held, 1))

@@ -1,0 +1,244 @@
+"""QAT-KLD: all weights learn from the float network's answers, straight through the rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from bitwright.errors import RecipeError
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.methods.problem import UnitSolution
+from bitwright.methods.training import moves
+from bitwright.numerics.affine import dequantize, fake_quantize_ste, round_half_even
+from bitwright.tune.descent import backward, rows_at_once, weight_paths
+from bitwright.tune.judge import Judge, Loss
+from bitwright.tune.network import Deploy, Solved, simulate, with_biases
+from bitwright.tune.pool import gather, minibatches
+from bitwright.tune.report import TuneReport
+from bitwright.tune.samples import Samples, fixed_batch, in_memory, size_of, split_samples
+from bitwright.tune.straight import differentiable
+
+# A weight begins as near to its float value as surely rounds to the solution's integer.
+WITHIN = 0.45
+
+
+@dataclass(frozen=True)
+class WeightTraining:
+    """How all weights are trained.
+
+    Attributes:
+        iterations: steps of Adam.
+        rate: its first learning rate, in steps of each weight's grid; falls as a cosine.
+        bias_rate: the same for biases, in their root mean square in the unit.
+        batch: samples a step.
+        early_stop: train on half of the samples, and take the moment that the other half finds
+            best; else train on all of them and take the end, whatever it is.
+        checks: how often the other half is asked.
+        seed: of the samples' order.
+    """
+
+    iterations: int = 300
+    rate: float = 0.01
+    bias_rate: float = 0.001
+    batch: int = 32
+    early_stop: bool = True
+    checks: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = min(self.iterations, self.batch, self.checks)
+        if least < 1 or not min(self.rate, self.bias_rate) > 0.0:
+            raise RecipeError(
+                f"iterations={self.iterations}, batch={self.batch}, checks={self.checks}, "
+                f"rate={self.rate}, bias_rate={self.bias_rate} in training of weights: all must be "
+                "positive."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """The weights of one unit in steps of their grid, and its bias; both learned."""
+
+    old: UnitSolution
+    weight_path: str
+    bias_path: str
+    steps: Tensor
+    bias: Tensor | None
+    bias_unit: float
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As the network computes with them."""
+        qparams = self.old.weight
+        one, zero = torch.ones(()), qparams.zero_point.float()
+        whole = fake_quantize_ste(self.steps, one, zero, qparams.grid)
+        found = {self.weight_path: whole * qparams.scale}
+        if self.bias is not None and self.old.bias is not None:
+            found[self.bias_path] = self.old.bias + self.bias_unit * self.bias
+        return found
+
+    def solution(self, weight: Tensor) -> UnitSolution:
+        """What has been learned so far, as integers; `weight` is the float network's."""
+        qparams = self.old.weight
+        grid = qparams.grid
+        q = round_half_even(self.steps.detach()) + qparams.zero_point
+        q = q.clamp(grid.qmin, grid.qmax).to(grid.dtype)
+        change = (dequantize(q, qparams) - weight).double().square().sum()
+        bias = self.old.bias
+        if self.bias is not None and bias is not None:
+            bias = bias + self.bias_unit * self.bias.detach()
+        return replace(
+            self.old,
+            q=q,
+            bias=bias,
+            method="qat-kld",
+            error=float(change / weight.double().square().sum().clamp_min(1e-30)),
+            moves=moves(weight, q, qparams),
+        )
+
+
+def train_weights(
+    graph: ModelGraph,
+    solved: Solved,
+    deploy: Deploy,
+    samples: Samples,
+    options: WeightTraining | None = None,
+) -> tuple[Solved, TuneReport]:
+    """Train the weights and biases of all quantised units on the float network's answers.
+
+    Equation: min over W, b of T^2 KL(softmax(f(x) / T) || softmax(q(x; W, b) / T)), gradients
+    straight through all quantisers; scales and the grids of inputs stay. With early stopping the
+    half of the samples that is not trained on chooses the moment, and what it finds worse than the
+    start is not kept; without, the end is kept: few samples are then learned by heart.
+    Reference: Kim et al., arXiv 1911.12491, as the comparison of seed 002 (figure 1, table 2) uses
+    it; Adam in steps of the grid instead of its SGD.
+
+    Args:
+        graph: the captured float network.
+        solved: solutions by unit; units that are not there stay in float.
+        deploy: how solutions become what is deployed (`stages.assemble`, bound).
+        samples: calibration samples; both of their parts are used, parted anew.
+        options: how.
+
+    Returns:
+        All solutions, those of changed units new; and what happened.
+    """
+    options = options or WeightTraining()
+    with torch.inference_mode(False), torch.no_grad():
+        parted = _parted(graph, samples, options.early_stop)
+        judge = Judge.of(graph, parted.held_out)
+        start = with_biases(graph, solved)
+        before = judge(simulate(graph, start, deploy).module)
+        best, chosen, history = before, dict[str, UnitSolution](), [(0, before)]
+        for step, found in _moments(graph, start, deploy, parted, judge.temperature, options):
+            now = judge(simulate(graph, {**start, **found}, deploy).module)
+            history.append((step, now))
+            if not options.early_stop or (now.no_worse(before) and now.soft < best.soft):
+                best, chosen = now, found
+    tried = min((loss for _, loss in history[1:]), key=lambda loss: loss.soft, default=before)
+    report = TuneReport(
+        stage="qat-kld" if options.early_stop else "qat-kld-last",
+        before=before,
+        after=best,
+        tried=tried,
+        units=tuple(chosen),
+        temperature=judge.temperature,
+        fit=parted.fit_count,
+        held_out=parted.held_out_count,
+        history=tuple(history),
+        note=_note(options, before, chosen),
+    )
+    return {**solved, **chosen}, report
+
+
+def _note(options: WeightTraining, before: Loss, chosen: dict[str, UnitSolution]) -> str:
+    if not options.early_stop:
+        return "no early stopping: its losses are on the samples that it was trained on"
+    return "" if chosen else f"held-out loss is never below {before}: left as it was"
+
+
+def _parted(graph: ModelGraph, samples: Samples, early_stop: bool) -> Samples:
+    """Two halves, or all of the samples as both parts."""
+
+    def everything() -> Iterator[tuple[object, ...]]:
+        return chain(samples.fit(), samples.held_out())
+
+    if samples.held_out_count == 0 or samples.fit_count == samples.held_out_count == 1:
+        everything = samples.fit
+    if early_stop:
+        return in_memory(split_samples(graph, everything, 2))
+    count = sum(size_of(flat) for flat in everything())
+    return in_memory(Samples(everything, everything, count, count))
+
+
+def _moments(
+    graph: ModelGraph,
+    start: dict[str, UnitSolution],
+    deploy: Deploy,
+    samples: Samples,
+    temperature: float,
+    options: WeightTraining,
+) -> Iterator[tuple[int, dict[str, UnitSolution]]]:
+    """The iterations at which the weights are to be judged, and what they are then."""
+    trained = _trained(graph, start, deploy)
+    if not trained:
+        return
+    module = differentiable(simulate(graph, start, deploy).module)
+    weights = {name: graph.tensor(graph.unit(name).weight).float() for name in trained}
+    pool = gather(graph, samples.fit)
+    part = rows_at_once(graph, pool)
+    biases = [t.bias for t in trained.values() if t.bias is not None]
+    groups = [
+        {"params": [t.steps for t in trained.values()], "rate": options.rate},
+        {"params": biases, "rate": options.bias_rate},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=options.rate)
+    every = max(1, options.iterations // options.checks) if options.early_stop else 0
+    size = max(1, options.batch // (size_of(pool[0].flat) if fixed_batch(graph) else 1))
+    batches = minibatches(pool, size, options.seed)
+
+    def tensors() -> dict[str, Tensor]:
+        return {path: t for unit in trained.values() for path, t in unit.tensors().items()}
+
+    for step in range(1, options.iterations + 1):
+        fraction = (step - 1) / options.iterations
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * fraction))
+        optimizer.zero_grad()
+        backward(graph, module, tensors, next(batches), temperature, part)
+        optimizer.step()
+        if step == options.iterations or (every and step % every == 0):
+            yield step, {name: unit.solution(weights[name]) for name, unit in trained.items()}
+
+
+def _trained(
+    graph: ModelGraph, start: dict[str, UnitSolution], deploy: Deploy
+) -> dict[str, _Trained]:
+    simulation = simulate(graph, start, deploy)
+    paths = weight_paths(simulation.module)
+    made = {}
+    for unit in graph.units:
+        solution = start.get(unit.name)
+        if solution is None or solution.channel_bits or unit.name not in paths:
+            continue
+        k = solution.q.float() - solution.weight.zero_point
+        rest = graph.tensor(unit.weight).float() / solution.weight.scale - k
+        steps = (k + rest.clamp(-WITHIN, WITHIN)).requires_grad_()
+        place = simulation.places.get(unit.name)
+        bias = None
+        if place is not None and solution.bias is not None:
+            bias = torch.zeros_like(solution.bias, requires_grad=True)
+        size = 1.0 if solution.bias is None else float(solution.bias.square().mean().sqrt())
+        made[unit.name] = _Trained(
+            solution,
+            paths[unit.name],
+            "" if place is None else place.bias,
+            steps,
+            bias,
+            size or 1.0,
+        )
+    return made
