@@ -52,7 +52,6 @@ from bitwright.stages import (
     choices_of,
     forward_of,
     menu_of,
-    rewritten,
     sites_in_use,
     stream,
 )

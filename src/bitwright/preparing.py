@@ -34,6 +34,7 @@ from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
 from bitwright.stages import input_grids, menu_of, rewrite, sites_in_use, stream, task_grids
 from bitwright.tune.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
+from bitwright.tune_steps import tuning_steps
 
 # Of nearest rounding's error at the output a solver leaves about so much.
 LEFT_BY_SOLVER = 0.25

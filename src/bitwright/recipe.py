@@ -21,6 +21,7 @@ from bitwright.search.allocate import SOLVERS
 from bitwright.search.budget import parse_budgets
 from bitwright.search.cost import DEGRADATIONS
 from bitwright.search.ties import parse_ties
+from bitwright.tune_steps import REFINE, check_tuning, tuning_steps
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,15 +29,22 @@ else:  # pragma: no cover - the same reader under its older name
     import tomli as tomllib
 
 VERSION = 1
-BUILT_IN = ("fixed", "light", "advanced", "relaxed", "aciq", "dfq", "zeroq")
+BUILT_IN = (
+    "fixed",
+    "light",
+    "advanced",
+    "relaxed",
+    "aciq",
+    "dfq",
+    "zeroq",
+    "ocs",
+    "lapq",
+    "adaround",
+    "brecq",
+    "qat-kld",
+)
 BY_OUTPUT = "output"
 MODES = ("parallel", "sequential")
-BN, BN_PAPER, BIAS, REFINE = "bn", "bn-paper", "bias", "refine"
-BIAS_ANALYTIC, BIAS_EMPIRICAL = "bias-analytic", "bias-empirical"
-QAT, QAT_LAST, BRECQ, LAPQ = "qat-kld", "qat-kld-last", "brecq", "lapq"
-STEPS = (
-    BN, BN_PAPER, BIAS, BIAS_ANALYTIC, BIAS_EMPIRICAL, REFINE, LAPQ, BRECQ, QAT, QAT_LAST,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,13 @@ class Recipe:
         ties: patterns of units that take the same choice (`a:PATTERN`: the same input bits).
         pairwise: so many pairs of units are measured together, and correct the allocation.
         prepare: rewrites of the float network before anything is observed, in order: `equalize`,
-            `equalize-relu`, `absorb-bias`, `factorize`; "" for none.
+            `equalize-relu`, `absorb-bias`, `factorize`, `ocs`; "" for none.
         tune: steps after the bits are chosen, in order: `bn` and `bn-paper` (batch-norm tuning as
             we and as the paper do it), `bias` (learned), `bias-analytic` and `bias-empirical`
             (the mean shift taken out, as batch-norms or the samples tell it), `refine` (solved
-            again in sequence, kept where the samples held out for it find that better); "" for
-            none.
+            again in sequence, kept where the samples held out for it find that better); `lapq`
+            (all ranges together), `brecq` (rounding learned block by block), `qat-kld` and
+            `qat-kld-last` (all weights trained, with and without early stopping); "" for none.
         refine_method: how `refine` solves; "" for `method`.
         target: what the runtime can do.
         metric: what --eval measures.
@@ -144,6 +153,7 @@ class Recipe:
             )
         self._check_allocation()
         prepare_steps(self.prepare)
+        check_tuning(self.tune, self.method)
         if self.refine_method and REFINE not in tuning_steps(self.tune):
             raise RecipeError(
                 f"refine_method is {self.refine_method!r}, but tune = {self.tune!r} does not "
@@ -221,22 +231,6 @@ class Recipe:
                     f"{key} is {getattr(self, key)!r}, but without --menu and --budget no bits are "
                     "searched for. Leave it out, or add --menu 'w8a8,w4a4' --budget 'size<=0.13'."
                 )
-
-
-def tuning_steps(text: str) -> tuple[str, ...]:
-    """The tuning steps of a recipe.
-
-    >>> tuning_steps("bn, bias")
-    ('bn', 'bias')
-
-    Raises:
-        RecipeError: an unknown step.
-    """
-    steps = tuple(part.strip() for part in text.split(",") if part.strip())
-    for step in steps:
-        if step not in STEPS:
-            raise RecipeError(unknown("step", step, STEPS, "--tune"))
-    return steps
 
 
 def tensor_rule(recipe: Recipe) -> str:

@@ -9,32 +9,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from bitwright.clip_search import search_clips
 from bitwright.graph.choice import Choice
 from bitwright.graph.simulate import Assignment
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.preparing import Job, Prepared, edges_of, work_on
-from bitwright.recipe import (
-    BIAS,
-    BIAS_ANALYTIC,
-    BIAS_EMPIRICAL,
-    BN,
-    BN_PAPER,
-    QAT,
-    QAT_LAST,
-    REFINE,
-    tuning_steps,
-)
 from bitwright.run.progress import Progress
 from bitwright.solving import Edges, solve
 from bitwright.stages import assemble
 from bitwright.tune.analytic import correct_biases
 from bitwright.tune.bias import BiasTuning, tune_biases
 from bitwright.tune.bn import BatchNormTuning, tune_batchnorms
+from bitwright.tune.brecq import BlockReconstruction, reconstruct_blocks
 from bitwright.tune.judge import Judge, Loss
 from bitwright.tune.network import Deploy, Solved, simulate
 from bitwright.tune.qat import WeightTraining, train_weights
 from bitwright.tune.report import TuneReport
+from bitwright.tune_steps import (
+    BIAS,
+    BIAS_ANALYTIC,
+    BIAS_EMPIRICAL,
+    BN,
+    BN_PAPER,
+    BRECQ,
+    LAPQ,
+    QAT,
+    QAT_LAST,
+    REFINE,
+    tuning_steps,
+)
 
 NORMS = {
     BN: BatchNormTuning(),
@@ -69,10 +73,22 @@ def tune(
             for earlier in done:
                 again = _apply(job, prepared, earlier, again, progress)
             found = _better(prepared, found, again, progress)
+        elif step == LAPQ:
+            found = _clipped(prepared, choices, found, progress)
         else:
             found = _apply(job, prepared, step, found, progress)
         done.append(step)
     return found
+
+
+def _clipped(
+    prepared: Prepared, choices: Mapping[str, Choice], start: Configuration, progress: Progress
+) -> Configuration:
+    """All ranges chosen together by the network's loss; the edges' too."""
+    with progress.stage("tune lapq"):
+        solved, edges, report = search_clips(prepared, choices, start.solved, start.edges)
+    _say(progress, report)
+    return Configuration(solved, edges, (*start.reports, report))
 
 
 def _apply(
@@ -86,15 +102,15 @@ def _apply(
             solved, report = tune_biases(*given, BiasTuning(seed=job.recipe.seed))
         elif step == BIAS_ANALYTIC:
             solved, report = correct_biases(*given)
+        elif step == BRECQ:
+            solved, report = reconstruct_blocks(*given, BlockReconstruction(seed=job.recipe.seed))
         elif step in (QAT, QAT_LAST):
             solved, report = train_weights(
                 *given, WeightTraining(early_stop=step == QAT, seed=job.recipe.seed)
             )
         else:
             solved, report = tune_batchnorms(*given, NORMS[step])
-    _tell(progress, f"tune {step}", report.before, report.after, len(report.units))
-    if report.note:
-        progress.note(f"tune {step}", report.note)
+    _say(progress, report, step)
     return replace(start, solved=solved, reports=(*start.reports, report))
 
 
@@ -154,6 +170,13 @@ def _deploy(prepared: Prepared, edges: Edges) -> Deploy:
         return assemble(prepared.graph, solved, edges, prepared.target)
 
     return deploy
+
+
+def _say(progress: Progress, report: TuneReport, step: str = "") -> None:
+    name = f"tune {step or report.stage}"
+    _tell(progress, name, report.before, report.after, len(report.units))
+    if report.note:
+        progress.note(name, report.note)
 
 
 def _tell(progress: Progress, stage: str, before: Loss, after: Loss, units: int) -> None:

@@ -43,7 +43,7 @@ class WeightTraining:
     """
 
     iterations: int = 300
-    rate: float = 0.01
+    rate: float = 0.003
     bias_rate: float = 0.001
     batch: int = 32
     early_stop: bool = True

@@ -1,0 +1,315 @@
+"""BRECQ: the rounding of all weights of a block is learned together, on the block's output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from bitwright.errors import RecipeError
+from bitwright.graph.blocks import Block, find_blocks
+from bitwright.graph.execute import compute, last_uses
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.replay import Values, plan, replay
+from bitwright.methods.adaround import GAMMA, ZETA, soft_rounding
+from bitwright.methods.problem import UnitSolution
+from bitwright.methods.training import moves
+from bitwright.numerics.affine import dequantize, round_half_even
+from bitwright.tune.descent import weight_paths
+from bitwright.tune.fisher import fisher_diagonals
+from bitwright.tune.judge import Judge
+from bitwright.tune.network import Deploy, Solved, simulate
+from bitwright.tune.report import TuneReport
+from bitwright.tune.samples import Flat, Open, Samples, bytes_of, in_memory
+from bitwright.tune.straight import differentiable
+
+# What the values behind one block may take, of both networks and for all samples.
+CACHE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class BlockReconstruction:
+    """min over V of E[ F (z - z^)^2 ] + lambda sum (1 - |2 h(V) - 1|^beta), block by block.
+
+    Attributes:
+        iterations: steps of Adam for each block; a batch of the calibration set each.
+        rate: of Adam.
+        weight: lambda, for the mean over units of the sum over a channel's weights; the first term
+            is relative to the output's energy.
+        warm_up: share of the iterations without the regulariser.
+        beta: its exponent at the start and at the end.
+        fisher: weigh the output's errors by Fisher's diagonal; else all alike.
+        fisher_samples: on so many samples.
+        seed: of the order of batches.
+    """
+
+    iterations: int = 500
+    rate: float = 1e-2
+    weight: float = 0.01
+    warm_up: float = 0.2
+    beta: tuple[float, float] = (20.0, 2.0)
+    fisher: bool = True
+    fisher_samples: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.fisher_samples) < 1 or not self.rate > 0.0:
+            raise RecipeError(
+                f"iterations={self.iterations}, fisher_samples={self.fisher_samples}, "
+                f"rate={self.rate} in block reconstruction: all must be positive."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rounding:
+    """A weight as floor + h(V), in steps of its grid."""
+
+    old: UnitSolution
+    floor: Tensor
+    v: Tensor
+
+    @classmethod
+    def of(cls, old: UnitSolution, weight: Tensor) -> _Rounding:
+        """Begin at the float weight, where it lies within the range."""
+        steps = weight.float() / old.weight.scale
+        floor = steps.floor()
+        rest = (steps - floor).clamp(1e-4, 1 - 1e-4)
+        return cls(old, floor, torch.logit((rest - GAMMA) / (ZETA - GAMMA)).requires_grad_())
+
+    def within(self, steps: Tensor) -> Tensor:
+        """Steps on the grid."""
+        grid, zero = self.old.weight.grid, self.old.weight.zero_point
+        return steps.clamp(min=grid.qmin - zero, max=grid.qmax - zero)
+
+    def numbers(self, h: Tensor) -> Tensor:
+        """The weight as the network computes with it; a gradient reaches V."""
+        return self.within(self.floor + h) * self.old.weight.scale
+
+    def solution(self, weight: Tensor) -> UnitSolution:
+        """What lies above one half goes up."""
+        qparams = self.old.weight
+        k = self.within(self.floor + round_half_even(soft_rounding(self.v.detach())))
+        q = (k + qparams.zero_point).to(qparams.grid.dtype)
+        change = (dequantize(q, qparams) - weight).double().square().sum()
+        error = float(change / weight.double().square().sum().clamp_min(1e-30))
+        return replace(self.old, q=q, method="brecq", error=error, moves=moves(weight, q, qparams))
+
+
+@dataclass(eq=False)
+class _Cache:
+    """Values in front of a block, of the float and of the quantised network, batch by batch."""
+
+    floats: list[Values]
+    quants: list[Values]
+
+    def moved(self, graph: ModelGraph, quantised: ModelGraph, names: set[str]) -> None:
+        """To a later place."""
+        for index, (true, got) in enumerate(zip(self.floats, self.quants, strict=True)):
+            self.floats[index] = replay(graph, true, names)
+            self.quants[index] = replay(quantised, got, names)
+
+
+def reconstruct_blocks(
+    graph: ModelGraph,
+    solved: Solved,
+    deploy: Deploy,
+    samples: Samples,
+    options: BlockReconstruction | None = None,
+) -> tuple[Solved, TuneReport]:
+    """Learn the rounding of each block's weights together, in the order of execution.
+
+    Equation: min over V of E[(z - z^)^T diag(F) (z - z^)], z the float network's value behind the
+    block, z^ that of the quantised network, whose blocks before it are solved already; weights
+    are floor(W / s) + h(V) as in AdaRound. Scales, biases and the grids of inputs stay. A block
+    whose error on held-out samples does not fall stays as it was, and so does the network where
+    its answers come no nearer to the float network's.
+    Reference: Li et al., arXiv 2102.05426, equation 10 and algorithm 1; blocks are found by
+    `graph.blocks`, and F is the mean over samples (`tune.fisher`).
+
+    Args:
+        graph: the captured float network.
+        solved: solutions by unit, by nearest rounding; units that are not there stay in float.
+        deploy: how solutions become what is deployed (`stages.assemble`, bound).
+        samples: calibration samples in two parts.
+        options: how.
+
+    Returns:
+        All solutions, those of changed units new; and what happened.
+    """
+    options = options or BlockReconstruction()
+    with torch.inference_mode(False), torch.no_grad():
+        samples = in_memory(samples)
+        judge = Judge.of(graph, samples.held_out)
+        before = judge(simulate(graph, solved, deploy).module)
+        made = _learned(graph, solved, deploy, samples, options)
+        after = judge(simulate(graph, {**solved, **made}, deploy).module) if made else before
+    kept = bool(made) and after.no_worse(before)
+    note = "" if kept else f"the held-out loss is {after}, it was {before}: left as it was"
+    report = TuneReport(
+        stage="brecq",
+        before=before,
+        after=after if kept else before,
+        tried=after,
+        units=tuple(made) if kept else (),
+        temperature=judge.temperature,
+        fit=samples.fit_count,
+        held_out=samples.held_out_count,
+        note=note,
+    )
+    return ({**solved, **made} if kept else solved), report
+
+
+def _learned(
+    graph: ModelGraph,
+    solved: Solved,
+    deploy: Deploy,
+    samples: Samples,
+    options: BlockReconstruction,
+) -> dict[str, UnitSolution]:
+    blocks = find_blocks(graph)
+    ends = {block.end for block in blocks}
+    fisher: Mapping[str, Tensor] = {}
+    if options.fisher:
+        fisher = fisher_diagonals(graph, ends, samples.fit, options.fisher_samples, options.seed)
+    flats = _as_fit(graph, blocks, samples.fit)
+    fit, apart = _begun(graph, flats), _begun(graph, list(samples.held_out())[: len(flats)])
+    made: dict[str, UnitSolution] = {}
+    for index, block in enumerate(blocks):
+        simulated = simulate(graph, {**solved, **made}, deploy).graph
+        weight = fisher.get(block.end, torch.ones(()))
+        found = _block(graph, simulated, block, {**solved, **made}, (fit, weight, options))
+        if found:
+            better = simulate(graph, {**solved, **made, **found}, deploy).graph
+            errors = [_error(graph, g, block, apart, weight) for g in (simulated, better)]
+            if errors[1] < errors[0]:
+                made |= found
+                simulated = better
+        if index + 1 < len(blocks):
+            later = {name for b in blocks[index + 1 :] for name in b.begin}
+            names = _known_by(graph, block.end, later)
+            fit.moved(graph, simulated, names)
+            apart.moved(graph, simulated, names)
+    return made
+
+
+def _known_by(graph: ModelGraph, end: str, names: set[str]) -> set[str]:
+    """The values among some that are made up to a node."""
+    order = {name: i for i, name in enumerate(graph.nodes())}
+    return {name for name in names if order[name] <= order[end]}
+
+
+def _as_fit(graph: ModelGraph, blocks: tuple[Block, ...], batches: Open) -> list[Flat]:
+    """As many batches as fit into memory behind the block with the widest ends."""
+    kept: list[Flat] = []
+    room = 1
+    for flat in batches():
+        if not kept:
+            names = {name for block in blocks for name in (*block.begin, block.end)}
+            sizes = {n: bytes_of(v) for n, v in replay(graph, _named(graph, flat), names).items()}
+            widest = max(sum(sizes[name] for name in (*block.begin, block.end)) for block in blocks)
+            room = max(1, CACHE_BYTES // max(2 * widest, 1))
+        kept.append(flat)
+        if len(kept) >= room:
+            break
+    return kept
+
+
+def _named(graph: ModelGraph, flat: Flat) -> Values:
+    names = [n.name for n in graph.module.graph.nodes if n.op == "placeholder"]
+    return dict(zip(names, flat, strict=True))
+
+
+def _begun(graph: ModelGraph, flats: list[Flat]) -> _Cache:
+    values = [_named(graph, flat) for flat in flats]
+    return _Cache(list(values), list(values))
+
+
+def _block(
+    graph: ModelGraph,
+    simulated: ModelGraph,
+    block: Block,
+    solved: Solved,
+    given: tuple[_Cache, Tensor, BlockReconstruction],
+) -> dict[str, UnitSolution]:
+    """The units of one block with their rounding learned."""
+    cache, weight, options = given
+    paths = weight_paths(simulated.module)
+    module = differentiable(simulated.module)
+    nodes = plan(replace(graph, module=module), block.begin, [block.end])
+    reached = {str(node.target) for node in nodes if node.op == "get_attr"}
+    learned = {
+        name: _Rounding.of(solved[name], graph.tensor(graph.unit(name).weight))
+        for name in block.units
+        if name in solved and not solved[name].channel_bits and paths.get(name) in reached
+    }
+    if not learned:
+        return {}
+    goals = [replay(graph, true, {block.end})[block.end] for true in cache.floats]
+    energy = sum(float((weight * goal.square()).mean()) for goal in goals) / len(goals)
+    adam = torch.optim.Adam([r.v for r in learned.values()], lr=options.rate)
+    warm = int(options.iterations * options.warm_up)
+    order = _order(len(goals), options.iterations, options.seed)
+    for step, place in enumerate(order):
+        adam.zero_grad()
+        with torch.enable_grad():
+            soft = {name: soft_rounding(r.v) for name, r in learned.items()}
+            tensors = {paths[name]: r.numbers(soft[name]) for name, r in learned.items()}
+            out = run_part(module, nodes, cache.quants[place], tensors)
+            loss = (weight * (out - goals[place]).square()).mean() / max(energy, 1e-30)
+            if step >= warm:
+                done = (step - warm) / max(options.iterations - warm, 1)
+                power = options.beta[1] + (options.beta[0] - options.beta[1]) * (1 - done)
+                rough = [_roughness(graph, name, h, power) for name, h in soft.items()]
+                loss = loss + options.weight * torch.stack(rough).mean()
+        loss.backward()
+        adam.step()
+    return {n: r.solution(graph.tensor(graph.unit(n).weight)) for n, r in learned.items()}
+
+
+def _roughness(graph: ModelGraph, name: str, h: Tensor, power: float) -> Tensor:
+    """How far a weight is from being rounded: the sum over a channel, mean over channels."""
+    channels = h.shape[graph.unit(name).channel_axis]
+    return (1 - (2 * h - 1).abs().pow(power)).sum() / channels
+
+
+def _order(count: int, steps: int, seed: int) -> Iterator[int]:
+    """Seeded numbers of batches; every one comes once before any comes again."""
+    generator = torch.Generator().manual_seed(seed)
+    left: list[int] = []
+    for _ in range(steps):
+        left = left or torch.randperm(count, generator=generator).tolist()
+        yield left.pop()
+
+
+def run_part(
+    module: fx.GraphModule, nodes: list[fx.Node], start: Values, tensors: Mapping[str, Tensor]
+) -> Any:
+    """The value of the last of some nodes, from stored values; other tensors at some paths."""
+    by_name = {node.name: node for node in module.graph.nodes}
+    values: dict[fx.Node, Any] = {by_name[name]: value for name, value in start.items()}
+    last = last_uses(nodes)
+    for node in nodes:
+        if node.op == "get_attr" and str(node.target) in tensors:
+            values[node] = tensors[str(node.target)]
+        else:
+            values[node] = compute(module, node, values, iter(()))
+        for dead in last.get(node, ()):
+            if dead is not nodes[-1]:
+                values.pop(dead, None)
+    return values[nodes[-1]]
+
+
+def _error(
+    graph: ModelGraph, simulated: ModelGraph, block: Block, cache: _Cache, weight: Tensor
+) -> float:
+    """The weighted squared error behind a block, relative to the output's energy."""
+    wrong = whole = 0.0
+    for true, got in zip(cache.floats, cache.quants, strict=True):
+        goal = replay(graph, true, {block.end})[block.end]
+        out = replay(simulated, got, {block.end})[block.end]
+        wrong += float((weight * (out - goal).square()).sum())
+        whole += float((weight * goal.square()).sum())
+    return wrong / max(whole, 1e-30)

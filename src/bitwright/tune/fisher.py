@@ -1,0 +1,119 @@
+"""How much the answers depend on each number of some values: the diagonal of Fisher's matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from bitwright.graph.execute import class_rows, compute, last_uses, walk
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.tune.descent import GRAD_BYTES
+from bitwright.tune.samples import Flat, Open, bytes_of, fixed_batch, size_of, take_rows
+
+
+def fisher_diagonals(
+    graph: ModelGraph, names: set[str], batches: Open, limit: int, seed: int = 0
+) -> dict[str, Tensor]:
+    """For each value the mean squared gradient of the answer's log-likelihood, with mean 1.
+
+    Equation: F = E_x E_(y ~ p(y|x)) (d log p(y|x) / d z)^2, one y drawn for each sample from the
+    float network's own answer; where an answer is a number, its density is a Gaussian of deviation
+    1. So no label is needed. The mean is over samples, and over positions where those may differ
+    in number, so F has the shape of one sample or of the channels alone.
+    Reference: Li et al. (BRECQ), arXiv 2102.05426, section 3.2.
+
+    Args:
+        graph: the float network.
+        names: of the values.
+        batches: opens a pass over samples.
+        limit: so many samples at most.
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, Tensor] = {}
+    free = any(size is None for spec in graph.inputs for size in spec.shape[1:])
+    done = 0
+    for flat in batches():
+        for part in _parts(graph, flat):
+            if done >= limit:
+                break
+            done += size_of(part)
+            for name, gradient in _gradients(graph, part, names, generator).items():
+                found = _over_samples(gradient, free)
+                sums[name] = sums[name] + found if name in sums else found
+    return {name: _normal(total) for name, total in sums.items()}
+
+
+def _over_samples(gradient: Tensor, free: bool) -> Tensor:
+    """Squares summed over samples; over positions too where their number is free."""
+    squares = gradient.double().square()
+    if squares.dim() == 3 or (free and squares.dim() == 4):
+        axis = 1 if squares.dim() == 4 else 2
+        rest = [i for i in range(squares.dim()) if i != axis]
+        shape = [1] * squares.dim()
+        shape[axis] = -1
+        return squares.sum(rest).reshape(shape)
+    return squares.sum(0, keepdim=True)
+
+
+def _normal(total: Tensor) -> Tensor:
+    mean = total.mean()
+    return (total / mean).float() if bool(mean > 0) else torch.ones_like(total).float()
+
+
+def _parts(graph: ModelGraph, flat: Flat) -> Iterator[Flat]:
+    """A batch in parts whose values can wait for the backward pass together."""
+    if fixed_batch(graph):
+        yield flat
+        return
+    first = take_rows(flat, torch.arange(1))
+    assert first is not None
+    held = 0
+
+    def visit(_: fx.Node, value: object) -> None:
+        nonlocal held
+        held += bytes_of(value)
+
+    walk(graph.module, first, visit)
+    rows = max(1, GRAD_BYTES // max(held, 1))
+    for begin in range(0, size_of(flat), rows):
+        part = take_rows(flat, torch.arange(begin, min(begin + rows, size_of(flat))))
+        if part is not None:
+            yield part
+
+
+def _gradients(
+    graph: ModelGraph, flat: Flat, names: set[str], generator: torch.Generator
+) -> dict[str, Tensor]:
+    values: dict[fx.Node, Any] = {}
+    kept: dict[str, Tensor] = {}
+    last = last_uses(graph.module.graph.nodes)
+    given = iter(flat)
+    result: Any = None
+    with torch.enable_grad():
+        for node in graph.module.graph.nodes:
+            if node.op == "output":
+                result = fx.map_arg(node.args[0], values.__getitem__)
+                break
+            value = compute(graph.module, node, values, given)
+            if node.name in names:
+                value = value if value.requires_grad else value.detach().requires_grad_()
+                kept[node.name] = value
+            values[node] = value
+            for dead in last.get(node, ()):
+                values.pop(dead, None)
+        score = _log_likelihood(class_rows(graph.answer.of(result)), generator)
+        found = torch.autograd.grad(score, list(kept.values()), allow_unused=True)
+    return {n: g for n, g in zip(kept, found, strict=True) if g is not None}
+
+
+def _log_likelihood(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """The sum over samples of log p(y|x), y drawn from p."""
+    if rows.shape[-1] > 1:
+        logs = torch.log_softmax(rows, dim=-1)
+        drawn = torch.multinomial(logs.detach().exp(), 1, generator=generator)
+        return logs.gather(1, drawn).sum()
+    return (rows * torch.randn(rows.shape, generator=generator)).sum()
