@@ -79,6 +79,24 @@ class Tied(nn.Module):
         return self.head(torch.relu(self.twice(torch.relu(self.twice(x)))))
 
 
+class Residual(nn.Module):
+    """Two blocks of a ResNet between a stem and a head; the second has a shortcut of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.a1, self.a2 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.b1, self.b2 = nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, padding=1)
+        self.short = nn.Conv2d(4, 6, 1, 2)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.relu(x + self.a2(torch.relu(self.a1(x))))
+        x = torch.relu(self.short(x) + self.b2(torch.relu(self.b1(x))))
+        return self.head(x.mean((2, 3)))
+
+
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

@@ -40,6 +40,7 @@ LAYERS = {
     "lossless": 5,
     "tabulating": 5,
     "tuning": 5,
+    "catalogue": 5,
     "tune_steps": 4,
     "clip_search": 5,
     "tying": 5,

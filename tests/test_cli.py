@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from bitwright import cli
+from bitwright.catalogue import catalogue
+from bitwright.prepare.steps import STEPS as PREPARE
 from bitwright.recipe import Recipe, load_recipe, update
+from bitwright.tune_steps import STEPS as TUNE
 
 HERE = Path(__file__).parent
 FILES = {
@@ -366,6 +369,19 @@ def test_list(bitwright, what, name):
     assert done.code == 0 and name in done.out
     rows = json.loads(bitwright("list", what, "--json").out)
     assert name in {row["name"] for row in rows}
+
+
+def test_every_method_step_and_recipe_says_what_it_needs():
+    listed = {(row["key"], row["name"]): row for row in catalogue("methods")}
+    assert {"nearest", "adaround"} <= {name for key, name in listed if key == "method"}
+    assert {name for key, name in listed if key == "prepare"} == set(PREPARE)
+    assert {name for key, name in listed if key == "tune"} == set(TUNE)
+    for row in (*listed.values(), *catalogue("recipes")):
+        assert {row[k] for k in ("data", "labels", "backward")} <= {"yes", "no"}
+        assert row["paper"] and row["cost"]
+    recipes = {row["name"]: row for row in catalogue("recipes")}
+    assert recipes["zeroq"]["data"] == "no" and recipes["brecq"]["backward"] == "yes"
+    assert recipes["lapq"]["backward"] == "no" and "1911.07190" in recipes["lapq"]["paper"]
 
 
 def test_quiet_prints_nothing(bitwright, finished):

@@ -117,8 +117,8 @@ def quantize(
     tie: Annotated[list[str] | None, typer.Option(help="units of one choice: 'layer1.*'")] = None,
     pairwise: Annotated[int | None, typer.Option(help="pairs of units measured together")] = None,
     table_samples: Annotated[int | None, typer.Option(help="samples of the table")] = None,
-    prepare: Annotated[str | None, typer.Option(help="rewrites: equalize, absorb-bias")] = None,
-    tune: Annotated[str | None, typer.Option(help="steps: bn, bias, refine")] = None,
+    prepare: Annotated[str | None, typer.Option(help="equalize, absorb-bias, ocs")] = None,
+    tune: Annotated[str | None, typer.Option(help="bn, bias, refine, brecq, lapq")] = None,
     target: Annotated[str | None, typer.Option(help="paper, ort-cpu, weights-only, X.toml")] = None,
     eval: Annotated[str | None, typer.Option("--eval", help="labelled data")] = None,
     metric: Annotated[str | None, typer.Option(help="top1, agreement, FILE.py:FUNCTION")] = None,
@@ -275,7 +275,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """List what can be named."""
-    rows = _commands().catalogue(what)
+    rows = importlib.import_module("bitwright.catalogue").catalogue(what)
     with Console(False) as console:
         console.show([json.dumps(rows, indent=1)] if as_json else listing(rows))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from bitwright import recipe as recipes
 from bitwright import runs
-from bitwright.errors import InputError, ModelError, RecipeError, unknown
+from bitwright.errors import InputError, ModelError, RecipeError
 from bitwright.export import rundir
 from bitwright.export.latency import Conditions
 from bitwright.export.latency_csv import read_latencies, write_latencies
@@ -27,7 +27,6 @@ from bitwright.graph.sites import find_sites
 from bitwright.graph.target import BUILT_IN, load_target
 from bitwright.knees import candidates, run_candidates
 from bitwright.measuring import Measured, Settings, latencies, menu_for
-from bitwright.methods.catalogue import METHODS
 from bitwright.metrics import METRICS
 from bitwright.pipeline import run
 from bitwright.preparing import Job
@@ -273,34 +272,3 @@ def run_demo(out: Path, progress: Progress) -> dict[str, Any]:
         "calib": 256,
     }
     return run_quantize("fixed", options, out, progress)
-
-
-def catalogue(what: str) -> list[dict[str, str]]:
-    """Rows of what can be named."""
-    if what == "methods":
-        return [
-            {
-                "name": name,
-                "data": _yes(m.needs.data),
-                "labels": _yes(m.needs.labels),
-                "backward": _yes(m.needs.backward),
-                "paper": m.needs.paper,
-                "cost": m.needs.cost,
-            }
-            for name, m in METHODS.items()
-        ]
-    if what == "recipes":
-        return [
-            {"name": name, "sets": ", ".join(f"{k} = {v}" for k, v in load.items())}
-            for name in recipes.BUILT_IN
-            for load in [recipes.load_recipe(name)]
-        ]
-    if what == "targets":
-        return [{"name": n, "description": load_target(n).description} for n in BUILT_IN]
-    if what == "metrics":
-        return [{"name": m.name, "description": m.text} for m in METRICS.values()]
-    raise RecipeError(unknown("list", what, ("methods", "recipes", "targets", "metrics")))
-
-
-def _yes(flag: bool) -> str:
-    return "yes" if flag else "no"

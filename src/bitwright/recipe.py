@@ -282,6 +282,12 @@ def _typed(key: str, value: Any, place: str) -> Any:
     raise RecipeError(f"{place}: {key!r} has the value {value!r}; it must be {wanted}.")
 
 
+def about(name: str) -> str:
+    """What the first line of a built-in recipe says of it."""
+    text = (resources.files("bitwright") / "recipes" / f"{name}.toml").read_text()
+    return text.splitlines()[0].removeprefix("# ")
+
+
 def load_recipe(name: str) -> dict[str, Any]:
     """The keys that a built-in recipe or a TOML file sets.
 

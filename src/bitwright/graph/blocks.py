@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import fx
+from torch import Tensor, fx
 
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.operators import ACTIVATIONS
@@ -15,8 +15,8 @@ class Block:
     """A part of the network between two places where one value alone goes on.
 
     Attributes:
-        begin: the values that it reads from before it; one, and what no unit has touched, such as
-            an attention mask.
+        begin: the values that it reads from before it; one, and what depends on no unit and on no
+            input of floats, such as an attention mask.
         end: the value that it makes.
         units: the units in it, in order of execution.
     """
@@ -66,10 +66,13 @@ def find_blocks(graph: ModelGraph) -> tuple[Block, ...]:
 
 
 def _touched(nodes: list[fx.Node], calls: set[str]) -> set[fx.Node]:
-    """The values that depend on some unit."""
+    """The values that depend on some unit, or on an input of floats."""
     found: set[fx.Node] = set()
     for node in nodes:
-        if node.name in calls or any(source in found for source in node.all_input_nodes):
+        value = node.meta.get("val")
+        floats = isinstance(value, Tensor) and value.dtype.is_floating_point
+        begins = node.name in calls or (node.op == "placeholder" and floats)
+        if begins or any(source in found for source in node.all_input_nodes):
             found.add(node)
     return found
 

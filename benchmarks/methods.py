@@ -1,0 +1,340 @@
+"""Every method and recipe at every scheme: top-1, agreement, seconds, peak memory.
+
+    python benchmarks/methods.py --data-root DIR [--only resnet20 ...] [--methods brecq ...]
+        [--schemes w4a4 ...] [--parts table dfq calib seeds] [--rewrites]
+
+Each run is one `bitwright quantize` in a process of its own, verified in ONNX Runtime; rows that
+are in benchmarks/results/methods.csv already are not repeated unless --again is given. Parts:
+`table`, all methods; `dfq`, one scale for each weight, where equalisation matters; `calib`, small
+calibration sets drawn anew (figure 1 of the paper); `seeds`, BRECQ and AdaRound with three seeds.
+--rewrites instead checks on every network of the zoo that rewrites leave its answers unchanged.
+Writes docs/methods_table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from solve import DATA, KEEP, SUBSET
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "methods.csv"
+REWRITES = HERE / "results" / "rewrites.csv"
+NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "mobilenet_v2_dogs")
+SCHEMES = ("w8a8", "w4a8", "w4a4", "w3a3")
+MINMAX = ["--activation-range", "minmax", "--weight-range", "minmax"]
+# What each line of the table adds to the command.
+METHODS: dict[str, list[str]] = {
+    "min-max": ["--method", "nearest", *MINMAX],
+    "nearest": ["--method", "nearest"],
+    "aciq": ["--recipe", "aciq"],
+    "dfq": ["--recipe", "dfq"],
+    "factorize": ["--method", "nearest", "--prepare", "factorize"],
+    "zeroq": ["--recipe", "zeroq"],
+    "ocs": ["--recipe", "ocs"],
+    "lapq": ["--recipe", "lapq"],
+    "quadratic": ["--method", "quadratic", "--mode", "sequential"],
+    "quadratic, bn": ["--method", "quadratic", "--mode", "parallel", "--tune", "bn"],
+    "adaround": ["--recipe", "adaround"],
+    "brecq": ["--recipe", "brecq"],
+    "adaquant": ["--method", "adaquant", "--mode", "sequential"],
+    "adaquant, bn, bias": ["--method", "adaquant", "--mode", "parallel", "--tune", "bn,bias"],
+    "equalize, adaquant": [
+        "--method", "adaquant", "--mode", "sequential", "--prepare", "equalize",
+    ],
+    "qat-kld": ["--recipe", "qat-kld"],
+    "qat-kld-last": ["--method", "nearest", "--tune", "qat-kld-last"],
+}  # fmt: skip
+DFQ = {
+    "min-max": METHODS["min-max"],
+    "equalize": ["--method", "nearest", "--prepare", "equalize", *MINMAX],
+    "equalize-relu, absorb-bias": [
+        "--method", "nearest", "--prepare", "equalize-relu,absorb-bias", *MINMAX,
+    ],
+    "dfq": METHODS["dfq"],
+    "ocs": METHODS["ocs"],
+}  # fmt: skip
+CALIB = (10, 32, 100, 320, 1000)
+OVERFIT = ("nearest", "quadratic", "adaquant", "brecq", "qat-kld", "qat-kld-last")
+IDENTITY = ("part", "network", "scheme", "method", "target", "calib", "seed")
+STAGES = ("distil", "prepare", "observe", "solve")
+
+
+def row(part: str, network: str, scheme: str, method: str, **other: object) -> dict[str, str]:
+    target, calib, seed = other.get("target", "paper"), other.get("calib", 1000), other.get("seed")
+    values = (part, network, scheme, method, target, calib, seed or 0)
+    return dict(zip(IDENTITY, map(str, values), strict=True))
+
+
+def table(networks: list[str], schemes: list[str], methods: list[str]) -> Iterator[dict[str, str]]:
+    for network in networks:
+        for scheme in schemes:
+            for method in methods:
+                if method in METHODS:
+                    yield row("table", network, scheme, method)
+
+
+def dfq(networks: list[str], schemes: list[str], methods: list[str]) -> Iterator[dict[str, str]]:
+    for network in networks:
+        if "resnet" not in network and "w8a8" in schemes:
+            for method in DFQ:
+                if method in methods or method not in METHODS:
+                    yield row("dfq", network, "w8a8", method, target="per-tensor")
+
+
+def calib(networks: list[str], schemes: list[str], methods: list[str]) -> Iterator[dict[str, str]]:
+    if "resnet20" in networks and "w4a4" in schemes:
+        for count in CALIB:
+            for method in OVERFIT:
+                if method in methods:
+                    yield row("calib", "resnet20", "w4a4", method, calib=count)
+
+
+def seeds(networks: list[str], schemes: list[str], methods: list[str]) -> Iterator[dict[str, str]]:
+    if "resnet56" in networks and "w4a4" in schemes:
+        for seed in range(3):
+            for method in ("adaround", "brecq"):
+                if method in methods:
+                    yield row("seeds", "resnet56", "w4a4", method, seed=seed)
+
+
+Select = Callable[[list[str], list[str], list[str]], Iterator[dict[str, str]]]
+PARTS: dict[str, Select] = {"table": table, "dfq": dfq, "calib": calib, "seeds": seeds}
+
+
+def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
+    """One run in a fresh folder."""
+    network, method = run["network"], run["method"]
+    options = (DFQ if run["part"] == "dfq" else METHODS)[method]
+    calibration, test = DATA[network]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        data = f"{root}/loaders.py:{calibration}"
+        if method == "zeroq":
+            data = "none"
+        elif int(run["calib"]) < 1000:
+            loader = Path(folder) / "subset.py"
+            loader.write_text(SUBSET.format(root=str(root), loader=calibration, **run))
+            data = f"{loader}:subset"
+        command = [
+            sys.executable, "-m", "bitwright.cli", "quantize", f"{root}/models.py:{network}",
+            "--data", data, "--eval", f"{root}/loaders.py:{test}", *options,
+            "--scheme", run["scheme"], "--keep", KEEP, "--target", run["target"],
+            "--calib", run["calib"], "--seed", run["seed"], "--out", str(out), "--quiet",
+        ]  # fmt: skip
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if not (out / "metrics.json").is_file():
+            raise SystemExit(f"exit {done.returncode}: {' '.join(command)}")
+        metrics = json.loads((out / "metrics.json").read_text())
+        verified = json.loads((out / "verify.json").read_text())
+    own = [s for s in metrics["stages"] if s["name"] in STAGES or s["name"].startswith("tune")]
+    return {
+        **run,
+        "float_top1": metrics["float"]["top1"],
+        "top1": metrics["quantized"]["top1"],
+        "agreement": metrics["agreement"],
+        "kl": metrics["kl"],
+        "weight_bytes": metrics["size"]["weight_bytes"],
+        "method_s": sum(s["seconds"] for s in own),
+        "processor_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "peak_mb": max(s["peak_rss_mb"] for s in metrics["stages"]),
+        "runtime_agreement": verified["agreement"],
+        "verified": verified["passed"],
+        "tuning_kept": "; ".join(f"{t['step']} {t['kept']}" for t in metrics["tuning"]),
+    }
+
+
+def page(rows: list[dict[str, str]]) -> str:
+    """The tables as a page of the documentation."""
+    lines = [
+        "# Methods side by side",
+        "",
+        "Written by `python benchmarks/methods.py --data-root DIR`. Each line is one",
+        "`bitwright quantize`, target `paper`, first and last unit at 8 bits, 1000 unlabelled",
+        "calibration samples (none for ZeroQ), tests that are in no calibration set. Cells: top-1",
+        "/ agreement with the float network. Processor seconds are those of the whole command,",
+        "evaluation and verification in ONNX Runtime included; memory is the peak of any stage.",
+    ]
+    for network in NETWORKS:
+        lines += _network(network, [r for r in rows if r["network"] == network])
+    lines += _part(rows, "dfq", "One scale for each weight (target `per-tensor`), w8a8")
+    lines += _part(rows, "calib", "Small calibration sets, drawn anew (figure 1 of the paper)")
+    lines += _part(rows, "seeds", "BRECQ and AdaRound, three seeds")
+    lines += _rewrites()
+    return "\n".join(lines) + "\n"
+
+
+def _network(network: str, rows: list[dict[str, str]]) -> list[str]:
+    own = [r for r in rows if r["part"] == "table"]
+    if not own:
+        return []
+    schemes = [s for s in SCHEMES if any(r["scheme"] == s for r in own)]
+    lines = [
+        "",
+        f"## {network}: {float(own[0]['float_top1']):.2%} in float",
+        "",
+        f"| method | {' | '.join(schemes)} | processor s | peak MB |",
+        "| --- " * (len(schemes) + 3) + "|",
+    ]
+    for method in METHODS:
+        found = {r["scheme"]: r for r in own if r["method"] == method}
+        if found:
+            cells = [
+                f"{float(found[s]['top1']):.2%} / {float(found[s]['agreement']):.2%}"
+                if s in found
+                else "-"
+                for s in schemes
+            ]
+            seconds = statistics.fmean(float(r["processor_s"]) for r in found.values())
+            peak = max(float(r["peak_mb"]) for r in found.values())
+            lines.append(f"| {method} | {' | '.join(cells)} | {seconds:.0f} | {peak:.0f} |")
+    return lines
+
+
+def _part(rows: list[dict[str, str]], part: str, title: str) -> list[str]:
+    own = [r for r in rows if r["part"] == part]
+    if not own:
+        return []
+    lines = ["", f"## {title}", ""]
+    lines += [
+        "| network | scheme | method | samples | seed | float top-1 | top-1 | agreement | KL |"
+    ]
+    lines += ["| --- " * 9 + "|"]
+    for r in own:
+        lines.append(
+            f"| {r['network']} | {r['scheme']} | {r['method']} | {r['calib']} | {r['seed']} "
+            f"| {float(r['float_top1']):.2%} | {float(r['top1']):.2%} "
+            f"| {float(r['agreement']):.2%} | {float(r['kl']):.3g} |"
+        )
+    return lines
+
+
+def _rewrites() -> list[str]:
+    found = known(REWRITES)
+    if not found:
+        return []
+    lines = ["", "## Rewrites leave the answers unchanged", ""]
+    lines += ["| step | networks | of them changed | worst relative difference |"]
+    lines += ["| --- " * 4 + "|"]
+    for step in dict.fromkeys(r["step"] for r in found):
+        own = [r for r in found if r["step"] == step]
+        changed = [float(r["difference"]) for r in own if int(r["places"])]
+        lines.append(f"| {step} | {len(own)} | {len(changed)} | {max(changed, default=0):.1e} |")
+    return lines
+
+
+def rewrites(root: Path) -> None:
+    """Float answers before and after each rewrite that is to leave them, on every network."""
+    import torch
+    from zoo_models import ZOO, call
+
+    import bitwright as bw
+    from bitwright.graph.choice import Choice
+    from bitwright.graph.target import load_target
+    from bitwright.prepare.joints import find_joints
+    from bitwright.prepare.steps import apply_steps
+
+    spec = importlib.util.spec_from_file_location("models", root / "models.py")
+    assert spec is not None and spec.loader is not None
+    models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(models)
+    builders = {**{name: getattr(models, name) for name in DATA}, **ZOO}
+    rows = known(REWRITES)
+    there = {r["network"] for r in rows}
+    for name, build in builders.items():
+        if name in there:
+            continue
+        try:
+            net = build()
+            graph = bw.capture(net, net.example_inputs)
+        except Exception as error:  # noqa: BLE001 - networks that need a package or do not export
+            print(f"{name}: {type(error).__name__}")
+            continue
+        args, kwargs = call(net.example_inputs)
+        with torch.no_grad():
+            want = graph.answer.of(graph.module(*args, **kwargs))
+            for step in ("equalize", "factorize", "ocs"):
+                choices = {unit.name: Choice(4, 8) for unit in graph.units}
+                made = apply_steps(graph, step, choices, load_target("paper"))
+                got = graph.answer.of(made.module(*args, **kwargs))
+                places = len(find_joints(graph))
+                if step == "ocs":
+                    places = sum("inputs instead of" in n.text for n in made.notes)
+                worst = float((got - want).abs().max() / want.abs().max().clamp_min(1e-30))
+                rows.append(
+                    {
+                        "network": name,
+                        "step": step,
+                        "places": str(places),
+                        "difference": f"{worst:.3g}",
+                    }
+                )
+        print(rows[-3:], flush=True)
+        save(REWRITES, rows)
+
+
+def known(path: Path) -> list[dict[str, str]]:
+    """Rows that were measured before."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def save(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--schemes", nargs="*", default=list(SCHEMES))
+    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=["table"])
+    parser.add_argument("--rewrites", action="store_true")
+    parser.add_argument("--again", action="store_true")
+    arguments = parser.parse_args()
+    root = arguments.data_root.absolute()
+    if not (root / "models.py").is_file():
+        print(f"no benchmark data at {arguments.data_root}: nothing measured")
+        return
+    if arguments.rewrites:
+        rewrites(root)
+    else:
+        rows = known(RESULT)
+        asked = [
+            run
+            for part in arguments.parts
+            for run in PARTS[part](arguments.only, arguments.schemes, arguments.methods)
+        ]
+        for run in asked:
+            same = [r for r in rows if all(r[k] == run[k] for k in IDENTITY)]
+            if same and not arguments.again:
+                continue
+            rows = [r for r in rows if r not in same]
+            rows.append({k: str(v) for k, v in measure(root, run).items()})
+            print(rows[-1], flush=True)
+            save(RESULT, rows)
+    (HERE.parent / "docs" / "methods_table.md").write_text(page(known(RESULT)))
+
+
+if __name__ == "__main__":
+    main()

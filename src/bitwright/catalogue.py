@@ -1,0 +1,86 @@
+"""What can be named: methods, steps, recipes, targets, metrics; what each asks for and costs."""
+
+from __future__ import annotations
+
+from bitwright import recipe as recipes
+from bitwright.errors import RecipeError, unknown
+from bitwright.graph.target import BUILT_IN, load_target
+from bitwright.methods.catalogue import METHODS, method
+from bitwright.metrics import METRICS
+from bitwright.prepare import steps as rewrites
+from bitwright.recipe import make_recipe
+from bitwright.tune_steps import ABOUT, REFINE, tuning_steps
+
+Rows = list[dict[str, str]]
+
+
+def catalogue(what: str) -> Rows:
+    """Rows of what can be named.
+
+    Raises:
+        RecipeError: nothing of that name is listed.
+    """
+    lists = {"methods": methods, "recipes": built_in, "targets": targets, "metrics": metrics}
+    if what not in lists:
+        raise RecipeError(unknown("list", what, lists))
+    return lists[what]()
+
+
+def methods() -> Rows:
+    """Everything that can make a network quantised or put it right: by which key it is named."""
+    return [
+        *(
+            _row(name, "method", (m.needs.data, m.needs.labels, m.needs.backward), m.needs.paper)
+            | {"cost": m.needs.cost}
+            for name, m in METHODS.items()
+        ),
+        *(
+            _row(name, "prepare", (False, False, False), about.paper)
+            | {"cost": f"seconds; {about.text}"}
+            for name, about in rewrites.ABOUT.items()
+        ),
+        *(
+            _row(name, "tune", (about.data, False, about.backward), about.paper)
+            | {"cost": about.cost}
+            for name, about in ABOUT.items()
+        ),
+    ]
+
+
+def built_in() -> Rows:
+    """The built-in recipes: what they ask for, and the keys that they set."""
+    return [_recipe(name) for name in recipes.BUILT_IN]
+
+
+def _recipe(name: str) -> dict[str, str]:
+    made = make_recipe(name, {})
+    own = [method(made.method)]
+    steps = tuning_steps(made.tune)
+    if REFINE in steps and made.refine_method:
+        own.append(method(made.refine_method))
+    backward = any(m.needs.backward for m in own) or any(ABOUT[s].backward for s in steps)
+    # Ranges of inputs come from data as well, whatever the method.
+    row = _row(name, "recipe", (made.data != "none", made.labels, backward), recipes.about(name))
+    row["cost"] = "; ".join([*(m.needs.cost for m in own), *(ABOUT[s].cost for s in steps)])
+    row["sets"] = ", ".join(f"{key} = {value}" for key, value in recipes.load_recipe(name).items())
+    return row
+
+
+def targets() -> Rows:
+    """The built-in targets."""
+    return [{"name": n, "description": load_target(n).description} for n in BUILT_IN]
+
+
+def metrics() -> Rows:
+    """The metrics of --eval."""
+    return [{"name": m.name, "description": m.text} for m in METRICS.values()]
+
+
+def _row(name: str, key: str, needs: tuple[bool, bool, bool], paper: str) -> dict[str, str]:
+    words = ["yes" if needed else "no" for needed in needs]
+    return {
+        "name": name,
+        "key": key,
+        **dict(zip(("data", "labels", "backward"), words, strict=True)),
+        "paper": paper,
+    }
