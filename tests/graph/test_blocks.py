@@ -72,3 +72,9 @@ def test_shared_weights_and_several_outputs_hold_blocks_together():
     assert [b.units for b in tied] == [("twice",), ("head",)]
     _, towers = found(seeded(TwoTowers), normal(2, 4), normal(2, 6))
     assert sum((b.units for b in towers), ()) == ("left", "right")
+
+
+def test_a_look_up_belongs_to_the_layer_behind_it():
+    net = seeded(lambda: Chain(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 2)))
+    _, blocks = found(net, torch.ones(2, 3).long())
+    assert [b.units for b in blocks] == [("m0", "m1"), ("m2",)]

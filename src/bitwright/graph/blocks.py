@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.graph.operators import ACTIVATIONS
+from bitwright.graph.operators import ACTIVATIONS, WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,13 @@ def _touched(nodes: list[fx.Node], calls: set[str]) -> set[fx.Node]:
 
 
 def _goes_on(node: fx.Node) -> bool:
-    """Whether an activation alone reads a value: the block ends behind it."""
+    """Whether a block does not end here: before an activation, or at a look-up.
+
+    A table's rows are no computed value: the quantised network makes them of looked-up integers.
+    """
     users = list(node.users)
-    return len(users) == 1 and users[0].target in ACTIVATIONS
+    activated = len(users) == 1 and users[0].target in ACTIVATIONS
+    return activated or WEIGHTED.get(node.target) == "embedding"
 
 
 def _read_from(nodes: list[fx.Node], begin: int, end: int) -> tuple[str, ...]:

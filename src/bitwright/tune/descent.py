@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.custom_ops import DEQUANTIZE
+from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.tune.judge import distillation
@@ -24,7 +24,7 @@ def weight_paths(stitched: fx.GraphModule) -> dict[str, str]:
     return {
         str(node.args[5]): f"{str(node.args[0].target).removesuffix('.q')}.numbers"
         for node in stitched.graph.nodes
-        if node.target is DEQUANTIZE
+        if is_stored_weight(node)
     }
 
 
