@@ -96,7 +96,7 @@ class _Space:
         for unit in self.units:
             weight = prepared.graph.tensor(unit.weight).float()
             axis = unit.channel_axis if target.weight_per_channel else None
-            grid = target.weight_grid(self.choices[unit.name].w_bits)
+            grid = self.start[unit.name].weight.grid
             qparams = weight_qparams(weight, grid, axis, rule, target.weight_symmetric)
             solved[unit.name] = self._rounded(unit, weight, qparams, edges)
         return solved, edges

@@ -18,7 +18,7 @@ from bitwright.methods.adaround import GAMMA, ZETA, soft_rounding
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, round_half_even
-from bitwright.tune.descent import weight_paths
+from bitwright.tune.descent import is_plain, weight_paths
 from bitwright.tune.fisher import fisher_diagonals
 from bitwright.tune.judge import Judge
 from bitwright.tune.network import Deploy, Solved, simulate
@@ -243,7 +243,7 @@ def _block(
     learned = {
         name: _Rounding.of(solved[name], graph.tensor(graph.unit(name).weight))
         for name in block.units
-        if name in solved and not solved[name].channel_bits and paths.get(name) in reached
+        if name in solved and is_plain(solved[name]) and paths.get(name) in reached
     }
     if not learned:
         return {}

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
+from bitwright.methods.problem import UnitSolution
 from bitwright.tune.judge import distillation
 from bitwright.tune.pool import Entry, joined
 from bitwright.tune.samples import bytes_of, fixed_batch
@@ -26,6 +27,11 @@ def weight_paths(stitched: fx.GraphModule) -> dict[str, str]:
         for node in stitched.graph.nodes
         if is_stored_weight(node)
     }
+
+
+def is_plain(solution: UnitSolution) -> bool:
+    """Whether a weight is stored as one tensor on one grid, and so can be learned as one."""
+    return solution.points == 1 and not solution.channel_bits
 
 
 def backward(

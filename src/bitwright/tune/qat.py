@@ -15,7 +15,7 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, fake_quantize_ste, round_half_even
-from bitwright.tune.descent import backward, rows_at_once, weight_paths
+from bitwright.tune.descent import backward, is_plain, rows_at_once, weight_paths
 from bitwright.tune.judge import Judge, Loss
 from bitwright.tune.network import Deploy, Solved, simulate, with_biases
 from bitwright.tune.pool import gather, minibatches
@@ -223,7 +223,7 @@ def _trained(
     made = {}
     for unit in graph.units:
         solution = start.get(unit.name)
-        if solution is None or solution.channel_bits or unit.name not in paths:
+        if solution is None or not is_plain(solution) or unit.name not in paths:
             continue
         k = solution.q.float() - solution.weight.zero_point
         rest = graph.tensor(unit.weight).float() / solution.weight.scale - k
