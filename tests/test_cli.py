@@ -15,7 +15,7 @@ import pytest
 
 from bitwright import cli
 from bitwright.catalogue import catalogue
-from bitwright.prepare.steps import STEPS as PREPARE
+from bitwright.prepare.steps import ABOUT as PREPARE
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.tune_steps import STEPS as TUNE
 

@@ -35,7 +35,7 @@ def methods() -> Rows:
             for name, m in METHODS.items()
         ),
         *(
-            _row(name, "prepare", (False, False, False), about.paper)
+            _row(name, "prepare", (name in rewrites.WITH_DATA, False, False), about.paper)
             | {"cost": f"seconds; {about.text}"}
             for name, about in rewrites.ABOUT.items()
         ),

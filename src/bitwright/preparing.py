@@ -24,7 +24,7 @@ from bitwright.numerics.stats import TensorStats
 from bitwright.prepare.smooth import NAME as SMOOTH
 from bitwright.prepare.smooth import apply_changes, find_changes
 from bitwright.prepare.steps import prepare_steps
-from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule, tuning_steps
+from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule
 from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.progress import Progress
 from bitwright.run.store import Entries, NullStore, Store

@@ -24,6 +24,7 @@ def test_every_step_has_its_name_and_is_described():
         ("equalise", r"unknown step 'equalise' in --prepare. Did you mean 'equalize'"),
         ("equalize,equalize", r"names a step twice"),
         ("equalize,factorize", r"'equalize' and 'factorize' both choose the scale"),
+        ("smooth,ocs", r"ocs halves weights.*smooth.*Keep one of them"),
         ("ocs,equalize", r"splits channels before 'equalize'.*Put ocs last"),
         ("absorb-bias,equalize", r"absorbs biases before 'equalize' makes them high"),
     ],
