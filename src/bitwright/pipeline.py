@@ -235,10 +235,7 @@ def activation_memory(
 
 
 def _bits(choices: Mapping[str, Choice]) -> dict[str, dict[str, int]]:
-    return {
-        name: {"w_bits": c.w_bits, "a_bits": c.a_bits, "points": c.points}
-        for name, c in choices.items()
-    }
+    return {name: choice.record() for name, choice in choices.items()}
 
 
 def _record(searched: Searched) -> dict[str, Any]:

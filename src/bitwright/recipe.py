@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from bitwright.errors import RecipeError, unknown
-from bitwright.graph.choice import parse_keep, parse_menu, parse_scheme
+from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import load_target
 from bitwright.methods.catalogue import method
 from bitwright.metrics import metric
@@ -45,6 +45,8 @@ BUILT_IN = (
 )
 BY_OUTPUT = "output"
 MODES = ("parallel", "sequential")
+# Methods that solve weights with several grids a channel.
+GROUPED = ("nearest", "quadratic")
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class Recipe:
             _check_bits(
                 kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name
             )
+        _check_groups((choice, *(kept for _, kept in keep)), (self.method, self.refine_method))
         self._check_allocation()
         prepare_steps(self.prepare)
         check_tuning(self.tune, self.method)
@@ -184,6 +187,10 @@ class Recipe:
         """Whether menu and budget make sense together."""
         target = load_target(self.target)
         for choice in parse_menu(self.menu) if self.menu else ():
+            if choice.group:
+                raise RecipeError(
+                    f"--menu holds {choice}: a menu has no groups. Give them by --scheme or --keep."
+                )
             _check_bits(
                 choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name
             )
@@ -231,6 +238,17 @@ class Recipe:
                     f"{key} is {getattr(self, key)!r}, but without --menu and --budget no bits are "
                     "searched for. Leave it out, or add --menu 'w8a8,w4a4' --budget 'size<=0.13'."
                 )
+
+
+def _check_groups(choices: Iterable[Choice], methods: Iterable[str]) -> None:
+    """Whether every method that is used solves weights with several grids a channel."""
+    grouped = [choice for choice in choices if choice.group]
+    for name in methods:
+        if grouped and name and name not in GROUPED:
+            raise RecipeError(
+                f"method {name!r} solves no groups, and the scheme is {grouped[0]}. Use "
+                f"--method {' or '.join(GROUPED)}, or leave the g out."
+            )
 
 
 def tensor_rule(recipe: Recipe) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import tempfile
 import time
@@ -135,7 +134,7 @@ class Result:
         return [
             row
             for row in (*self.table.rows, *self.table.references)
-            if bits[row.unit] == dataclasses.asdict(row.choice)
+            if bits[row.unit] == row.choice.record()
         ]
 
     def measured(self, run: RunDirectory | None = None) -> dict[str, Any]:

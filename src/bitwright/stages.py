@@ -36,12 +36,25 @@ def choices_of(graph: ModelGraph, recipe: Recipe) -> dict[str, Choice]:
     names = [unit.name for unit in graph.units]
     asked = assign(names, parse_scheme(recipe.scheme), parse_keep(recipe.keep))
     inputs = load_target(recipe.target).inputs
-    return {
-        unit.name: asked[unit.name]
-        if inputs and not unit.weight_only
-        else replace(asked[unit.name], a_bits=0)
-        for unit in graph.units
-    }
+    return {unit.name: _possible(unit, asked[unit.name], inputs) for unit in graph.units}
+
+
+def _possible(unit: Unit, choice: Choice, inputs: bool) -> Choice:
+    """The choice without input bits where the input stays float, without groups where none fit.
+
+    Groups are for linear layers whose inputs they divide; elsewhere a channel has one scale.
+    """
+    if not inputs or unit.weight_only:
+        choice = replace(choice, a_bits=0)
+    if not choice.group or (unit.kind in ("linear", "addmm") and fits(unit, choice.group)):
+        return choice
+    return replace(choice, group=0)
+
+
+def fits(unit: Unit, group: int) -> bool:
+    """Whether groups of that size divide a linear layer's inputs."""
+    width = unit.shape[1 - unit.channel_axis]
+    return len(unit.shape) == 2 and width % group == 0 and width > group
 
 
 def rewrite(graph: ModelGraph, recipe: Recipe) -> ModelGraph:
@@ -205,6 +218,8 @@ def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | Intege
     assert solution.bias is not None
     known = [qp for qp in solution.inputs if qp is not None]
     if len(known) != 1 or len(unit.calls) != 1:
+        return solution.bias
+    if solution.weight.scale.numel() > solution.bias.numel():  # in groups: no one lattice of sums
         return solution.bias
     scale = (known[0].scale * solution.weight.scale).reshape(-1)
     # One scale for all, or (grouped transposed convolutions) one for each channel of a group.

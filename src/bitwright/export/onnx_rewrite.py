@@ -15,6 +15,7 @@ from bitwright.export.onnx_shapes import is_zero_pad, merge_padding, pool_global
 from bitwright.export.onnx_tables import rows_of_table
 from bitwright.graph.target import PARALLEL, Target
 from bitwright.numerics.affine import QParams
+from bitwright.numerics.blocks import block_of, blocks
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.points import split
 
@@ -169,8 +170,15 @@ def _points(whole: _Integers, points: int) -> Iterator[_Integers]:
 def _stored(graph: ir.Graph, node: ir.Node, own: _Integers, stem: str) -> list[ir.Node]:
     """An initialiser in its container and what dequantises it."""
     kind, _ = container(own.bits, own.signed)
-    flat_scale, axis = _axis(own.scale)
     zero = np.broadcast_to(own.zero, own.scale.shape)
+    block = block_of(torch.from_numpy(own.scale), torch.from_numpy(zero.astype(np.int32)))
+    if block is None:
+        flat_scale, axis = _axis(own.scale)
+    else:
+        axis = block[0]
+        flat_scale, zero = (
+            blocks(torch.from_numpy(np.array(v)), block).numpy() for v in (own.scale, zero)
+        )
     q = _initializer(graph, _packed(own.q, kind, f"{stem}.q"))
     chain: list[ir.Node] = []
     if own.bits == 2:
@@ -186,6 +194,8 @@ def _stored(graph: ir.Graph, node: ir.Node, own: _Integers, stem: str) -> list[i
             _initializer(graph, _packed(zero.reshape(flat_scale.shape), kind, f"{stem}.zero"))
         )
     attributes = {} if axis is None else {"axis": axis}
+    if block is not None:
+        attributes["block_size"] = block[1]
     return [*chain, _fresh("DequantizeLinear", inputs, f"{stem}.float", **attributes)]
 
 

@@ -19,6 +19,7 @@ from bitwright.errors import RunDirectoryError
 from bitwright.graph.model_graph import InputSpec, ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.numerics.affine import QParams
+from bitwright.numerics.blocks import block_of, blocks, repeated
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.packing import pack, pack_channels, unpack, unpack_channels
 from bitwright.numerics.points import bits_of_point, join, split
@@ -138,23 +139,30 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def _store_weight(tensors: dict[str, Tensor], name: str, solved: QuantizedTensor) -> dict[str, Any]:
-    grid = solved.qparams.grid
+    grid, scale = solved.qparams.grid, solved.qparams.scale
     widths = solved.channel_bits
+    block = block_of(scale, solved.qparams.zero_point)
+    if block is not None:
+        scale = blocks(scale, block)
     if widths:
         tensors[f"{name}.q"] = pack_channels(solved.q.movedim(solved.channel_axis, 0), widths)
         _store_zero(tensors, f"{name}.z", solved.qparams)
     else:
         for index, (q, params) in enumerate(split(solved.q, solved.qparams, solved.points)):
             tensors[f"{name}.q{_NUMBER[index]}"] = pack(q, params.grid.bits)
+            if block is not None:
+                params = QParams(params.grid, scale, blocks(params.zero_point, block))
             _store_zero(tensors, f"{name}.z{_NUMBER[index]}", params)
     # The scales of further points are this one, the last one's, times powers of two.
-    tensors[f"{name}.s"] = solved.qparams.scale.reshape(-1).contiguous()
+    tensors[f"{name}.s"] = scale.reshape(-1).contiguous()
     entry: dict[str, Any] = {
         "bits": grid.bits,
         "signed": grid.signed,
         "shape": list(solved.q.shape),
-        "scale": list(solved.qparams.scale.shape),
+        "scale": list(scale.shape),
     }
+    if block is not None:
+        entry["block"] = block
     if widths:
         # One digit a channel: bits are 2 to 8.
         entry |= {"widths": "".join(map(str, widths)), "axis": solved.channel_axis}
@@ -186,6 +194,10 @@ def _read_weight(
             zero = _read_zero(tensors, f"{name}.z{_NUMBER[index]}", own, shape)
             parts.append((q, QParams(own, scale, zero)))
         q, qparams = join(parts) if points > 1 else parts[0]
+        if "block" in entry:
+            block = (int(entry["block"][0]), int(entry["block"][1]))
+            full = (repeated(v, block) for v in (qparams.scale, qparams.zero_point))
+            qparams = QParams(grid, *full)
         return QuantizedTensor(q, qparams, points=points)
     packed = tensors[f"{name}.q"]
     zero = _read_zero(tensors, f"{name}.z", grid, shape)

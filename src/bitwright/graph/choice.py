@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bitwright.errors import RecipeError
 
-_SCHEME = re.compile(r"w(\d+)a(\d+|f|float)(?:x(\d+))?|(float)")
+_SCHEME = re.compile(r"w(\d+)a(\d+|f|float)(?:g(\d+))?(?:x(\d+))?|(float)")
 ALLOWED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 # Of the sum of all points: those of the widest grid (`numerics.grid`; no torch is loaded here).
 WIDEST = 16
@@ -20,11 +20,13 @@ class Choice:
     """Bits of a unit's weight and of its input; 0 stands for float.
 
     `points`: the weight is a sum of so many tensors of `w_bits` each (`numerics.points`).
+    `group`: so many neighbours of a channel's weights share a grid; 0: the whole channel.
     """
 
     w_bits: int
     a_bits: int
     points: int = 1
+    group: int = 0
 
     @property
     def is_float(self) -> bool:
@@ -36,22 +38,28 @@ class Choice:
         """Bits of the sum of all points: those of the grid that the weight is solved on."""
         return self.w_bits * self.points
 
+    def record(self) -> dict[str, int]:
+        """As run directories hold it; groups are named where there are some."""
+        found = {"w_bits": self.w_bits, "a_bits": self.a_bits, "points": self.points}
+        return {**found, "group": self.group} if self.group else found
+
     def __str__(self) -> str:
         """Render as the user writes it."""
         if self.is_float:
             return "float"
         inputs = str(self.a_bits) if self.a_bits else "float"
-        return f"w{self.w_bits}a{inputs}" + (f"x{self.points}" if self.points > 1 else "")
+        group = f"g{self.group}" if self.group else ""
+        return f"w{self.w_bits}a{inputs}{group}" + (f"x{self.points}" if self.points > 1 else "")
 
 
 FLOAT = Choice(0, 0)
 
 
 def parse_scheme(text: str, place: str = "--scheme") -> Choice:
-    """Read ``w4a8``, ``w4afloat``, ``float`` or, with two points, ``w4a8x2``.
+    """Read ``w4a8``, ``w4afloat``, ``float``; of two points ``w4a8x2``, in groups ``w4a8g64``.
 
     >>> parse_scheme("w4a8")
-    Choice(w_bits=4, a_bits=8, points=1)
+    Choice(w_bits=4, a_bits=8, points=1, group=0)
 
     Raises:
         RecipeError: another word, or bits that no grid has.
@@ -60,14 +68,14 @@ def parse_scheme(text: str, place: str = "--scheme") -> Choice:
     if match is None:
         raise RecipeError(
             f"unknown scheme {text!r} in {place}. A scheme is written w4a8 (weight bits, input "
-            "bits), w4a8x2 (a sum of two such weights), w4afloat (weights only) or float."
+            "bits), w4a8x2 (a sum of two such weights), w4a8g64 (a scale for every 64 weights), "
+            "w4afloat (weights only) or float."
         )
-    if match.group(4):
+    if match.group(5):
         return FLOAT
     weights, inputs = match.group(1), match.group(2)
-    choice = Choice(
-        int(weights), 0 if inputs.startswith("f") else int(inputs), int(match.group(3) or 1)
-    )
+    a_bits = 0 if inputs.startswith("f") else int(inputs)
+    choice = Choice(int(weights), a_bits, int(match.group(4) or 1), int(match.group(3) or 0))
     for what, bits in (("weight", choice.w_bits), ("input", choice.a_bits)):
         if bits not in ALLOWED_BITS and not (what == "input" and bits == 0):
             raise RecipeError(
@@ -79,6 +87,11 @@ def parse_scheme(text: str, place: str = "--scheme") -> Choice:
         raise RecipeError(
             f"scheme {text!r} in {place} asks for {choice.points} points of {choice.w_bits} bits: "
             f"a sum has at most {WIDEST} bits, so weights of {choice.w_bits} bits have {allowed}."
+        )
+    if match.group(3) and (choice.group < 8 or choice.points > 1):
+        raise RecipeError(
+            f"scheme {text!r} in {place}: a group has 8 weights or more, and sums of points have "
+            "none. Write, for example, w4a8g64."
         )
     return choice
 
@@ -130,7 +143,7 @@ def parse_keep(text: str) -> tuple[tuple[str, Choice], ...]:
     """Read ``first,last=w8a8,blocks.0.*=float``: patterns up to each ``=`` share its scheme.
 
     >>> parse_keep("first,last=w8a8")[1]
-    ('last', Choice(w_bits=8, a_bits=8, points=1))
+    ('last', Choice(w_bits=8, a_bits=8, points=1, group=0))
     """
     rules: list[tuple[str, Choice]] = []
     waiting: list[str] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import dequantize, quantize
+from bitwright.numerics.blocks import grouped_qparams, turned
 from bitwright.numerics.ranges import range_rule, weight_qparams
 
 
@@ -35,9 +36,16 @@ class Nearest:
         """Round every weight to its nearest grid point."""
         axis = problem.channel_axis if problem.per_channel else None
         weight = problem.weight.detach().float()
-        qparams = weight_qparams(
-            weight, problem.grid, axis, range_rule(self.weight_range), problem.symmetric
-        )
+        rule = range_rule(self.weight_range)
+        if problem.choice.group:
+            rows = weight if problem.channel_axis == 0 else weight.t()
+            qparams = grouped_qparams(
+                rows, problem.grid, problem.choice.group, rule, problem.symmetric
+            )
+            if problem.channel_axis:
+                qparams = turned(qparams)
+        else:
+            qparams = weight_qparams(weight, problem.grid, axis, rule, problem.symmetric)
         q = quantize(weight, qparams)
         energy = weight.double().square().sum().clamp_min(1e-30)
         error = (weight - dequantize(q, qparams)).double().square().sum() / energy

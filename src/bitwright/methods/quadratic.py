@@ -12,9 +12,11 @@ from bitwright.graph.rows import rows_weight, solvable, weight_rows
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
+from bitwright.numerics.blocks import grouped_qparams, turned
 from bitwright.numerics.coordinate import Steps, best_scale, better, successive, sweep
 from bitwright.numerics.exact import exact_range, significant_bits, snap
 from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
+from bitwright.numerics.ranges import range_rule
 
 SHRINK = tuple(1.0 - 0.04 * i for i in range(16))
 
@@ -135,6 +137,13 @@ def relative_loss(gram: Gram, solution: UnitSolution, unit: Unit) -> float:
 
 def _start(problem: UnitProblem, target: Tensor, objective: Quadratic) -> Steps:
     """Nearest rounding in the range whose error, weighted by the inputs' energy, is least."""
+    if problem.choice.group:
+        rule = range_rule("mse")
+        own = grouped_qparams(
+            target[0], problem.grid, problem.choice.group, rule, problem.symmetric
+        )
+        lifted = QParams(problem.grid, own.scale.unsqueeze(0), own.zero_point.unsqueeze(0))
+        return _steps(target, lifted)
     energy = objective.h.diagonal(dim1=-2, dim2=-1).unsqueeze(1)
     low, high = target.amin(-1, keepdim=True), target.amax(-1, keepdim=True)
     if not problem.per_channel:
@@ -154,10 +163,14 @@ def _start(problem: UnitProblem, target: Tensor, objective: Quadratic) -> Steps:
         best = torch.where(better, error, best)
         scale = torch.where(better, qp.scale, scale)
         zero = torch.where(better, qp.zero_point, zero)
-    qp = QParams(problem.grid, scale, zero)
-    k = quantize(target, qp).float() - zero
-    grid = problem.grid
-    return Steps(k, scale, (grid.qmin - zero).float(), (grid.qmax - zero).float())
+    return _steps(target, QParams(problem.grid, scale, zero))
+
+
+def _steps(target: Tensor, qparams: QParams) -> Steps:
+    """Nearest rounding on given grids, as steps from their zero points."""
+    zero, grid = qparams.zero_point, qparams.grid
+    k = quantize(target, qparams).float() - zero
+    return Steps(k, qparams.scale, (grid.qmin - zero).float(), (grid.qmax - zero).float())
 
 
 def _snapped(steps: Steps, problem: UnitProblem) -> Steps:
@@ -169,6 +182,9 @@ def _as_integers(steps: Steps, problem: UnitProblem, unit: Unit) -> tuple[QParam
     """Integers and parameters in the weight's own shape."""
     zero_rows = problem.grid.qmin - steps.low
     q = rows_weight(steps.k + zero_rows, unit).to(problem.grid.dtype)
+    if problem.choice.group:
+        made = QParams(problem.grid, steps.scale[0], zero_rows[0].to(torch.int32))
+        return (made if problem.channel_axis == 0 else turned(made)), q.contiguous()
     shape: list[int] = []
     scale, zero = steps.scale.reshape(-1), zero_rows.reshape(-1)
     if problem.per_channel:

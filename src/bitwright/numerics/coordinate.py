@@ -15,7 +15,10 @@ BLOCK = 64
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """Weights as w = scale k: integers k in [low, high], scale and bounds [G, C, 1]."""
+    """Weights as w = scale k: integers k in [low, high].
+
+    Scale and bounds are [G, C, 1], or [G, C, N] where a row has several grids.
+    """
 
     k: Tensor
     scale: Tensor
@@ -28,6 +31,11 @@ class Steps:
         return self.k * self.scale
 
 
+def columns(values: Tensor, size: int) -> Tensor:
+    """Values for each of so many columns; a view."""
+    return values.expand(*values.shape[:-1], size)
+
+
 def sweep(problem: Quadratic, steps: Steps) -> tuple[Steps, int]:
     """Visit every coordinate once; returns the new integers and how many changed.
 
@@ -36,8 +44,8 @@ def sweep(problem: Quadratic, steps: Steps) -> tuple[Steps, int]:
     A block of columns is finished before the rest of the residual is brought up to date by one
     matrix product: 2 C N^2 operations a sweep, nearly all of them in products.
     """
-    h, scale = problem.h, steps.scale[..., 0]
-    low, high = steps.low[..., 0], steps.high[..., 0]
+    h = problem.h
+    scale, low, high = (columns(v, h.shape[-1]) for v in (steps.scale, steps.low, steps.high))
     diagonal = h.diagonal(dim1=-2, dim2=-1).clamp_min(1e-20)
     k = steps.k.clone()
     residual = problem.c - steps.weight @ h
@@ -51,18 +59,24 @@ def sweep(problem: Quadratic, steps: Steps) -> tuple[Steps, int]:
         for j in range(stop - start):
             pull = part[..., j] / diagonal[:, start + j, None]
             old = k[..., start + j]
-            new = round_half_even(old + pull / scale).clamp_(low, high)
-            delta = (new - old) * scale
+            at = start + j
+            new = round_half_even(old + pull / scale[..., at]).clamp_(low[..., at], high[..., at])
+            delta = (new - old) * scale[..., at]
             part = part - delta.unsqueeze(-1) * inner[:, None, j, :]
             k[..., start + j] = new
-        moved = (k[..., start:stop] - before) * scale.unsqueeze(-1)
+        moved = (k[..., start:stop] - before) * scale[..., start:stop]
         changed += int((moved != 0).sum())
         residual -= moved @ h[:, start:stop, :]
     return Steps(k, steps.scale, steps.low, steps.high), changed
 
 
 def best_scale(problem: Quadratic, steps: Steps) -> Tensor:
-    """The scale of each row that is best for its integers: s = k c^T / k H k^T [G, C, 1]."""
+    """The scale of each row that is best for its integers: s = k c^T / k H k^T [G, C, 1].
+
+    Of rows with several grids the scales stay as they are.
+    """
+    if steps.scale.shape[-1] > 1:
+        return steps.scale
     top = (steps.k * problem.c).sum(-1, keepdim=True)
     bottom = ((steps.k @ problem.h) * steps.k).sum(-1, keepdim=True)
     fitted = top / bottom.clamp_min(1e-30)
@@ -85,14 +99,15 @@ def successive(problem: Quadratic, steps: Steps) -> Steps:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
     w = (problem.c.double() @ inverse).float()
     upper = torch.linalg.cholesky(inverse, upper=True).float()
-    scale, low, high = steps.scale[..., 0], steps.low[..., 0], steps.high[..., 0]
+    scale, low, high = (columns(v, size) for v in (steps.scale, steps.low, steps.high))
     k = torch.empty_like(steps.k)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         errors = torch.empty_like(w[..., start:stop])
         for j in range(start, stop):
-            k[..., j] = round_half_even(w[..., j] / scale).clamp_(low, high)
-            error = (w[..., j] - k[..., j] * scale) / upper[:, j, j, None]
+            own = scale[..., j]
+            k[..., j] = round_half_even(w[..., j] / own).clamp_(low[..., j], high[..., j])
+            error = (w[..., j] - k[..., j] * own) / upper[:, j, j, None]
             w[..., j:stop] -= error.unsqueeze(-1) * upper[:, None, j, j:stop]
             errors[..., j - start] = error
         w[..., stop:] -= errors @ upper[:, start:stop, stop:]

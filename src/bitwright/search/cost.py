@@ -79,6 +79,8 @@ def weight_bits(params: int, channels: int, choice: Choice, zero_points: bool = 
     """
     if choice.is_float:
         return FLOAT_BITS * params
+    if choice.group:
+        channels = params // choice.group
     stored = params + channels if zero_points else params
     return stored * choice.sum_bits + SCALE_BITS * channels
 

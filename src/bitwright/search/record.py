@@ -151,7 +151,7 @@ def _read(record: Mapping[str, Any], table: Table) -> Allocation:
 
 
 def _choice(bits: Mapping[str, int]) -> Choice:
-    return Choice(bits["w_bits"], bits["a_bits"], bits["points"])
+    return Choice(bits["w_bits"], bits["a_bits"], bits["points"], bits.get("group", 0))
 
 
 def _row(unit: str, bits: Mapping[str, int], table: Table) -> Row:
