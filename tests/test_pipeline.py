@@ -230,7 +230,7 @@ def test_batches_without_labels_that_are_tuples():
         (network, [IMAGES], {"keep": "nothing=w8a8"}, RecipeError, "matches no unit"),
         (network, [IMAGES], {"recipe": "best"}, RecipeError, "unknown recipe 'best'"),
         (network, [], {}, DataError, "the data"),
-        (network, None, {}, DataError, "needs calibration data"),
+        (network, None, {}, DataError, "does not say what its inputs are like"),
         (network, [IMAGES.double()], {}, InputError, "double|float64"),
         (network, [IMAGES * float("nan")], {}, DataError, "NaN or infinite"),
         (lambda: network().train(), [IMAGES], {}, ModelError, "training mode"),
