@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from bitwright.run.memory import keep_heap
 from networks import pictures, small_network
 
 keep_heap()
+# No test is timed: the machines are shared, and a slow example is not a wrong one.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 # Two threads on two shared cores wait for each other far longer than they compute.
 torch.set_num_threads(1)
 

@@ -278,7 +278,8 @@ def test_bytes(value, shown):
 def test_differences_have_no_negative_zero():
     assert report_text.shown_difference("top1", 0.5, 0.4999999) == "0.00 points"
     assert report_text.shown_difference("top1", 0.5, 0.6) == "+10.00 points"
-    assert report_text.shown_difference("spearman", 0.5, 0.25) == "-0.25"
+    assert report_text.shown_difference("spearman", 0.5, 0.25) == "-25.00 points"
+    assert report_text.shown_difference("loss", 0.5, 0.25) == "-0.25"
 
 
 def test_strip_has_one_column_a_unit():

