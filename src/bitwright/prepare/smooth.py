@@ -20,7 +20,6 @@ from bitwright.graph.target import Target
 from bitwright.graph.units import input_of
 from bitwright.numerics.affine import dequantize, fake_quantize, quantize
 from bitwright.numerics.exact import exact_range
-from bitwright.numerics.ranges import range_rule, weight_qparams
 from bitwright.numerics.stats import ChannelStats
 from bitwright.prepare.rescale import by_input, put, put_bias, scaled_inputs
 
@@ -30,6 +29,8 @@ NAME = "smooth"
 POWERS = (0.5, 0.65, 0.8, 1.0)
 SHRINK = tuple(1.0 - 0.06 * i for i in range(14))
 ROWS = 1024
+# Of a row's range, what nearest rounding to few bits makes best use of, about.
+NARROWED = 0.9
 ROWS_OF_BATCH = 64
 # What inserted operators must gain at least; where a norm takes the change in, any gain will do.
 GAIN = 0.15
@@ -237,10 +238,12 @@ def _error(
         if value < best:
             best, nearest = value, tried
     from_input = _about_mean((nearest - x) @ weight.t())
-    axis = 0 if target.weight_per_channel else None
-    qparams = weight_qparams(
-        weight, target.weight_grid(choice.w_bits), axis, range_rule("mse"), target.weight_symmetric
-    )
+    low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
+    if not target.weight_per_channel:
+        low, high = low.min(), high.max()
+    # Nearest rounding in one range: a search for every trial would take longer than the solving.
+    grid = target.weight_grid(choice.w_bits)
+    qparams = exact_range(low * NARROWED, high * NARROWED, grid, target.weight_symmetric)
     rounded = dequantize(quantize(weight, qparams), qparams)
     from_weight = _about_mean(x @ (rounded - weight).t())
     energy = max(_about_mean(x @ weight.t()), 1e-30)
