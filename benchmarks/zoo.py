@@ -52,6 +52,15 @@ CHAIN_NETWORKS = (
     "efficientnet-b0", "inception-v3", "googlenet", "densenet-121", "vgg-11-bn", "squeezenet-1.1",
     "shufflenet-v2", "u-net", "repvgg-a0", "preact-resnet-18",
 )  # fmt: skip
+# Attention with its products and its softmax on the grid too, masked and not.
+ATTENTION = "paper+matmul+softmax"
+ATTENTION_NETWORKS = (
+    "bert", "minilm", "distilbert", "roberta", "xlm-roberta", "camembert", "albert", "electra",
+    "mobilebert", "squeezebert", "deberta", "deberta-v2", "mpnet", "roformer", "modernbert",
+    "nomic-bert", "eurobert", "esm", "convbert", "gpt2", "opt", "bloom", "llama", "qwen2",
+    "t5-encoder", "vit", "deit", "beit", "dinov2", "clip-vision", "swin", "swinv2", "pvt-v2",
+    "segformer-classifier",
+)  # fmt: skip
 
 
 def fresh(inputs: object, size: int, generator: torch.Generator) -> Any:
@@ -93,6 +102,7 @@ def examine(row: Row, name: str, target: str) -> None:
     result = bw.quantize(model, calibration, scheme="w8a8", target=target, batch=2)
     graph = result.graph
     row["units"] = len(graph.units)
+    row["edges"] = len(result.assignment.edges)
     row["folded"] = len(graph.folded)
     row["float_ops"] = {
         f["op"]: f["count"] for f in result.census["float_ops"] if "no weights" in f["reason"]
@@ -233,13 +243,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], help="only these networks")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds a network may take")
-    parser.add_argument("--target", choices=("all", "paper", "ort-cpu"), default="all")
+    parser.add_argument("--target", choices=("all", "paper", "ort-cpu", ATTENTION), default="all")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSONL file")
     parser.add_argument("--again", action="store_true", help="run those with a result too")
     parser.add_argument("--failed", action="store_true", help="run those not verified again")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
     options = parser.parse_args()
     jobs = [(n, "paper") for n in ZOO] + [(n, "ort-cpu") for n in CHAIN_NETWORKS]
+    jobs += [(n, ATTENTION) for n in ATTENTION_NETWORKS]
     jobs = [j for j in jobs if options.target in ("all", j[1])]
     unknown = set(options.only) - set(ZOO)
     if unknown:
@@ -259,7 +270,8 @@ def main() -> int:
             print(line(row), flush=True)
     rows = read(options.results)
     options.page.parent.mkdir(parents=True, exist_ok=True)
-    text = page(rows, list(ZOO), list(CHAIN_NETWORKS), KNOWN_REASONS)
+    more = {"ort-cpu": list(CHAIN_NETWORKS), ATTENTION: list(ATTENTION_NETWORKS)}
+    text = page(rows, list(ZOO), more, KNOWN_REASONS)
     options.page.write_text(text)
     print(next(part for part in text.splitlines() if part.startswith("**Target")))
     return 0 if all(r["verified"] or r["name"] in KNOWN_REASONS for r in rows.values()) else 1

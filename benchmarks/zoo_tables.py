@@ -34,16 +34,24 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def page(rows: Rows, names: list[str], chain: list[str], known: dict[str, str]) -> str:
-    """The whole page: a summary, the table of target paper, the failures, the smaller table."""
+TITLES = {
+    "ort-cpu": "The integer chain: target `ort-cpu`",
+    "paper+matmul+softmax": "Attention on the grid: target `paper+matmul+softmax`",
+}
+
+
+def page(rows: Rows, names: list[str], more: dict[str, list[str]], known: dict[str, str]) -> str:
+    """The whole page: a summary, the table of target paper, the failures, the smaller tables."""
     paper = [rows[n, "paper"] for n in names if (n, "paper") in rows]
-    small = [rows[n, "ort-cpu"] for n in chain if (n, "ort-cpu") in rows]
     parts = [HEAD, summary("Target `paper`", paper, known)]
     parts += ["", *table(paper), "", "## Not verified", "", *failures(paper, known)]
-    parts += ["", "## The integer chain: target `ort-cpu`", ""]
-    parts += [summary("Target `ort-cpu`", small, known), "", *table(small), ""]
-    if any(not row["verified"] for row in small):
-        parts += [*failures(small, known), ""]
+    for target, chosen in more.items():
+        small = [rows[n, target] for n in chosen if (n, target) in rows]
+        parts += ["", f"## {TITLES[target]}", ""]
+        parts += [summary(f"Target `{target}`", small, known), "", *table(small)]
+        if any(not row["verified"] for row in small):
+            parts += ["", *failures(small, known)]
+    parts.append("")
     return "\n".join(parts)
 
 

@@ -37,12 +37,31 @@ def lines() -> list[tuple[str, str]]:
 PYTHON = [(p, i, t) for p in DOCUMENTS for i, t in enumerate(blocks(p, "python"))]
 
 
+ENCODER = "all-MiniLM-L6-v2"
+
+
+def small_encoder(folder: Path) -> None:
+    """Stands for the encoder that a reader has fetched."""
+    transformers = pytest.importorskip("transformers", reason="the extra [text] is not installed")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{letter}" for letter in words[5:]]
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64, initializer_range=0.3,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [pytest.param(p, t, id=f"{p.name}-{i}") for p, i, t in PYTHON],
 )
 def test_python_blocks_run(path, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if ENCODER in source:
+        small_encoder(tmp_path / ENCODER)
     exec(compile(source, f"{path.name} block", "exec"), {"__name__": "__main__"})
 
 
