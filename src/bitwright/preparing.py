@@ -36,9 +36,6 @@ from bitwright.stages import input_grids, menu_of, rewrite, sites_in_use, stream
 from bitwright.tune.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 from bitwright.tune_steps import tuning_steps
 
-# Of nearest rounding's error at the output a solver leaves about so much.
-LEFT_BY_SOLVER = 0.25
-
 Menu = Mapping[str, tuple[Choice, ...]]
 
 
@@ -104,7 +101,7 @@ def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
             bound_batches(graph, lambda: stream(job.data, recipe)),
             {name: _hardest(choices) for name, choices in menu_of(graph, recipe).items()},
             load_target(recipe.target),
-            LEFT_BY_SOLVER if method(recipe.method).needs.data else 1.0,
+            method(recipe.method).needs.data,
         )
     for change in changes:
         where = "into its norm" if change.place.norm else "by two operators"

@@ -28,6 +28,8 @@ NAME = "smooth"
 # How far the channels' widths go into the weights: 0 not at all, 1 all of it.
 POWERS = (0.5, 0.65, 0.8, 1.0)
 SHRINK = tuple(1.0 - 0.06 * i for i in range(14))
+# Of nearest rounding's error at the output a solver leaves about so much.
+LEFT_BY_SOLVER = 0.25
 ROWS = 1024
 # Of a row's range, what nearest rounding to few bits makes best use of, about.
 NARROWED = 0.9
@@ -141,13 +143,14 @@ def find_changes(
     batches: Open,
     choices: Mapping[str, Choice],
     target: Target,
-    weight_part: float = 1.0,
+    solved: bool = False,
 ) -> tuple[Change, ...]:
     """For every place the change that lowers the error at its readers' outputs most, if any does.
 
     Equation: y = W x + b = (W diag(f)) ((x - t) / f) + (b + W t), with t the middle of each
-    channel's range or zero, f_j = r_j^p / w_j^(1-p), r_j half the channel's range, w_j the largest
-    weight that reads it, p one of `POWERS`. Error: ||W (x - Q(x))||^2 + k ||(W - Q(W)) x||^2.
+    channel's range, its mean or zero; f_j = r_j^p / w_j^(1-p) with r_j half the channel's range,
+    w_j the largest weight that reads it, and p one of `POWERS`. The error is
+    ||W (x - Q(x))||^2 + k ||(W - Q(W)) x||^2.
     Reference: Xiao et al., arXiv 2211.10438 (SmoothQuant), equations 3 and 4; the shift is that of
     Wei et al., arXiv 2304.09145 (Outlier Suppression+), section 4.1.
 
@@ -155,7 +158,8 @@ def find_changes(
         graph: the captured network.
         batches: opens the calibration inputs, bound to the graph.
         choices, target: the bits at which the error is measured, and how a grid is used.
-        weight_part: k, the share of nearest rounding's error that the method is expected to leave.
+        solved: whether the method solves weights and bias on data. It then leaves about a quarter
+            of nearest rounding's error, k = 1/4, and the bias takes the error's mean.
     """
     places = [
         place
@@ -172,7 +176,7 @@ def find_changes(
         run(graph, flat, visit)
     found = []
     for place in places:
-        change = _best(graph, place, seen.pop(place.source), choices, target, weight_part)
+        change = _best(graph, place, seen.pop(place.source), choices, target, solved)
         if change is not None:
             found.append(change)
     return tuple(found)
@@ -188,7 +192,7 @@ def _best(
     seen: _Seen,
     choices: Mapping[str, Choice],
     target: Target,
-    weight_part: float,
+    solved: bool,
 ) -> Change | None:
     stats = seen.stats
     assert stats is not None
@@ -196,7 +200,7 @@ def _best(
     weights = [by_input(graph.tensor(u.weight).float(), u).t() for u in place.readers]
     ones = torch.ones(rows.shape[1])
     trials = [(ones, torch.zeros_like(ones))]
-    for shift in ((stats.lo + stats.hi) / 2, torch.zeros_like(ones)):
+    for shift in ((stats.lo + stats.hi) / 2, stats.mean.float(), torch.zeros_like(ones)):
         reach = torch.maximum(stats.hi - shift, shift - stats.lo).clamp_min(1e-6)
         largest = torch.stack([w.abs().amax(0) for w in weights]).amax(0).clamp_min(1e-6)
         for power in POWERS:
@@ -209,7 +213,7 @@ def _best(
         total = 0.0
         for unit, weight in zip(place.readers, weights, strict=True):
             scaled = weight * factor
-            total += _error(x, bounds, scaled, choices[unit.name], target, weight_part)
+            total += _error(x, bounds, scaled, choices[unit.name], target, solved)
         errors.append(total)
     best = min(range(len(trials)), key=errors.__getitem__)
     needed = 1.0 if place.norm is not None else 1.0 - GAIN
@@ -225,7 +229,7 @@ def _error(
     weight: Tensor,
     choice: Choice,
     target: Target,
-    weight_part: float,
+    solved: bool,
 ) -> float:
     """Squared error at a linear layer's output, of its input's grid and of its weights' grid."""
     grid, symmetric = target.input_grid(choice.a_bits), target.input_symmetric
@@ -237,7 +241,8 @@ def _error(
         value = float(((tried - x).square() * importance).sum())
         if value < best:
             best, nearest = value, tried
-    from_input = _about_mean((nearest - x) @ weight.t())
+    energy_of = _about_mean if solved else _energy
+    from_input = energy_of((nearest - x) @ weight.t())
     low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
     if not target.weight_per_channel:
         low, high = low.min(), high.max()
@@ -245,9 +250,13 @@ def _error(
     grid = target.weight_grid(choice.w_bits)
     qparams = exact_range(low * NARROWED, high * NARROWED, grid, target.weight_symmetric)
     rounded = dequantize(quantize(weight, qparams), qparams)
-    from_weight = _about_mean(x @ (rounded - weight).t())
+    from_weight = energy_of(x @ (rounded - weight).t())
     energy = max(_about_mean(x @ weight.t()), 1e-30)
-    return (from_input + weight_part * from_weight) / energy
+    return (from_input + (LEFT_BY_SOLVER if solved else 1.0) * from_weight) / energy
+
+
+def _energy(error: Tensor) -> float:
+    return float(error.double().square().sum())
 
 
 def _about_mean(error: Tensor) -> float:
