@@ -63,7 +63,8 @@ def test_no_other_points_come_closer(sizes, seed):
         reach = (reach[:, None] + levels * own.scale.double()).reshape(-1)
     best = (w.double()[:, None] - reach).abs().amin(1)
     error = (w.double() - dequantize(quantize(w, qparams), qparams).double()).abs()
-    assert torch.allclose(error, best, rtol=1e-5, atol=1e-7)
+    # What is dequantised is a float32: its last bit is worth 2^-23 of the value.
+    assert torch.allclose(error, best, rtol=1e-5, atol=1e-6)
 
 
 def test_zero_points_of_symmetric_grids_stay_zero():

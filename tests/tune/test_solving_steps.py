@@ -151,7 +151,7 @@ def test_units_with_bits_for_each_channel_are_left_alone():
 def test_all_ranges_are_chosen_together_and_the_loss_never_rises(monkeypatch):
     monkeypatch.setattr(clip_search, "ClipSearch", partial(ClipSearch, evaluations=40))
     result = bw.quantize(
-        small_network(), [pictures(96)], scheme="w3a3", tune="lapq", target="ort-cpu",
+        small_network(), [pictures(96)], scheme="w2a4", tune="lapq", target="ort-cpu",
         keep="first,last=w8a8",
     )  # fmt: skip
     (record,) = result.metrics["tuning"]
