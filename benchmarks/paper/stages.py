@@ -71,7 +71,7 @@ class _Study:
     base: Base
     table: Table
     test: Dataset
-    known: dict[str, dict[str, float]]
+    float_answers: list[torch.Tensor]
 
     @classmethod
     def of(cls, root: Path, plan: Plan, scale: Scale, folder: Path, store: Path | None) -> _Study:
@@ -91,7 +91,7 @@ class _Study:
         menu, base = menu_of(graph, recipe), choices_of(graph, recipe)
         seen = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
         prepared = replace(prepare(job, graph, seen, Progress()), menu=menu)
-        return cls(plan, job, *measured_menu(job, prepared, Progress()), test, {})
+        return cls(plan, job, *measured_menu(job, prepared, Progress()), test, [])
 
     def rows(self, budget: str) -> Iterator[dict[str, object]]:
         """All ways to choose the bits, then the steps after the integer program."""
@@ -138,8 +138,14 @@ class _Study:
     def _figures(self, found: Configuration) -> dict[str, float]:
         graph, prepared = self.base.prepared.graph, self.base.prepared
         assignment = assemble(graph, found.solved, found.edges, prepared.target)
-        forwards = (forward_of(graph, graph.module), forward_of(graph, stitch(graph, assignment)))
-        seen = compare(*forwards, rebatch(self.test, 50), metric("top1"))
+        quantized = forward_of(graph, stitch(graph, assignment))
+        if not self.float_answers:
+            plain = forward_of(graph, graph.module)
+            with torch.no_grad():
+                self.float_answers += [plain(batch.inputs) for batch in rebatch(self.test, 50)]
+        known = iter(self.float_answers)
+        batches = rebatch(self.test, 50)
+        seen = compare(lambda _: next(known), quantized, batches, metric("top1"))
         return {
             "top1": seen["quantized"]["top1"],
             "float_top1": seen["float"]["top1"],

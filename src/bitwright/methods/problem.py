@@ -50,6 +50,7 @@ class UnitProblem:
         samples, samples_apart: some of those rows themselves, where the method asks for them.
         activation: what follows the unit at once; a loss may be taken behind it.
         free_inputs: whether a method may move the input's grid; not where others share it.
+        sample_count: how many calibration samples the rows come from; 0 where it is not known.
         input_means: the mean of what each call gets; None where it was not observed.
     """
 
@@ -72,6 +73,7 @@ class UnitProblem:
     samples_apart: Samples | None = None
     activation: Activation | None = None
     free_inputs: bool = True
+    sample_count: int = 0
     input_means: tuple[float | None, ...] = ()
 
 

@@ -31,13 +31,16 @@ class QuadraticSolver:
     arXiv 2403.07134); here the input is the quantised one, its target the float output.
 
     Attributes:
-        ridge: pull towards the float weights, relative to the mean of H's diagonal.
+        ridge: pull towards the float weights, relative to the mean of H's diagonal; at least this.
+        prior: how many samples the float weights count for. The rows of one image resemble each
+            other, so that moments of few images say much about these and little about others.
         sweeps: at most so many passes over the coordinates before and after the scale is fixed.
         tolerance: stop when the objective falls by less than this part in a sweep.
         weight_range: of the nearest rounding that the result is compared with.
     """
 
     ridge: float = 0.003
+    prior: float = 3.0
     sweeps: int = 20
     tolerance: float = 1e-4
     weight_range: str = "mse"
@@ -78,7 +81,8 @@ class QuadraticSolver:
         target = weight_rows(problem.weight.detach().float(), unit)
         fixed = torch.zeros_like(gram.y)
         exact = without_bias(gram, fixed) if unit.kind == "matmul" else centred(gram)
-        objective = regularised(exact, target, self.ridge)
+        ridge = max(self.ridge, self.prior / problem.sample_count if problem.sample_count else 0.0)
+        objective = regularised(exact, target, ridge)
         start = _start(problem, target, objective)
         # Two starts: descent ends in a local optimum, and neither start is always the better one.
         steps = better(

@@ -135,7 +135,9 @@ def _problems(
 ) -> list[UnitProblem]:
     """The problems of all choices of a unit; its rows are let go once they are read."""
     rows = collectors.pop(unit.name, None)
-    made = [problem_of(work, unit, choice, grids[n, choice], rows) for n, choice in tasks]
+    made = [
+        problem_of(work, unit, choice, grids[n, choice], rows, work.samples) for n, choice in tasks
+    ]
     if rows is not None:
         rows.close()
     return made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import fx
 
 from bitwright.graph.model_graph import Unit
@@ -64,8 +66,10 @@ def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -
     choice = task[1]
     if not solvable(unit):
         return solve_unit(work.method, problem_of(work, unit, choice, work.grids[task], None))
-    grids, rows = _stream(work, unit, task, batches_of(work, cut.whole), cut, over)
-    made = problem_of(work, unit, choice, grids, rows)
+    batches = batches_of(work, cut.whole)
+    grids, rows = _stream(work, unit, task, batches, cut, over)
+    seen = min(work.samples, math.ceil(work.samples * batches / work.passes))
+    made = problem_of(work, unit, choice, grids, rows, seen)
     rows.close()
     return solve_unit(work.method, made)
 

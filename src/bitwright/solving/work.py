@@ -99,8 +99,9 @@ def problem_of(
     choice: Choice,
     inputs: tuple[QParams | None, ...],
     rows: Collector | None,
+    sample_count: int = 0,
 ) -> UnitProblem:
-    """What the method sees of a unit, its rows included."""
+    """What the method sees of a unit, its rows included, and of how many samples they are."""
     made = problem(work.graph, unit, choice, work.target, inputs, work.seed, work.method.name)
     made = replace(
         made,
@@ -118,6 +119,7 @@ def problem_of(
         held_out=sums.apart,
         samples=fit or apart,
         samples_apart=apart,
+        sample_count=sample_count,
     )
 
 
