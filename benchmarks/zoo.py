@@ -4,7 +4,7 @@
 by nearest rounding, writes model.safetensors and model.onnx, and verifies the file in ONNX Runtime
 on batches of two, three and five samples. Each network runs in a process of its own with one
 thread and a time limit. Results go line by line to a JSONL file, so a killed run goes on where it
-stopped; docs/zoo.md is written from that file.
+stopped; docs/zoo.md is written from that file, and keeps the tables of targets it has no row of.
 """
 
 from __future__ import annotations
@@ -271,7 +271,8 @@ def main() -> int:
     rows = read(options.results)
     options.page.parent.mkdir(parents=True, exist_ok=True)
     more = {"ort-cpu": list(CHAIN_NETWORKS), ATTENTION: list(ATTENTION_NETWORKS)}
-    text = page(rows, list(ZOO), more, KNOWN_REASONS)
+    old = options.page.read_text() if options.page.is_file() else ""
+    text = page(rows, list(ZOO), more, KNOWN_REASONS, old)
     options.page.write_text(text)
     print(next(part for part in text.splitlines() if part.startswith("**Target")))
     return 0 if all(r["verified"] or r["name"] in KNOWN_REASONS for r in rows.values()) else 1

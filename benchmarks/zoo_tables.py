@@ -40,19 +40,37 @@ TITLES = {
 }
 
 
-def page(rows: Rows, names: list[str], more: dict[str, list[str]], known: dict[str, str]) -> str:
-    """The whole page: a summary, the table of target paper, the failures, the smaller tables."""
+def page(
+    rows: Rows, names: list[str], more: dict[str, list[str]], known: dict[str, str], old: str = ""
+) -> str:
+    """The whole page: a summary, the table of target paper, the failures, the smaller tables.
+
+    A target that no row is of keeps what the `old` page says of it.
+    """
+    before = sections(old, list(more))
     paper = [rows[n, "paper"] for n in names if (n, "paper") in rows]
     parts = [HEAD, summary("Target `paper`", paper, known)]
     parts += ["", *table(paper), "", "## Not verified", "", *failures(paper, known)]
+    parts = ["\n".join(parts)] if paper or "" not in before else [before[""]]
     for target, chosen in more.items():
         small = [rows[n, target] for n in chosen if (n, target) in rows]
-        parts += ["", f"## {TITLES[target]}", ""]
-        parts += [summary(f"Target `{target}`", small, known), "", *table(small)]
+        if not small:
+            parts += [before[target]] if target in before else []
+            continue
+        lines = [f"## {TITLES[target]}", "", summary(f"Target `{target}`", small, known)]
+        lines += ["", *table(small)]
         if any(not row["verified"] for row in small):
-            parts += ["", *failures(small, known)]
-    parts.append("")
-    return "\n".join(parts)
+            lines += ["", *failures(small, known)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def sections(old: str, targets: list[str]) -> dict[str, str]:
+    """A page in parts: what comes first as "", then each target's by its title."""
+    starts = {t: old.find(f"## {TITLES[t]}\n") for t in targets}
+    starts = {"": 0} | {t: at for t, at in starts.items() if at >= 0} if old else {}
+    ends = [*list(starts.values())[1:], len(old)]
+    return {t: old[a:z].strip() for (t, a), z in zip(starts.items(), ends, strict=False)}
 
 
 def summary(title: str, rows: list[Row], known: dict[str, str]) -> str:
