@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 import bitwright as bw
+from bitwright.evaluation import compare
 from bitwright.export.onnx_file import export_onnx
 from bitwright.graph.simulate import Assignment, stitch
+from bitwright.metrics import metric
 from bitwright.result import Result
 from bitwright.sources.batches import Dataset
 from bitwright.sources.lengths import batched, trimming
@@ -122,6 +124,14 @@ def question_network(
     keys = ("question", "context")
     texts = [{k: row[k] for k in keys} for row in train[:64]]
     return load_model(f"hf:{place}"), held, texts, seconds
+
+
+def exact_matches(result: Result, data: Dataset) -> dict[str, Any]:
+    """Float and quantised network by SQuAD's exact match."""
+    graph = result.graph
+    forwards = (forward_of(graph, module) for module in (graph.module, result.model))
+    batches = batched(trimming(data, graph.inputs), BATCH)
+    return compare(*forwards, batches, metric("exact_match"), answers=graph.answer.kind)
 
 
 def _train(encoder: LoadedModel, rows: list[dict[str, Any]], place: Path) -> None:
