@@ -2,6 +2,7 @@
 
     python benchmarks/multipoint.py --data-root DIR [--only resnet20 resnet56 efficientnet_lite0]
                                     [--parts errors agreement frontiers] [--calib 512] [--test 2000]
+                                    [--table-samples 256] [--blends 6] [--budgets 6]
 
 errors      Every unit at 2, 3 and 4 bits and 1 to 4 points: squared output error, relative to the
             output's energy, on calibration rows that were not solved on; inputs in float, so that
@@ -11,9 +12,14 @@ agreement   Nothing but 4-bit weight tensors, and nothing but 2-bit ones, inputs
             least BOPs found at which held-out calibration rows agree with float at least 99.9 %
             as often as those of w8a8; then both on the test set. Networks are sure of images like
             those that they were trained on, and nearly any rounding agrees there: means of two
-            held-out images, of which networks are unsure, are rows as well.
+            held-out images, of which networks are unsure, are rows as well. Counts of few answers
+            that differ are noise: what is compared is the expected number, see `expected_same`.
 frontiers   The menu of a device that has 2 and 4 bits, with and without points, at equal BOPs on
             the test set; and the picture.
+
+Choices whose sums have the same bits (w2a8x2 and w4a8) have the same grid, so the same solution
+and the same cost; each such sum is solved and measured once and stands in the table under all its
+names. One tensor of 8 bits is solved apart in the errors: two points of 4 are compared with it.
 
 Solutions are kept in --store and taken up again. Writes benchmarks/results/multipoint_*.csv,
 docs/multipoint_NETWORK.svg and the figures of docs/multipoint.md.
@@ -26,28 +32,29 @@ import csv
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bitwright.evaluation import compare
 from bitwright.graph.choice import Choice, parse_menu
 from bitwright.graph.rows import weight_rows
-from bitwright.lossless import Agreement, HeldOut, Search
+from bitwright.lossless import Agreement, Search
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import UnitProblem, UnitSolution
 from bitwright.methods.quadratic import QuadraticSolver
-from bitwright.metrics import metric
 from bitwright.numerics.affine import dequantize, quantize
 from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
+from bitwright.numerics.losses import kl_divergence
 from bitwright.numerics.ranges import range_rule, weight_qparams
 from bitwright.preparing import Job, capture_network, prepare, store_at, work_on
 from bitwright.recipe import make_recipe
@@ -56,6 +63,7 @@ from bitwright.run.progress import Progress
 from bitwright.search.allocate import allocate
 from bitwright.search.budget import Budget
 from bitwright.search.chart import draw
+from bitwright.search.cost import bops
 from bitwright.search.frontier import trace
 from bitwright.search.table import Table, make_table, write_table
 from bitwright.solving import solve
@@ -74,26 +82,39 @@ DATA = {
 PARTS = ("errors", "agreement", "frontiers")
 POINTS = "w2afloatx{1..4},w3afloatx{1..4},w4afloatx{1..4},w8afloat"
 MENU = "w2a8x{1..4},w4a8x{1..3},w8a8"
+SUMS = {2: Choice(2, 8), 4: Choice(4, 8), 6: Choice(2, 8, 3), 8: Choice(8, 8), 12: Choice(4, 8, 3)}
 SHARE_OF_W8 = 0.999
-BLENDS = 6
-BUDGETS = 6
 PAGE = HERE.parent / "docs" / "multipoint.md"
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
-def job_of(root: Path, network: str, menu: str, store: Path, calib: int) -> Job:
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for."""
+
+    root: Path
+    store: Path
+    calib: int
+    test: int
+    table_samples: int
+    blends: int
+    budgets: int
+
+
+def job_of(asked: Asked, network: str, menu: str) -> Job:
     """A job whose calibration rows are parted; `lossless` does that."""
     options = {
         "menu": menu,
         "lossless": 1 - SHARE_OF_W8,
         "method": "quadratic",
         "mode": "parallel",
-        "calib": calib,
+        "calib": asked.calib,
+        "table_samples": asked.table_samples,
     }
     recipe = make_recipe("fixed", options)
-    loaded = load_model(f"{root}/models.py:{network}")
-    data = load_data(f"{root}/loaders.py:{DATA[network][0]}")
-    return Job(loaded.module, data, recipe, loaded.example_inputs, store=store_at(store))
+    loaded = load_model(f"{asked.root}/models.py:{network}")
+    data = load_data(f"{asked.root}/loaders.py:{DATA[network][0]}")
+    return Job(loaded.module, data, recipe, loaded.example_inputs, store=store_at(asked.store))
 
 
 # ---- errors of units -------------------------------------------------------------------------
@@ -121,10 +142,16 @@ def residual_points(weight: Tensor, bits: int, points: int, axis: int) -> Tensor
 
 @dataclass(frozen=True)
 class Audited:
-    """The quadratic solver; notes the output error of every solution and of two others."""
+    """The quadratic solver; notes the output error of every solution and of two others.
+
+    A grid that was seen before under another number of points has the solution that is known.
+    """
 
     rows: list[dict[str, object]]
     inner: QuadraticSolver
+    known: dict[tuple[str, int, bool], tuple[UnitSolution, UnitSolution]] = field(
+        default_factory=dict
+    )
     name: str = "quadratic"
 
     @property
@@ -135,8 +162,11 @@ class Audited:
         return replace(self, inner=self.inner.configured(weight_range))
 
     def solve(self, problem: UnitProblem) -> UnitSolution:
-        found, plain = self.inner.solve(problem), Nearest().solve(problem)
         bits, points = problem.choice.w_bits, problem.choice.points
+        key = (problem.name, problem.grid.bits, bits == 8)
+        if key not in self.known:
+            self.known[key] = self.inner.solve(problem), Nearest().solve(problem)
+        found, plain = self.known[key]
         free = residual_points(problem.weight.detach(), bits, points, problem.channel_axis)
         assert problem.gram is not None
         apart = problem.held_out or problem.gram
@@ -169,9 +199,9 @@ def error_of(problem: UnitProblem, weight: Tensor, gram: Gram) -> float:
     return energy(true - own) / max(energy(true), 1e-30)
 
 
-def errors(root: Path, network: str, store: Path, calib: int) -> list[dict[str, object]]:
+def errors(asked: Asked, network: str) -> list[dict[str, object]]:
     """One line for every unit, width and number of points."""
-    job = replace(job_of(root, network, POINTS, store, calib), store=store_at(None))
+    job = replace(job_of(asked, network, POINTS), store=store_at(None))
     graph = capture_network(job)
     choices = parse_menu(POINTS)
     menu = {unit.name: choices for unit in graph.units}
@@ -245,54 +275,119 @@ def geometric(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / max(len(logs), 1))
 
 
-def blended(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+# ---- whole networks --------------------------------------------------------------------------
+
+
+def blended(batches: Iterable[tuple[Tensor, ...]], count: int) -> Iterator[tuple[Tensor, None]]:
     """Images, and the means of each with some others of its batch."""
     for (images,) in batches:
-        yield (images,)
-        for shift in range(1, min(BLENDS + 1, images.shape[0])):
-            yield ((images + images.roll(shift, 0)) / 2,)
+        yield (images,), None
+        for shift in range(1, min(count + 1, images.shape[0])):
+            yield ((images + images.roll(shift, 0)) / 2,), None
 
 
-# ---- whole networks --------------------------------------------------------------------------
+def margins(scores: Tensor, answers: Tensor) -> Tensor:
+    """How far the score of an answer is above all others."""
+    own = scores.gather(-1, answers[:, None])
+    return (own - scores.scatter(-1, answers[:, None], -math.inf).amax(-1, keepdim=True))[:, 0]
+
+
+def expected_same(reference: Tensor, scores: Tensor) -> float:
+    """How many answers are expected to be the same.
+
+    An answer changes where the change g of its margin is more than the margin m. Which g a row
+    has is chance, and few rows have a margin that small. Equation: sum_i mean_j [m_i + g_j > 0]
+    over the rows j of nearly the same margin, a fifth of all. With j = i alone it is the count.
+    """
+    answers = reference.argmax(-1)
+    m, order = margins(reference.double(), answers).sort()
+    change = margins(scores.double(), answers)[order] - m
+    width = max(1, len(m) // 5)
+    start = (torch.arange(len(m)) - width // 2).clamp(0, len(m) - width)
+    return float((m[:, None] + change.unfold(0, width, 1)[start] > 0).double().mean(1).sum())
+
+
+def standard_error(values: Tensor) -> float:
+    return float(values.std() / math.sqrt(len(values)))
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Class scores of configurations on the same rows; each is run once."""
+
+    base: Base
+    batches: Callable[[], Iterable[tuple[Any, Tensor | None]]]
+    known: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+    def __call__(self, choices: Mapping[str, Choice]) -> Tensor:
+        key = tuple(choices[unit.name].sum_bits for unit in self.base.prepared.graph.units)
+        if key not in self.known:
+            solved = {unit: SUMS[choice.sum_bits] for unit, choice in choices.items()}
+            self.known[key] = self.run(self.base.solutions.module(solved))
+        return self.known[key]
+
+    @cached_property
+    def float_scores(self) -> Tensor:
+        return self.run(self.base.prepared.graph.module)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        return torch.cat([labels for _, labels in self.batches() if labels is not None])
+
+    def run(self, module: nn.Module) -> Tensor:
+        forward = forward_of(self.base.prepared.graph, module)
+        with torch.no_grad():
+            return torch.cat([forward(inputs) for inputs, _ in self.batches()])
 
 
 @dataclass(frozen=True)
 class Study:
     """A solved menu with its table, and what tells how configurations do."""
 
-    base: Base
     table: Table
-    root: Path
+    judges: tuple[Judge, Judge]
+    asked: Asked
     network: str
-    test: int
 
     @classmethod
-    def of(cls, root: Path, network: str, store: Path, calib: int, test: int) -> Study:
-        job = job_of(root, network, MENU, store, calib)
+    def of(cls, asked: Asked, network: str) -> Study:
+        job = job_of(asked, network, ",".join(map(str, SUMS.values())))
         graph = capture_network(job)
         base, wanted = choices_of(graph, job.recipe), menu_of(graph, job.recipe)
         seen = {name: tuple(dict.fromkeys((base[name], *wanted[name]))) for name in wanted}
         prepared = replace(prepare(job, graph, seen, Progress()), menu=wanted)
         solved, table = measured_menu(job, prepared, Progress())
-        return cls(solved, table, root, network, test)
+        test = load_data(f"{asked.root}/loaders.py:{DATA[network][1]}")
+        judges = (
+            Judge(solved, lambda: blended(prepared.samples.held_out(), asked.blends)),
+            Judge(
+                solved, lambda: ((b.inputs, b.labels) for b in rebatch(take(test, asked.test), 50))
+            ),
+        )
+        return cls(every_name(table), judges, asked, network)
 
     def held_out(self, choices: Mapping[str, Choice]) -> Agreement:
-        prepared = self.base.prepared
-        rows = replace(prepared.samples, held_out=lambda: blended(prepared.samples.held_out()))
-        return HeldOut(replace(prepared, samples=rows))(self.base.solutions.module(choices))
+        """Expected agreement on rows that no solution has seen."""
+        reference, found = self.judges[0].float_scores, self.judges[0](choices)
+        return Agreement(expected_same(reference, found), len(found))
 
-    def tested(self, choices: Mapping[str, Choice]) -> dict[str, float]:
-        graph, module = self.base.prepared.graph, self.base.solutions.module(choices)
-        data = take(load_data(f"{self.root}/loaders.py:{DATA[self.network][1]}"), self.test)
-        forwards = (forward_of(graph, graph.module), forward_of(graph, module))
-        found = compare(*forwards, rebatch(data, 50), metric("top1"))
-        share = found["agreement"]
+    def tested(
+        self, choices: Mapping[str, Choice], other: Mapping[str, Choice]
+    ) -> dict[str, float]:
+        """On the test set, and what agrees more often than with another configuration there."""
+        judge = self.judges[1]
+        labels, reference = judge.labels, judge.float_scores
+        scores = judge(choices)
+        answers = reference.argmax(-1)
+        same, against = ((s.argmax(-1) == answers).double() for s in (scores, judge(other)))
         return {
-            "agreement": share,
-            "stderr": math.sqrt(share * (1 - share) / found["samples"]),
-            "top1": found["quantized"]["top1"],
-            "float_top1": found["float"]["top1"],
-            "kl": found["kl"],
+            "agreement": float(same.mean()),
+            "stderr": standard_error(same),
+            "more": float((same - against).mean()),
+            "more_stderr": standard_error(same - against),
+            "top1": float((scores.argmax(-1) == labels).double().mean()),
+            "float_top1": float((answers == labels).double().mean()),
+            "kl": float(kl_divergence(reference, scores)),
         }
 
     def among(self, choices: Iterable[Choice]) -> Table:
@@ -306,12 +401,22 @@ class Study:
         return sum(r.bops for r in rows)
 
 
+def every_name(table: Table) -> Table:
+    """The table with a row for every choice of the menu; equal sums have equal figures."""
+    rows = []
+    for row in table.rows:
+        same = [c for c in parse_menu(MENU) if c.sum_bits == row.choice.sum_bits]
+        assert all(bops(row.macs, choice) == row.bops for choice in same)
+        rows += [replace(row, choice=choice) for choice in same]
+    return make_table([*rows, *table.references])
+
+
 def agreement(study: Study) -> list[dict[str, object]]:
     """The least BOPs at which low-bit tensors alone do as w8a8 does."""
     whole = sum(32 * 32 * study.table.of(u)[0].macs for u in study.table.units)
     eight = dict.fromkeys(study.table.units, Choice(8, 8))
     limit = study.held_out(eight).share * SHARE_OF_W8
-    found = [("w8a8", eight)]
+    found: list[tuple[str, Mapping[str, Choice]]] = [("w8a8", eight)]
     for bits in (4, 2):
         own = [c for c in parse_menu(MENU) if c.w_bits == bits]
         table = study.among(own)
@@ -327,7 +432,7 @@ def agreement(study: Study) -> list[dict[str, object]]:
             "what": what,
             "bops": study.bops(choices) / whole,
             "held_out": study.held_out(choices).share,
-            **study.tested(choices),
+            **study.tested(choices, eight),
         }
         for what, choices in found
     ]
@@ -350,11 +455,11 @@ def frontiers(study: Study) -> list[dict[str, object]]:
     (HERE.parent / "docs" / f"multipoint_{study.network}.svg").write_text(draw(picture))
     lo, hi = (study.bops(dict.fromkeys(study.table.units, c)) for c in (Choice(2, 8), Choice(8, 8)))
     rows: list[dict[str, object]] = []
-    for step in range(1, BUDGETS + 1):
-        limit = lo + (hi - lo) * step // BUDGETS
-        for name, table in tables.items():
-            budget = Budget("bops", Fraction(limit), False, f"bops<={limit}")
-            made = allocate(table, (budget,))
+    for step in range(1, study.asked.budgets + 1):
+        limit = lo + (hi - lo) * step // study.asked.budgets
+        budget = Budget("bops", Fraction(limit), False, f"bops<={limit}")
+        found = {name: allocate(table, (budget,)) for name, table in tables.items()}
+        for name, made in found.items():
             rows.append(
                 {
                     "network": study.network,
@@ -362,7 +467,7 @@ def frontiers(study: Study) -> list[dict[str, object]]:
                     "menu": name,
                     "bops": study.bops(made.choices) / whole,
                     "predicted": made.loss,
-                    **study.tested(made.choices),
+                    **study.tested(made.choices, found["one point"].choices),
                 }
             )
     return rows
@@ -375,8 +480,10 @@ def told_rows(rows: list[dict[str, str]], names: Mapping[str, str]) -> list[str]
         cells = []
         for key in names:
             value = row[key]
-            if key in ("held_out", "agreement", "top1", "float_top1", "stderr"):
+            if key in ("held_out", "agreement", "stderr", "top1", "float_top1"):
                 value = f"{float(value):.2%}"
+            elif key == "more":
+                value = f"{float(value):+.2%} ± {float(row['more_stderr']):.2%}"
             elif key in ("bops", "budget", "kl", "predicted"):
                 value = f"{float(value):.3g}"
             cells.append(value)
@@ -417,15 +524,16 @@ def write_page() -> None:
     if kept("agreement"):
         names = {
             "network": "network", "what": "weights", "bops": "BOPs of float",
-            "held_out": "agreement, calibration rows held out", "agreement": "agreement, test",
-            "stderr": "standard error", "top1": "top-1", "float_top1": "float", "kl": "KL",
+            "held_out": "expected agreement, held-out calibration rows",
+            "agreement": "agreement, test", "stderr": "standard error", "more": "more than w8a8",
+            "top1": "top-1", "float_top1": "float", "kl": "KL",
         }  # fmt: skip
         parts += ["### Low-bit tensors alone", "", *told_rows(kept("agreement"), names), ""]
     if kept("frontiers"):
         names = {
             "network": "network", "budget": "BOPs allowed", "menu": "menu", "bops": "BOPs used",
             "predicted": "predicted loss", "agreement": "agreement, test",
-            "stderr": "standard error", "top1": "top-1", "kl": "KL",
+            "stderr": "standard error", "more": "more than one point", "top1": "top-1", "kl": "KL",
         }  # fmt: skip
         parts += ["### Frontiers", "", *told_rows(kept("frontiers"), names), ""]
     text = PAGE.read_text()
@@ -441,20 +549,30 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--calib", type=int, default=512)
     parser.add_argument("--test", type=int, default=2000)
+    parser.add_argument("--table-samples", type=int, default=256)
+    parser.add_argument("--blends", type=int, default=6)
+    parser.add_argument("--budgets", type=int, default=6)
     parser.add_argument("--store", type=Path)
     given = parser.parse_args()
     keep_heap()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        store = given.store or Path(folder)
+        asked = Asked(
+            given.data_root.absolute(),
+            given.store or Path(folder),
+            given.calib,
+            given.test,
+            given.table_samples,
+            given.blends,
+            given.budgets,
+        )
         for network in given.only:
-            root = given.data_root.absolute()
             if "errors" in given.parts:
-                keep("errors", network, errors(root, network, store, given.calib))
+                keep("errors", network, errors(asked, network))
                 print(f"{network}: errors", flush=True)
             if not {"agreement", "frontiers"} & set(given.parts):
                 continue
-            study = Study.of(root, network, store, given.calib, given.test)
+            study = Study.of(asked, network)
             write_table(HERE / "results" / f"multipoint_table_{network}.csv", study.table)
             for part, make in (("agreement", agreement), ("frontiers", frontiers)):
                 if part in given.parts:

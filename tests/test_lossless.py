@@ -78,6 +78,30 @@ def test_a_cheaper_uniform_configuration_is_seen():
     assert found.budgets[0].used == cost(found.choices) and "same bits everywhere" in found.note
 
 
+def test_most_bits_may_fail_by_chance():
+    """Beyond 8 bits a row of many differs: what costs less and agrees is found all the same."""
+
+    def truth(choices):
+        bits = [c.sum_bits for c in choices.values()]
+        return Agreement(1000 if min(bits) >= 4 and max(bits) < 12 else 980, 1000)
+
+    one = search(truth)
+    top = one.frontier.points[-1]
+    assert set(one.at(top).choices.values()) == {Choice(4, 8, 3)}
+    found, attained = one.cheapest()
+    assert attained and truth(found.choices).holds(0.01) and cost(found.choices) < top.steps
+    assert not one.tried[0].agreement.holds(0.01)
+
+
+def test_where_nothing_agrees_the_best_that_was_run_is_told():
+    def truth(choices):
+        return Agreement(900 if set(choices.values()) == {Choice(2, 8, 3)} else 800, 1000)
+
+    found, attained = search(truth).cheapest()
+    assert not attained and set(found.choices.values()) == {Choice(2, 8, 3)}
+    assert found.budgets[0].used == cost(found.choices)
+
+
 @pytest.mark.parametrize(("same", "rows"), [(250, 250), (249, 250), (990, 1000), (0, 5)])
 def test_the_bound_is_that_of_the_binomial(same, rows):
     """At the bound so few differences or fewer have a chance of 5 %."""

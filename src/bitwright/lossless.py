@@ -28,6 +28,7 @@ from bitwright.run.progress import Progress
 from bitwright.search.allocate import Allocation, allocate
 from bitwright.search.budget import Budget
 from bitwright.search.frontier import Frontier, Point, trace
+from bitwright.search.menu import Selection
 from bitwright.search.program import FEASIBLE
 from bitwright.search.table import Table
 from bitwright.stages import assemble
@@ -124,44 +125,49 @@ class Search:
         return allocate(self.table, (Budget(self.frontier.cost.name, amount, False, text),))
 
     def cheapest(self) -> tuple[Allocation, bool]:
-        """The cheapest allocation found that agrees, or the best there is, and whether it agrees.
+        """The cheapest allocation found that agrees, or the best that was run; whether it agrees.
 
-        Agreement is taken to rise along the frontier; cheaper uniform configurations are tried as
-        well.
+        Agreement is taken to rise along the frontier, and configurations of the same bits
+        everywhere are tried as well. Where most bits do not agree those may: few answers that
+        differ are chance.
         """
         points = self.frontier.points
-        best = self.at(points[-1])
-        if not self.holds(points[-1], best.choices):
-            return best, False
-        low, high = -1, len(points) - 1
+        top = points[-1], self.at(points[-1])
+        ends = [top] if self.holds(top[0], top[1].choices) else [top, *self._uniform(top[0])[::-1]]
+        held = next((e for e in ends if self.holds(e[0], e[1].choices)), None)
+        if held is None:
+            return max((found for _, found in ends), key=self._share), False
+        reached, best = held
+        low, high = -1, sum(p.steps < reached.steps for p in points)
         while high - low > 1:
             middle = (low + high) // 2
             found = self.at(points[middle])
             if self.holds(points[middle], found.choices):
-                high, best = middle, found
+                high, reached, best = middle, points[middle], found
             else:
                 low = middle
-        return self._uniform(points[high], best), True
+        same = (e for e in self._uniform(reached) if self.holds(e[0], e[1].choices))
+        return next((found for _, found in same), best), True
 
-    def _uniform(self, reached: Point, best: Allocation) -> Allocation:
-        """A cheaper configuration of the same bits everywhere, where one agrees."""
-        for point in self.frontier.others["uniform"]:
-            if point.steps >= reached.steps or point.selection is None:
-                break
-            rows = self.frontier.menu.rows_of(point.selection)
-            if self.holds(point, {unit: row.choice for unit, row in rows.items()}):
-                at_cost = self.at(point)
-                note = "the same bits everywhere agree with float at less cost than the frontier's"
-                return replace(
-                    at_cost,
-                    rows=rows,
-                    status=FEASIBLE,
-                    objective=point.loss,
-                    loss=point.loss,
-                    budgets=tuple(replace(s, used=point.used) for s in at_cost.budgets),
-                    note=note,
-                )
-        return best
+    def _share(self, found: Allocation) -> float:
+        return self.known[tuple(found.choices[unit] for unit in self.table.units)].share
+
+    def _uniform(self, reached: Point) -> list[tuple[Point, Allocation]]:
+        """Cheaper configurations of the same bits everywhere, the cheapest first."""
+        cheaper = (p for p in self.frontier.others["uniform"] if p.steps < reached.steps)
+        return [(p, self._same(p, p.selection)) for p in cheaper if p.selection is not None]
+
+    def _same(self, point: Point, selection: Selection) -> Allocation:
+        at_cost = self.at(point)
+        return replace(
+            at_cost,
+            rows=self.frontier.menu.rows_of(selection),
+            status=FEASIBLE,
+            objective=point.loss,
+            loss=point.loss,
+            budgets=tuple(replace(s, used=point.used) for s in at_cost.budgets),
+            note="the same bits everywhere agree with float at less cost than the frontier's",
+        )
 
 
 def search_lossless(job: Job, prepared: Prepared, progress: Progress) -> Searched:

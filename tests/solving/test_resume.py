@@ -106,6 +106,24 @@ def test_stopped_in_the_middle_and_taken_up(monkeypatch, mode, method):
 
 
 @MODES
+def test_sums_of_low_bit_tensors_are_taken_up(monkeypatch, mode):
+    """Stopped after every unit in turn; points come out of the store as they went in."""
+    net, data = NETWORKS["residual"]
+    given = run_of(seeded(net).eval(), data(), "w2a4x2", mode)
+    whole = given.bits()
+    store = Memory()
+    given = given.but(store=store)
+    count = len(given.work.tasks())
+    for life in range(count):
+        with pytest.raises(Interrupted):
+            given.solved(die_after(store, life + 1))
+    with solving_of(monkeypatch, QuadraticSolver) as problems:
+        found = given.solved()
+    assert digest(*found) == whole and store.counts.puts == count and not problems
+    assert {solution.points for solution in found[0].values()} == {2}
+
+
+@MODES
 def test_a_store_on_disk_read_by_another_process_of_the_same_run(tmp_path, mode):
     first = run(mode).but(store=Store(tmp_path))
     assert first.bits() == undisturbed(mode)
