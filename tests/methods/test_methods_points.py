@@ -11,12 +11,16 @@ import torch
 from unit_problems import bare, with_rows
 
 from bitwright.graph.choice import Choice
+from bitwright.graph.rows import weight_rows
 from bitwright.methods.catalogue import METHODS
 from bitwright.methods.problem import UnitProblem, solve_unit
 from bitwright.methods.stored import from_entry, to_entry
+from bitwright.numerics.affine import dequantize
+from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.points import split
 from bitwright.run.digest import digest
+from networks import normal
 
 CASES = ("conv with relu6", "linear without bias", "depthwise", "transposed", "one sample")
 EVERY = pytest.mark.parametrize("name", METHODS)
@@ -80,6 +84,27 @@ def test_every_point_lowers_the_output_error(bits):
     solved = (quick("quadratic").solve(asked("float input", bits, points)) for points in (1, 2, 3))
     errors = [found.loss_after for found in solved]
     assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize("seed", [0, 2, 4])
+def test_errors_below_the_rounding_of_the_sums_are_told_apart(seed):
+    """Of 16 bits in sum, on inputs that resemble each other: the truth is told in float64."""
+    plain = asked("float input", 4, 4)
+    size = plain.weight[0].numel()
+    x = normal(1, 4000, size, seed=seed) @ (normal(size, size, seed=seed + 50) * 0.05 + 1)
+    x, weight = x.relu(), weight_rows(plain.weight.float(), plain.unit)
+    y = x @ weight.mT + plain.bias
+    fit, apart = (Gram.of(x[:, s], y[:, s]) for s in (slice(3000), slice(3000, None)))
+    given = replace(plain, gram=fit, held_out=apart)
+
+    def error(solution):
+        moved = weight_rows(dequantize(solution.q, solution.weight), given.unit) - weight
+        found = x[:, 3000:].double() @ moved.double().mT
+        return float((found - found.mean(1, keepdim=True)).square().sum())
+
+    found = quick("quadratic").solve(given)
+    assert found.fallback is None and found.loss_after <= found.loss_before < 1e-5
+    assert error(found) < 0.5 * error(quick("nearest").solve(given))
 
 
 def test_two_points_of_four_bits_are_one_of_eight():
