@@ -21,6 +21,8 @@ from bitwright.numerics.ranges import range_rule
 # Sums over rows are of float32: smaller differences of relative errors are rounding. Sums of many
 # low-bit tensors have errors far below.
 RESOLVED = 2.0**-20
+# However few the samples: with more than this, rounding would no longer look at them.
+MOST_RIDGE = 3.0
 SHRINK = tuple(1.0 - 0.04 * i for i in range(16))
 
 
@@ -43,7 +45,7 @@ class QuadraticSolver:
     """
 
     ridge: float = 0.003
-    prior: float = 3.0
+    prior: float = 30.0
     sweeps: int = 20
     tolerance: float = 1e-4
     weight_range: str = "mse"
@@ -90,8 +92,7 @@ class QuadraticSolver:
         target = weight_rows(problem.weight.detach().float(), unit)
         fixed = torch.zeros_like(gram.y)
         exact = without_bias(gram, fixed) if unit.kind == "matmul" else centred(gram)
-        ridge = max(self.ridge, self.prior / problem.sample_count if problem.sample_count else 0.0)
-        objective = regularised(exact, target, ridge)
+        objective = regularised(exact, target, self._ridge(problem.sample_count))
         start = _start(problem, target, objective)
         # Two starts: descent ends in a local optimum, and neither start is always the better one.
         steps = better(
@@ -111,6 +112,11 @@ class QuadraticSolver:
         energy = target.double().square().sum().clamp_min(1e-30)
         change = (weight - target).double().square().sum() / energy
         return UnitSolution(q, qparams, bias, problem.inputs, self.name, float(change))
+
+    def _ridge(self, samples: int) -> float:
+        """The pull for so many samples; 0: not known."""
+        few = min(self.prior / samples, MOST_RIDGE) if samples else 0.0
+        return max(self.ridge, few)
 
     def _sweep(self, objective: Quadratic, steps: Steps, scales: bool) -> Steps:
         """Sweep until nothing changes or the objective stalls."""
