@@ -65,7 +65,7 @@ DFQ = {
     "dfq": METHODS["dfq"],
     "ocs": METHODS["ocs"],
 }  # fmt: skip
-CALIB = (10, 32, 100, 320, 1000)
+CALIB = (10, 100, 1000)
 # Where most of a run's time would go into the tests, their first so many; 0 for all.
 TESTS = {"resnet20": 2000, "resnet56": 2000}
 FIRST = """

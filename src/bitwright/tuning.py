@@ -110,6 +110,8 @@ def _apply(
             )
         else:
             solved, report = tune_batchnorms(*given, NORMS[step])
+            # The metrics name the step that was asked for.
+            report = replace(report, stage=step)
     _say(progress, report, step)
     return replace(start, solved=solved, reports=(*start.reports, report))
 
