@@ -65,6 +65,18 @@ DFQ = {
     "dfq": METHODS["dfq"],
     "ocs": METHODS["ocs"],
 }  # fmt: skip
+# What BRECQ and AdaRound have here of their iterations, for time: both the same part.
+SHARE = 0.3
+SHORTER = f"""
+from dataclasses import replace
+from functools import partial
+from bitwright import cli, tuning
+from bitwright.methods.catalogue import METHODS
+blocks, units = tuning.BlockReconstruction, METHODS["adaround"]
+tuning.BlockReconstruction = partial(blocks, iterations=int({SHARE} * blocks().iterations))
+METHODS["adaround"] = replace(units, iterations=int({SHARE} * units.iterations))
+cli.main()
+"""
 CALIB = (10, 100, 1000)
 # Where most of a run's time would go into the tests, their first so many; 0 for all.
 TESTS = {"resnet20": 2000, "resnet56": 2000}
@@ -150,8 +162,9 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
             loader = Path(folder) / "first.py"
             loader.write_text(FIRST.format(root=str(root), test=test, **run))
             tests = f"{loader}:first"
+        program = ["-c", SHORTER] if run["part"] == "seeds" else ["-m", "bitwright.cli"]
         command = [
-            sys.executable, "-m", "bitwright.cli", "quantize", f"{root}/models.py:{network}",
+            sys.executable, *program, "quantize", f"{root}/models.py:{network}",
             "--data", data, "--eval", tests, *options,
             "--scheme", run["scheme"], "--keep", KEEP, "--target", run["target"],
             "--calib", run["calib"], "--seed", run["seed"], "--out", str(out), "--quiet",
@@ -198,7 +211,8 @@ def page(rows: list[dict[str, str]]) -> str:
         lines += _network(network, [r for r in rows if r["network"] == network])
     lines += _part(rows, "dfq", "One scale for each weight (target `per-tensor`), w8a8")
     lines += _part(rows, "calib", "Small calibration sets, drawn anew (figure 1 of the paper)")
-    lines += _part(rows, "seeds", "BRECQ and AdaRound, three seeds")
+    lines += _part(rows, "seeds", f"BRECQ and AdaRound, three seeds, {SHARE} of their iterations")
+    lines += _means(rows)
     lines += _rewrites()
     return "\n".join(lines) + "\n"
 
@@ -231,7 +245,11 @@ def _network(network: str, rows: list[dict[str, str]]) -> list[str]:
 
 
 def _part(rows: list[dict[str, str]], part: str, title: str) -> list[str]:
-    own = [r for r in rows if r["part"] == part]
+    order = list({**DFQ, **METHODS})
+    own = sorted(
+        (r for r in rows if r["part"] == part),
+        key=lambda r: (r["network"], int(r["calib"]), order.index(r["method"]), int(r["seed"])),
+    )
     if not own:
         return []
     lines = ["", f"## {title}", ""]
@@ -244,6 +262,22 @@ def _part(rows: list[dict[str, str]], part: str, title: str) -> list[str]:
             f"| {r['network']} | {r['scheme']} | {r['method']} | {r['calib']} | {r['seed']} "
             f"| {float(r['float_top1']):.2%} | {float(r['top1']):.2%} "
             f"| {float(r['agreement']):.2%} | {float(r['kl']):.3g} |"
+        )
+    return lines
+
+
+def _means(rows: list[dict[str, str]]) -> list[str]:
+    """Means over the seeds of a method."""
+    own = [r for r in rows if r["part"] == "seeds"]
+    lines = [""] if own else []
+    for method in dict.fromkeys(r["method"] for r in own):
+        found = [r for r in own if r["method"] == method]
+        top1, agreement, kl = (
+            statistics.fmean(float(r[k]) for r in found) for k in ("top1", "agreement", "kl")
+        )
+        lines.append(
+            f"Mean of {len(found)} seeds, {method}: top-1 {top1:.2%}, agreement {agreement:.2%}, "
+            f"KL {kl:.3g}.  "
         )
     return lines
 
@@ -355,8 +389,13 @@ def main() -> None:
             if same and not arguments.again:
                 continue
             rows = [r for r in rows if r not in same]
-            # The same run may belong to two parts: its calibration set is not a drawn one then.
-            there = [r for r in rows if all(r[k] == run[k] for k in IDENTITY[1:])]
+            # The whole calibration set is part of the table, too.
+            there = [
+                r
+                for r in rows
+                if {r["part"], run["part"]} <= {"table", "calib"}
+                and all(r[k] == run[k] for k in IDENTITY[1:])
+            ]
             found = there[0] | run if there else measure(root, run)
             rows.append({k: str(v) for k, v in found.items()})
             print(rows[-1], flush=True)
