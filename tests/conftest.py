@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
+from bitwright import cli
 from bitwright.run.memory import keep_heap
 from networks import pictures, small_network
 
@@ -42,3 +46,30 @@ def small_net() -> nn.Module:
 @pytest.fixture
 def images() -> torch.Tensor:
     return pictures(48)
+
+
+class Outcome(NamedTuple):
+    """How the command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def bitwright(monkeypatch, capsys) -> Callable[..., Outcome]:
+    """Runs the command in this process; gives its exit code and what it wrote."""
+
+    def call(*words) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["bitwright", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
+        written = capsys.readouterr()
+        assert "Traceback" not in written.out + written.err
+        return Outcome(code, written.out, written.err)
+
+    return call

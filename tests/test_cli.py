@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from bitwright import cli
 from bitwright.catalogue import catalogue
 from bitwright.prepare.steps import ABOUT as PREPARE
 from bitwright.recipe import Recipe, load_recipe, update
@@ -137,30 +136,6 @@ def user(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("user") / "net.py"
     path.write_text(USER_FILE)
     return path
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def bitwright(monkeypatch, capsys):
-    """Runs the command in this process; gives its exit code and what it wrote."""
-
-    def call(*words) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["bitwright", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
-        written = capsys.readouterr()
-        assert "Traceback" not in written.out + written.err
-        return Outcome(code, written.out, written.err)
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +367,7 @@ def test_quiet_prints_nothing(bitwright, finished):
 # ---- wrong inputs ----------------------------------------------------------------------------
 
 
-def wrong(done: Outcome, *words: str) -> None:
+def wrong(done, *words: str) -> None:
     """Exit code 2, one message, which says all of the words."""
     assert done.code == 2, (done.code, done.out, done.err)
     assert done.err.startswith("bitwright: ")

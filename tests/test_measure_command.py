@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from bitwright import cli
 from bitwright.export.latency_csv import read_latencies
 from bitwright.graph.choice import FLOAT, Choice
 
@@ -39,23 +37,6 @@ def user(tmp_path):
     path = tmp_path / "user.py"
     path.write_text(USER_FILE)
     return path
-
-
-@pytest.fixture
-def bitwright(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["bitwright", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code
-        written = capsys.readouterr()
-        assert "Traceback" not in written.out + written.err
-        return code, written.out, written.err
-
-    return call
 
 
 QUICK = ("--repetitions", 1, "--checks", 0)

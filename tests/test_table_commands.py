@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from bitwright import cli
 from bitwright.graph.choice import FLOAT, Choice
 from bitwright.search.cost import bops, weight_bits
 from bitwright.search.table import Row, make_table, read_table, write_table
@@ -46,28 +45,6 @@ def run(tmp_path) -> Path:
     (path / "recipe.toml").write_text('version = 1\nmodel = "nowhere.py:net"\n')
     write_table(path / "table.csv", make_table(rows()))
     return path
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def bitwright(monkeypatch, capsys):
-    def call(*words) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["bitwright", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else int(bool(ended.code))
-        written = capsys.readouterr()
-        assert "Traceback" not in written.out + written.err
-        return Outcome(code, written.out, written.err)
-
-    return call
 
 
 def read(path: Path) -> dict:
