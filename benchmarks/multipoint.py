@@ -296,15 +296,14 @@ def expected_same(reference: Tensor, scores: Tensor) -> float:
     """How many answers are expected to be the same.
 
     An answer changes where the change g of its margin is more than the margin m. Which g a row
-    has is chance, and few rows have a margin that small. Equation: sum_i mean_j [m_i + g_j > 0]
-    over the rows j of nearly the same margin, a fifth of all. With j = i alone it is the count.
+    has, and its sign, is chance, and few rows have a margin that small.
+    Equation: sum_i mean_j ([m_i + g_j > 0] + [m_i - g_j > 0]) / 2 over all rows j. The count is
+    the same with j = i alone.
     """
     answers = reference.argmax(-1)
-    m, order = margins(reference.double(), answers).sort()
-    change = margins(scores.double(), answers)[order] - m
-    width = max(1, len(m) // 5)
-    start = (torch.arange(len(m)) - width // 2).clamp(0, len(m) - width)
-    return float((m[:, None] + change.unfold(0, width, 1)[start] > 0).double().mean(1).sum())
+    m = margins(reference.double(), answers)
+    g = margins(scores.double(), answers) - m
+    return float(sum((m[:, None] + s * g > 0).double().mean(1).sum() for s in (1, -1)) / 2)
 
 
 def standard_error(values: Tensor) -> float:
