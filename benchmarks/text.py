@@ -68,6 +68,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 STSB = tuple(RECIPES)
+TARGETS = ("ort-cpu", "ort-linear")
 PROBES = {
     "agnews": ("agnews_dev10k", "agnews_test", 2000, 2000),
     "sst2": ("sst2_train_20k", "sst2_validation", 4000, 872),
@@ -199,8 +200,9 @@ def qa(bench: Bench, name: str) -> Row:
 
 def speed(bench: Bench, name: str) -> Row:
     """Median processor milliseconds in ONNX Runtime, float and w8a8 by turns."""
-    recipe, batch = name.split(" batch ")
-    result, _ = bench.quantised(recipe, "ort-cpu", False)
+    asked, batch = name.split(" batch ")
+    recipe, target = asked.split(" ")
+    result, _ = bench.quantised(recipe, target, False)
     return runtime_speed(result, int(batch), 64) | {
         "spearman": result.metrics["quantized"]["spearman"]
     }
@@ -215,7 +217,7 @@ PARTS: dict[str, tuple[Callable[..., Row], tuple[str, ...]]] = {
     "stsb": (stsb, STSB),
     "probe": (probe, tuple(f"{t} {r}" for r in ("w8a8", "w4a8") for t in PROBES)),
     "qa": (qa, ("w8a8",)),
-    "speed": (speed, ("w8a8 batch 1", "w8a8 batch 16")),
+    "speed": (speed, tuple(f"w8a8 {t} batch {n}" for t in TARGETS for n in (1, 16))),
     "base": (base, ("light",)),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -84,6 +85,22 @@ def test_every_batch_and_length_runs_in_onnxruntime(encoder, tmp_path):
                 torch.from_numpy(got)[i, :length], want[i, :length], dim=-1
             )
             assert bool((near > 0.999).all()), (lengths, width)
+
+
+def test_linear_layers_have_integer_kernels_that_give_floats(encoder, tmp_path):
+    """Target ort-linear: no quantised sum is left between them, and the runtime fuses each."""
+    result = bw.quantize(encoder, [tokens(LENGTHS, 12)], scheme="w8a8", target="ort-linear")
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 3
+    path = result.export(tmp_path / "model.onnx")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = [n.op_type for n in onnx.load(tmp_path / "fused.onnx").graph.node]
+    # Six a layer; the pooler, on two axes, is a QGemm.
+    assert kinds.count("MatMulIntegerToFloat") == 12 and kinds.count("QGemm") == 1
+    assert not {"Gemm", "QLinearAdd", "MatMulInteger"} & set(kinds)
+    # Attention's products stay in float.
+    assert kinds.count("MatMul") + kinds.count("FusedMatMul") == 4
 
 
 def test_the_command_ranks_pairs(folder, tmp_path, monkeypatch):

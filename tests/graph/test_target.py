@@ -22,6 +22,9 @@ def test_what_the_built_in_targets_promise():
     assert ort.weight_symmetric and ort.weight_signed and ort.outputs and ort.bias_bits == 32
     assert "add" in ort.chain and not ort.input_signed
     assert not weights.inputs
+    linear = load_target("ort-linear")
+    assert linear.weight_symmetric and linear.weight_signed and linear.inputs
+    assert not linear.outputs and not linear.chain and not linear.bias_bits
     assert ort.weight_grid(4) == Grid(4, True) and ort.input_grid(8) == Grid(8, False)
 
 

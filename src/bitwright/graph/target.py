@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the same reader under its older name
     import tomli as tomllib
 
-BUILT_IN = ("ort-cpu", "paper", "per-tensor", "weights-only")
+BUILT_IN = ("ort-cpu", "ort-linear", "paper", "per-tensor", "weights-only")
 READS = "reads"
 JOINS = (READS, "add", "concat")
 PARALLEL, SUM = "parallel", "sum"
