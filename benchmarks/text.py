@@ -224,7 +224,11 @@ PARTS: dict[str, tuple[Callable[..., Row], tuple[str, ...]]] = {
 
 def page(rows: list[Row]) -> str:
     """The tables of docs/text.md."""
-    of = {part: [r for r in rows if r["part"] == part] for part in PARTS}
+    by_name = {(row["part"], row["name"]): row for row in rows}
+    of = {
+        part: [by_name[part, name] for name in names if (part, name) in by_name]
+        for part, (_, names) in PARTS.items()
+    }
     shared = {"": "{name}", "float": "{float:.2%}", "quantized": "{quantized:.2%}"}
     return "\n\n".join(
         [
