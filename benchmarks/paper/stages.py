@@ -142,7 +142,7 @@ class _Study:
         if not self.float_answers:
             plain = forward_of(graph, graph.module)
             with torch.no_grad():
-                self.float_answers += [plain(batch.inputs) for batch in rebatch(self.test, 50)]
+                self.float_answers.extend(plain(b.inputs) for b in rebatch(self.test, 50))
         known = iter(self.float_answers)
         batches = rebatch(self.test, 50)
         seen = compare(lambda _: next(known), quantized, batches, metric("top1"))
