@@ -3,6 +3,7 @@
     python benchmarks/multipoint.py --data-root DIR [--only resnet20 resnet56 efficientnet_lite0]
                                     [--parts errors agreement frontiers] [--calib 512] [--test 2000]
                                     [--table-samples 256] [--blends 6] [--budgets 6]
+                                    [--units NAME ...]
 
 errors      Every unit at 2, 3 and 4 bits and 1 to 4 points: squared output error, relative to the
             output's energy, on calibration rows that were not solved on; inputs in float, so that
@@ -99,6 +100,7 @@ class Asked:
     table_samples: int
     blends: int
     budgets: int
+    units: frozenset[str]
 
 
 def job_of(asked: Asked, network: str, menu: str) -> Job:
@@ -149,6 +151,7 @@ class Audited:
 
     rows: list[dict[str, object]]
     inner: QuadraticSolver
+    only: frozenset[str]
     known: dict[tuple[str, int, bool], tuple[UnitSolution, UnitSolution]] = field(
         default_factory=dict
     )
@@ -162,6 +165,8 @@ class Audited:
         return replace(self, inner=self.inner.configured(weight_range))
 
     def solve(self, problem: UnitProblem) -> UnitSolution:
+        if self.only and problem.name not in self.only:
+            return Nearest("minmax").solve(problem)
         bits, points = problem.choice.w_bits, problem.choice.points
         key = (problem.name, problem.grid.bits, bits == 8)
         if key not in self.known:
@@ -207,7 +212,9 @@ def errors(asked: Asked, network: str) -> list[dict[str, object]]:
     menu = {unit.name: choices for unit in graph.units}
     prepared = prepare(job, graph, menu, Progress())
     rows: list[dict[str, object]] = []
-    work = replace(work_on(job, prepared, menu), method=Audited(rows, QuadraticSolver()))
+    work = replace(
+        work_on(job, prepared, menu), method=Audited(rows, QuadraticSolver(), asked.units)
+    )
     solve(work, "parallel", {}, lambda _: None)
     return [{"network": network, **row} for row in rows]
 
@@ -505,8 +512,9 @@ def kept(part: str) -> list[dict[str, str]]:
 
 
 def keep(part: str, network: str, rows: list[dict[str, object]]) -> None:
-    """Lines of a network in place of those that are there."""
-    every = [r for r in kept(part) if r["network"] != network]
+    """Lines of a network, or of some of its units, in place of those that are there."""
+    units = {r["unit"] for r in rows if "unit" in r}
+    every = [r for r in kept(part) if r["network"] != network or (units and r["unit"] not in units)]
     every += [{k: str(v) for k, v in row.items()} for row in rows]
     file_of(part).parent.mkdir(exist_ok=True)
     with file_of(part).open("w", newline="") as file:
@@ -551,6 +559,7 @@ def main() -> None:
     parser.add_argument("--table-samples", type=int, default=256)
     parser.add_argument("--blends", type=int, default=6)
     parser.add_argument("--budgets", type=int, default=6)
+    parser.add_argument("--units", nargs="*", default=[], help="errors of these units alone")
     parser.add_argument("--store", type=Path)
     given = parser.parse_args()
     keep_heap()
@@ -564,6 +573,7 @@ def main() -> None:
             given.table_samples,
             given.blends,
             given.budgets,
+            frozenset(given.units),
         )
         for network in given.only:
             if "errors" in given.parts:

@@ -191,6 +191,31 @@ def test_scale_and_bias_are_the_least_squares_ones():
         assert float(bias[0, channel]) == pytest.approx(want[1], rel=1e-3, abs=1e-3)
 
 
+def test_sums_over_many_rows_lose_little():
+    """Inputs that are never negative, as after a ReLU: against float64."""
+    x = (normal(2, 100_000, 5, seed=1) + 1).relu()
+    y = normal(2, 100_000, 3, seed=2) + 0.5
+    found, one = Gram.of(x, y), Gram.of(x[:, :9000], y[:, :9000])
+    a, b = x.double(), y.double()
+    true = Gram(100_000, a.mT @ a, b.mT @ a, a.sum(1), b.sum(1), b.square().sum(1))
+    assert found.count == true.count and one.count == 9000
+    for name in ("xx", "yx", "x", "y", "yy"):
+        own, want = getattr(found, name), getattr(true, name)
+        assert own.dtype == torch.float32 and own.shape == getattr(one, name).shape
+        assert (own.double() - want).abs().max() <= 5e-7 * want.abs().max()
+
+
+def test_a_matrix_that_rounding_left_indefinite_has_a_start_all_the_same():
+    x, w, y = rows_of(5, inputs=8, outputs=3)
+    exact = centred(Gram.of(x, y))
+    values, vectors = torch.linalg.eigh(exact.h.double())
+    values[..., 0] = -1e-3 * values[..., -1]
+    h = (vectors * values.unsqueeze(-2)) @ vectors.mT
+    found = successive(replace(exact, h=h.float()), on_grid(w, 0.4, 3))
+    assert torch.isfinite(found.weight).all()
+    assert found.k.min() >= -4 and found.k.max() <= 3
+
+
 def test_the_unconstrained_optimum_is_the_least_squares_one():
     """With a grid too fine to matter, rounding one after the other gives plain least squares."""
     x, w, y = rows_of(6, inputs=6, outputs=2, count=300)

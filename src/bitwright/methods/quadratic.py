@@ -18,9 +18,8 @@ from bitwright.numerics.exact import exact_range, significant_bits, snap
 from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
 from bitwright.numerics.ranges import range_rule
 
-# Sums over rows are of float32: smaller differences of relative errors are rounding. Sums of many
-# low-bit tensors have errors far below.
-RESOLVED = 2.0**-20
+# Of the sums over rows, which are of float32.
+ROUNDING = 2.0**-22
 # However few the samples: with more than this, rounding would no longer look at them.
 MOST_RIDGE = 3.0
 SHRINK = tuple(1.0 - 0.04 * i for i in range(16))
@@ -77,7 +76,7 @@ class QuadraticSolver:
         apart = problem.held_out or gram
         before = relative_loss(apart, plain, unit)
         after = relative_loss(apart, solved, unit)
-        if abs(after - before) <= RESOLVED:
+        if abs(after - before) <= resolution(apart, problem):
             text = "held-out rows do not tell it from nearest rounding, which is nearer to float"
             worse = not weight_error(apart, solved, problem) <= weight_error(apart, plain, problem)
             after = min(before, after)
@@ -152,6 +151,17 @@ def relative_loss(gram: Gram, solution: UnitSolution, unit: Unit) -> float:
         bias = solution.bias.reshape(gram.y.shape)
     error = without_bias(gram, bias).loss(rows).sum()
     return float(error / gram.yy.double().sum().clamp_min(1e-30))
+
+
+def resolution(gram: Gram, problem: UnitProblem) -> float:
+    """Differences of relative losses below this are rounding; sums of many points have smaller.
+
+    Equation: eps |w0| |xx| |w0|^T / yy, what rounding does to a loss where all of it adds up.
+    """
+    assert problem.unit is not None
+    size = weight_rows(problem.weight.detach().float(), problem.unit).abs()
+    every = ((size @ gram.xx.abs().float()) * size).double().sum()
+    return ROUNDING * float(every / gram.yy.double().sum().clamp_min(1e-30))
 
 
 def weight_error(gram: Gram, solution: UnitSolution, problem: UnitProblem) -> float:

@@ -11,6 +11,8 @@ from bitwright.numerics.affine import round_half_even
 from bitwright.numerics.gram import Quadratic
 
 BLOCK = 64
+# Of the mean of the diagonal, until a matrix has a factor.
+DAMPS = (1e-6, 1e-4, 1e-2, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +96,7 @@ def successive(problem: Quadratic, steps: Steps) -> Steps:
     """
     h = problem.h.double()
     size = h.shape[-1]
-    damp = 1e-6 * h.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-20)
-    h = h + damp[:, None, None] * torch.eye(size, dtype=h.dtype, device=h.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+    inverse = torch.cholesky_inverse(_factor(h))
     w = (problem.c.double() @ inverse).float()
     upper = torch.linalg.cholesky(inverse, upper=True).float()
     scale, low, high = (columns(v, size) for v in (steps.scale, steps.low, steps.high))
@@ -112,6 +112,17 @@ def successive(problem: Quadratic, steps: Steps) -> Steps:
             errors[..., j - start] = error
         w[..., stop:] -= errors @ upper[:, start:stop, stop:]
     return Steps(k, steps.scale, steps.low, steps.high)
+
+
+def _factor(h: Tensor) -> Tensor:
+    """Lower Cholesky factor; of a matrix that rounding left indefinite, with a larger diagonal."""
+    mean = h.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-20)[:, None, None]
+    eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+    for damp in DAMPS:
+        factor, failed = torch.linalg.cholesky_ex(h + damp * mean * eye)
+        if not failed.any():
+            break
+    return factor
 
 
 def better(problem: Quadratic, one: Steps, other: Steps) -> Steps:
