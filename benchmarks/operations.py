@@ -47,7 +47,12 @@ from bitwright.sources.models import load_model
 from bitwright.stages import choices_of
 
 CALIBRATION = {"resnet20": "cifar_calib", "resnet56": "cifar_calib"}
-RUNS = [(method, mode) for method in ("quadratic",) for mode in ("sequential", "parallel")]
+RUNS = (
+    ("quadratic", "sequential"),
+    ("quadratic", "parallel"),
+    ("adaround", "sequential"),
+    ("adaquant", "sequential"),
+)
 IDENTITY = ("network", "method", "mode", "samples")
 
 
@@ -186,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--only", nargs="*", default=list(CALIBRATION), choices=list(CALIBRATION))
-    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=200)
     arguments = parser.parse_args()
     root = data_root(arguments.data_root)
     torch.set_num_threads(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -58,14 +58,16 @@ class Gram:
         return Gram(self.count + other.count, self.xx, self.yx, self.x, self.y, self.yy)
 
 
-def _added(parts: Iterable[Gram]) -> Gram:
+def _added(parts: Iterator[Gram]) -> Gram:
     """The sum, rounded once; one part at a time, since a Gram of a wide unit is large."""
-    count, sums = 0, [torch.zeros((), dtype=torch.float64)] * len(_SUMS)
+    first = next(parts)
+    count, kind = first.count, first.xx.dtype
+    sums = [getattr(first, name).double() for name in _SUMS]
+    del first
     for part in parts:
         count += part.count
-        own = [getattr(part, name) for name in _SUMS]
-        sums = [old.to(new.device) + new.double() for old, new in zip(sums, own, strict=True)]
-        kind = part.xx.dtype
+        for total, name in zip(sums, _SUMS, strict=True):
+            total.add_(getattr(part, name))
     return Gram(count, *(value.to(kind) for value in sums))
 
 
