@@ -179,8 +179,13 @@ def started(tmp_path):
     """A script that calls without protecting itself by __name__, its jobs under way."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(here=str(HERE), folder=str(tmp_path)))
+    # A shell's background jobs ignore the signal, and so would what the tests start from there.
     process = subprocess.Popen(
-        [sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(script)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return process, workers_in(tmp_path, 2)
 
