@@ -20,7 +20,12 @@ IDENTITY = ("network", "scheme", "method", "mode", "first and last", "calib", "s
 PAPER = """\
 The paper's figure 1 (ResNet-50, 4 bits, 1 to 1000 samples of calibration): AdaRound and training
 with distillation fall when samples are few, AdaQuant stays within about two points down to some
-tens of samples, and with one sample per class all are near their best."""
+tens of samples, and with one sample per class all are near their best.
+
+Here the quadratic solver, from which the other two start, pulls towards the float weights the more
+the fewer samples there are (30 / n of the mean diagonal, at most 3). So no method falls below
+nearest rounding, from one image on; with a hundred images all are within a point of their best, and
+with a thousand the gradient methods are ahead by less than the spread over seeds of both."""
 
 
 LARGE = "efficientnet_lite0"
