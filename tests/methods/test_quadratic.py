@@ -15,7 +15,7 @@ from bitwright.graph.rows import weight_rows
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.quadratic import QuadraticSolver, relative_loss
 from bitwright.numerics.affine import dequantize
-from bitwright.numerics.coordinate import Steps, best_scale, better, successive, sweep
+from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of, best_scale, sweep
 from bitwright.numerics.exact import significant_bits
 from bitwright.numerics.gram import Gram, centred, regularised
 from bitwright.run.digest import digest
@@ -48,10 +48,12 @@ def descend(problem_, steps, sweeps=40):
     raise AssertionError("descent does not end")
 
 
+def successive(problem_, steps):
+    return Successive.of(problem_).rounded(steps)
+
+
 def both_starts(problem_, steps):
-    return better(
-        problem_, descend(problem_, steps), descend(problem_, successive(problem_, steps))
-    )
+    return best_of(problem_, (steps, successive(problem_, steps)), False, Effort(40, 0.0))
 
 
 def true_losses(x, y, weights):

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import torch
 
-from bitwright.numerics.coordinate import Steps, best_scale, better, successive, sweep
+from bitwright.numerics.coordinate import (
+    Effort,
+    Steps,
+    Successive,
+    best_of,
+    best_scale,
+    descend,
+    sweep,
+)
 from bitwright.numerics.gram import Gram, centred, regularised, without_bias
 
 
@@ -52,14 +61,6 @@ def test_grams_of_parts_add_up_to_the_whole():
     assert torch.allclose(parts.yx, whole.yx, rtol=1e-4, atol=1e-3)
 
 
-def settled(problem, steps):
-    for _ in range(40):
-        steps, changed = sweep(problem, steps)
-        if not changed:
-            break
-    return steps
-
-
 def test_descent_against_brute_force():
     """No single change improves the result, and it is the optimum or near it, on 24 tiny problems.
 
@@ -71,8 +72,8 @@ def test_descent_against_brute_force():
         x, w, y = rows(inputs=4, outputs=2, seed=seed)
         problem = centred(Gram.of(x, y))
         start = steps_of(w, scale=0.6, bits=3)
-        first, second = (settled(problem, s) for s in (start, successive(problem, start)))
-        steps = better(problem, first, second)
+        starts = (start, Successive.of(problem).rounded(start))
+        steps = best_of(problem, starts, False, Effort(40, 0.0))
         found = problem.loss(steps.weight)
         assert bool((found <= problem.loss(start.weight) + 1e-3).all())
         for j, move in itertools.product(range(4), (-1, 1)):
@@ -113,3 +114,35 @@ def test_dead_inputs_keep_the_float_weights_under_regularisation():
     steps = steps_of(w, scale=0.25, bits=8)
     solved, _ = sweep(problem, steps)
     assert torch.equal(solved.k[..., 2], (w[..., 2] / 0.25).round().clamp(-128, 127))
+
+
+@pytest.mark.parametrize(("groups", "outputs"), [(1, 6), (5, 1)])
+@pytest.mark.parametrize("scales", [False, True])
+def test_rows_at_rest_are_left_out_and_nothing_else_changes(groups, outputs, scales):
+    """Each row (of a group of its own) ends where it ends alone, at the loss that is stated."""
+    x, w, y = rows(groups=groups, inputs=12, outputs=outputs, seed=4)
+    problem = centred(Gram.of(x, y))
+    start = steps_of(w, scale=0.7)
+    found, loss = descend(problem, start, scales, Effort(40, 0.0))
+    assert torch.allclose(loss, problem.loss(found.weight), rtol=1e-3)
+    assert bool((loss <= problem.loss(start.weight) * (1 + 1e-9)).all())
+    for g, c in itertools.product(range(groups), range(outputs)):
+        one = centred(Gram.of(x[g : g + 1], y[g : g + 1, :, c : c + 1]))
+        own = Steps(
+            *(v[g : g + 1, c : c + 1] for v in (start.k, start.scale, start.low, start.high))
+        )
+        alone, _ = descend(one, own, scales, Effort(40, 0.0))
+        assert torch.equal(alone.k[0, 0], found.k[g, c])
+        assert torch.allclose(alone.scale[0, 0], found.scale[g, c], rtol=1e-5)
+
+
+def test_of_two_starts_the_lower_end_is_taken_row_by_row():
+    x, w, y = rows(inputs=12, outputs=6, seed=6)
+    problem = centred(Gram.of(x, y))
+    start = steps_of(w, scale=0.7)
+    other = Successive.of(problem).rounded(start)
+    ends = [descend(problem, s, True, Effort()) for s in (start, other)]
+    losses = torch.stack([loss for _, loss in ends])
+    found = best_of(problem, (start, other), True, Effort())
+    assert torch.allclose(problem.loss(found.weight), losses.amin(0), rtol=1e-3)
+    assert 0 < int(losses.argmin(0).sum()) < 6

@@ -13,7 +13,7 @@ from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
 from bitwright.numerics.blocks import grouped_qparams, turned
-from bitwright.numerics.coordinate import Steps, best_scale, better, successive, sweep
+from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of
 from bitwright.numerics.exact import exact_range, significant_bits, snap
 from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
 from bitwright.numerics.ranges import range_rule
@@ -93,18 +93,11 @@ class QuadraticSolver:
         exact = without_bias(gram, fixed) if unit.kind == "matmul" else centred(gram)
         objective = regularised(exact, target, self._ridge(problem.sample_count))
         start = _start(problem, target, objective)
-        # Two starts: descent ends in a local optimum, and neither start is always the better one.
-        steps = better(
-            objective,
-            self._sweep(objective, start, problem.per_channel),
-            self._sweep(objective, successive(objective, start), problem.per_channel),
-        )
-        fixed_scale = _snapped(steps, problem)
-        steps = better(
-            objective,
-            self._sweep(objective, fixed_scale, False),
-            self._sweep(objective, successive(objective, fixed_scale), False),
-        )
+        other = Successive.of(objective)
+        effort = Effort(self.sweeps, self.tolerance)
+        starts = (start, other.rounded(start))
+        steps = _snapped(best_of(objective, starts, problem.per_channel, effort), problem)
+        steps = best_of(objective, (steps, other.rounded(steps)), False, effort)
         weight = steps.weight
         qparams, q = _as_integers(steps, problem, unit)
         bias = None if unit.kind == "matmul" else exact.bias(weight).reshape(-1)
@@ -116,19 +109,6 @@ class QuadraticSolver:
         """The pull for so many samples; 0: not known."""
         few = min(self.prior / samples, MOST_RIDGE) if samples else 0.0
         return max(self.ridge, few)
-
-    def _sweep(self, objective: Quadratic, steps: Steps, scales: bool) -> Steps:
-        """Sweep until nothing changes or the objective stalls."""
-        last = float("inf")
-        for _ in range(self.sweeps):
-            steps, changed = sweep(objective, steps)
-            if scales:
-                steps = replace(steps, scale=best_scale(objective, steps))
-            value = float(objective.loss(steps.weight).sum())
-            if not changed or last - value < self.tolerance * value:
-                break
-            last = value
-        return steps
 
 
 def _unsuited(unit: Unit | None, gram: Gram | None) -> str | None:

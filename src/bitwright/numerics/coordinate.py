@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from torch import Tensor
 from bitwright.numerics.affine import round_half_even
 from bitwright.numerics.gram import Quadratic
 
-BLOCK = 64
+# Columns whose residuals are brought up to date one by one: more of them are more work outside of
+# matrix products, fewer of them make the products slow.
+BLOCK = 32
 # Of the mean of the diagonal, until a matrix has a factor.
 DAMPS = (1e-6, 1e-4, 1e-2, 1.0)
 
@@ -33,85 +35,211 @@ class Steps:
         return self.k * self.scale
 
 
-def columns(values: Tensor, size: int) -> Tensor:
-    """Values for each of so many columns; a view."""
-    return values.expand(*values.shape[:-1], size)
+@dataclass(frozen=True)
+class Effort:
+    """How long to descend: at most so many sweeps, and until one gains less than this part."""
+
+    sweeps: int = 20
+    tolerance: float = 1e-4
 
 
 def sweep(problem: Quadratic, steps: Steps) -> tuple[Steps, int]:
-    """Visit every coordinate once; returns the new integers and how many changed.
-
-    Equation: k_j <- clamp(round((w_j + r_j / H_jj) / s)) with the residual r = c - w H: each is the
-    exact minimum over its grid with all others fixed, so the objective never rises.
-    A block of columns is finished before the rest of the residual is brought up to date by one
-    matrix product: 2 C N^2 operations a sweep, nearly all of them in products.
-    """
-    h = problem.h
-    scale, low, high = (columns(v, h.shape[-1]) for v in (steps.scale, steps.low, steps.high))
-    diagonal = h.diagonal(dim1=-2, dim2=-1).clamp_min(1e-20)
-    k = steps.k.clone()
-    residual = problem.c - steps.weight @ h
-    changed = 0
-    size = h.shape[-1]
-    for start in range(0, size, BLOCK):
-        stop = min(start + BLOCK, size)
-        part = residual[..., start:stop]
-        inner = h[:, start:stop, start:stop]
-        before = k[..., start:stop].clone()
-        for j in range(stop - start):
-            pull = part[..., j] / diagonal[:, start + j, None]
-            old = k[..., start + j]
-            at = start + j
-            new = round_half_even(old + pull / scale[..., at]).clamp_(low[..., at], high[..., at])
-            delta = (new - old) * scale[..., at]
-            part = part - delta.unsqueeze(-1) * inner[:, None, j, :]
-            k[..., start + j] = new
-        moved = (k[..., start:stop] - before) * scale[..., start:stop]
-        changed += int((moved != 0).sum())
-        residual -= moved @ h[:, start:stop, :]
-    return Steps(k, steps.scale, steps.low, steps.high), changed
+    """Visit every coordinate once; returns the new integers and how many changed."""
+    state = _State.of(problem, steps)
+    before = state.k.clone()
+    state.visit()
+    return state.steps(), int((state.k != before).sum())
 
 
 def best_scale(problem: Quadratic, steps: Steps) -> Tensor:
-    """The scale of each row that is best for its integers: s = k c^T / k H k^T [G, C, 1].
+    """The scale of each row that is best for its integers [G, C, 1]."""
+    state = _State.of(problem, steps)
+    state.fit_scale()
+    return state.steps().scale
 
-    Of rows with several grids the scales stay as they are.
+
+def best_of(problem: Quadratic, starts: tuple[Steps, Steps], scales: bool, effort: Effort) -> Steps:
+    """Descend from two starts at once; of the two ends the lower, channel by channel.
+
+    Descent ends in a local optimum, and no start is always the better one. Side by side they share
+    the steps from column to column, which are what a small unit's time goes to.
     """
-    if steps.scale.shape[-1] > 1:
-        return steps.scale
-    top = (steps.k * problem.c).sum(-1, keepdim=True)
-    bottom = ((steps.k @ problem.h) * steps.k).sum(-1, keepdim=True)
-    fitted = top / bottom.clamp_min(1e-30)
-    usable = (bottom > 0) & torch.isfinite(fitted) & (fitted > 0.5 * steps.scale)
-    return torch.where(usable & (fitted < 2 * steps.scale), fitted, steps.scale)
+    half = starts[0].k.shape[1]
+    both = Steps(*(torch.cat([getattr(s, f.name) for s in starts], 1) for f in fields(Steps)))
+    found, loss = descend(problem.repeated(2), both, scales, effort)
+    first = (loss[:, :half] <= loss[:, half:]).unsqueeze(-1)
+    values = (getattr(found, f.name) for f in fields(Steps))
+    return Steps(*(torch.where(first, v[:, :half], v[:, half:]) for v in values))
 
 
-def successive(problem: Quadratic, steps: Steps) -> Steps:
+def descend(problem: Quadratic, steps: Steps, scales: bool, effort: Effort) -> tuple[Steps, Tensor]:
+    """Sweep until the objective stalls; the result and its objective [G, C].
+
+    With `scales` each row's scale is fitted after every sweep. A row whose own objective stalls is
+    left out of further sweeps; where there are groups, a group all of whose rows do. The end comes
+    when what the rest gains is little of the whole objective: a few rows that go on for long are
+    not waited for, since a sweep over few rows takes a small unit as long as one over all.
+    """
+    found = state = _State.of(problem, steps)
+    loss = problem.loss(steps.weight)
+    # Channels are the last axis of a state, groups its first.
+    axis = 2 if steps.k.shape[0] == 1 else 0
+    alive = torch.arange(state.k.shape[axis], device=state.k.device)
+    for _ in range(effort.sweeps):
+        weight, residual = state.k * state.scale, state.residual.clone()
+        state.visit()
+        if scales:
+            state.fit_scale()
+        # Exact without the difference of two losses, which rounding would hide.
+        gain = ((state.k * state.scale - weight) * (residual + state.residual)).sum(1).double()
+        value = loss.index_select(min(axis, 1), alive) - gain
+        loss.index_copy_(min(axis, 1), alive, value)
+        busy = gain > effort.tolerance * value
+        if not busy.any() or gain.sum() < effort.tolerance * loss.sum():
+            break
+        going = busy[0] if axis else busy.any(1)
+        if not going.all():
+            found.put(axis, alive, state)
+            chosen = going.nonzero()[:, 0]
+            alive, state = alive[chosen], state.only(axis, chosen)
+    found.put(axis, alive, state)
+    return found.steps(), loss
+
+
+@dataclass(eq=False)
+class _State:
+    """A descent under way; columns before channels, so that a column lies in one piece.
+
+    h is [G, N, N]; c, k and the residual r = c - w H are [G, N, C]; scale and bounds [G, 1, C] or
+    [G, N, C]. The residual is carried along: a sweep needs nothing else.
+    """
+
+    h: Tensor
+    c: Tensor
+    k: Tensor
+    residual: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, problem: Quadratic, steps: Steps) -> _State:
+        values = (steps.k, steps.scale, steps.low, steps.high)
+        k, scale, low, high = (v.mT.contiguous() for v in values)
+        c = problem.c.mT.contiguous()
+        return cls(problem.h, c, k.clone(), c - problem.h @ (k * scale), scale, low, high)
+
+    def steps(self) -> Steps:
+        k, scale, low, high = (v.mT for v in (self.k, self.scale, self.low, self.high))
+        return Steps(*(v.contiguous() for v in (k, scale, low, high)))
+
+    def only(self, axis: int, chosen: Tensor) -> _State:
+        """These channels (axis 2) or groups (axis 0)."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        if axis:
+            own.pop("h")
+        return replace(self, **{n: v.index_select(axis, chosen) for n, v in own.items()})
+
+    def put(self, axis: int, at: Tensor, other: _State) -> None:
+        """Write what another has found for these channels or groups."""
+        if other is not self:
+            self.k.index_copy_(axis, at, other.k)
+            self.scale.index_copy_(axis, at, other.scale)
+
+    def visit(self) -> None:
+        """Every coordinate once.
+
+        Equation: k_j <- clamp(round(k_j + r_j / (H_jj s))) with r = c - w H: each is the exact
+        minimum over its grid with all others fixed, so the objective never rises. A block of
+        columns is finished before the rest of the residual is brought up to date by one matrix
+        product: 2 C N^2 operations a sweep, nearly all of them in products.
+        """
+        h, size = self.h, self.h.shape[-1]
+        diagonal = h.diagonal(dim1=-2, dim2=-1).clamp_min(1e-20).unsqueeze(-1)
+        pulls = (diagonal * self.scale).reciprocal().unbind(1)
+        k = self.k.unbind(1)
+        scale, low, high = (
+            v.expand(-1, size, -1).unbind(1) for v in (self.scale, self.low, self.high)
+        )
+        for start in range(0, size, BLOCK):
+            stop = min(start + BLOCK, size)
+            part = self.residual[:, start:stop].clone()
+            inner = h[:, start:stop, start:stop].unsqueeze(-1)
+            moved = torch.empty_like(part)
+            for i, (at, delta) in enumerate(zip(part.unbind(1), moved.unbind(1), strict=True)):
+                j = start + i
+                new = round_half_even(torch.addcmul(k[j], at, pulls[j]))
+                new.clamp_(low[j], high[j])
+                torch.sub(new, k[j], out=delta)
+                delta.mul_(scale[j])
+                k[j].copy_(new)
+                part[:, i + 1 :].addcmul_(inner[:, i + 1 :, i], delta.unsqueeze(1), value=-1)
+            self.residual.baddbmm_(h[:, :, start:stop], moved, alpha=-1)
+
+    def fit_scale(self) -> None:
+        """The best scale of each row: s = k c^T / k H k^T, where H k^T = (c - r)^T / s.
+
+        Of rows with several grids the scales stay as they are.
+        """
+        if self.scale.shape[1] > 1:
+            return
+        own = self.c - self.residual
+        top = (self.k * self.c).sum(1, keepdim=True)
+        bottom = (self.k * own).sum(1, keepdim=True) / self.scale
+        fitted = top / bottom.clamp_min(1e-30)
+        usable = (bottom > 0) & torch.isfinite(fitted) & (fitted > 0.5 * self.scale)
+        fitted = torch.where(usable & (fitted < 2 * self.scale), fitted, self.scale)
+        self.residual = torch.addcmul(self.c, own, fitted / self.scale, value=-1)
+        self.scale = fitted
+
+
+@dataclass(frozen=True, eq=False)
+class Successive:
     """Round one column after the other, each error made good by the columns still free.
 
-    Equation: from the unconstrained optimum w* = c H^-1, with H^-1 = U^T U (upper Cholesky):
+    Equation: from the unconstrained optimum w* = c H^-1, with H^-1 = U^T U (U upper):
     k_j = clamp(round(w_j / s)), then w_i <- w_i - (w_j - s k_j) U_ji / U_jj for all i > j.
+    U is the inverse of the upper R with H = R R^T, which is the Cholesky factor of H with its
+    columns in reverse order.
     Reference: Frantar et al., arXiv 2210.17323 (GPTQ), here towards the float target of a
     quantised input. A good place to start the descent from.
     """
-    h = problem.h.double()
-    size = h.shape[-1]
-    inverse = torch.cholesky_inverse(_factor(h))
-    w = (problem.c.double() @ inverse).float()
-    upper = torch.linalg.cholesky(inverse, upper=True).float()
-    scale, low, high = (columns(v, size) for v in (steps.scale, steps.low, steps.high))
-    k = torch.empty_like(steps.k)
-    for start in range(0, size, BLOCK):
-        stop = min(start + BLOCK, size)
-        errors = torch.empty_like(w[..., start:stop])
-        for j in range(start, stop):
-            own = scale[..., j]
-            k[..., j] = round_half_even(w[..., j] / own).clamp_(low[..., j], high[..., j])
-            error = (w[..., j] - k[..., j] * own) / upper[:, j, j, None]
-            w[..., j:stop] -= error.unsqueeze(-1) * upper[:, None, j, j:stop]
-            errors[..., j - start] = error
-        w[..., stop:] -= errors @ upper[:, start:stop, stop:]
-    return Steps(k, steps.scale, steps.low, steps.high)
+
+    optimum: Tensor
+    upper: Tensor
+
+    @classmethod
+    def of(cls, problem: Quadratic) -> Successive:
+        """Factor the matrix, N^3 / 3 operations, and invert the factor, as many."""
+        factor = _factor(problem.h.double().flip(-2, -1))
+        turned = problem.c.double().mT.flip(-2)
+        optimum = torch.cholesky_solve(turned, factor).flip(-2)
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        return cls(optimum.float(), inverse.flip(-2, -1).float())
+
+    def rounded(self, steps: Steps) -> Steps:
+        """On the grids of these steps."""
+        upper, size = self.upper, self.upper.shape[-1]
+        w = self.optimum.clone()
+        scale, low, high = (
+            v.mT.expand(-1, size, -1).contiguous().unbind(1)
+            for v in (steps.scale, steps.low, steps.high)
+        )
+        ratios = (upper / upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).unsqueeze(-1)
+        k = torch.empty_like(w)
+        for start in range(0, size, BLOCK):
+            stop = min(start + BLOCK, size)
+            part, errors = w[:, start:stop], torch.empty_like(w[:, start:stop])
+            for i in range(stop - start):
+                j = start + i
+                own = part[:, i]
+                whole = round_half_even(own / scale[j]).clamp_(low[j], high[j])
+                error = own - whole * scale[j]
+                part[:, i + 1 :].addcmul_(ratios[:, j, j + 1 : stop], error.unsqueeze(1), value=-1)
+                k[:, j], errors[:, i] = whole, error
+            w[:, stop:].baddbmm_(ratios[:, start:stop, stop:, 0].mT, errors, alpha=-1)
+        return replace(steps, k=k.mT.contiguous())
 
 
 def _factor(h: Tensor) -> Tensor:
@@ -123,14 +251,3 @@ def _factor(h: Tensor) -> Tensor:
         if not failed.any():
             break
     return factor
-
-
-def better(problem: Quadratic, one: Steps, other: Steps) -> Steps:
-    """Of two solutions the one with the lower objective, channel by channel."""
-    first = (problem.loss(one.weight) <= problem.loss(other.weight)).unsqueeze(-1)
-    return Steps(
-        torch.where(first, one.k, other.k),
-        torch.where(first, one.scale, other.scale),
-        torch.where(first, one.low, other.low),
-        torch.where(first, one.high, other.high),
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -91,6 +91,15 @@ class Quadratic:
         cross = (w * self.c.double()).sum(-1)
         own = ((w @ self.h.double()) * w).sum(-1)
         return (own - 2 * cross + self.constant.double()).clamp_min(0)
+
+    def repeated(self, times: int) -> Quadratic:
+        """Every channel so many times, one copy after the other."""
+        return replace(
+            self,
+            c=self.c.repeat(1, times, 1),
+            constant=self.constant.repeat(1, times),
+            y_mean=self.y_mean.repeat(1, times),
+        )
 
     def bias(self, w: Tensor) -> Tensor:
         """The bias [G, C] that is best for these weights."""
