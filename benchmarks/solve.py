@@ -4,7 +4,7 @@
                                [--seeds 5] [--calib 1000 [100 10 1]]
 
 Each run is one `bitwright quantize` in a process of its own, first and last units at 8 bits unless
-`as all` is said. Runs already in benchmarks/results/solve.csv are not repeated unless --again is
+`as all` is said. Runs already in benchmarks/results/solve.csv are repeated only where --again is
 given; docs/solve.md shows mean and deviation over the seeds that are there. Several values of
 --calib give figure 1 of the paper: accuracy against the size of the calibration set.
 """
@@ -177,17 +177,19 @@ def main() -> None:
     parser.add_argument("--modes", nargs="*", default=("sequential", "parallel"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--calib", type=int, nargs="*", default=[1000])
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--again", action="store_true", help="measure known runs anew")
     arguments = parser.parse_args()
     root = arguments.data_root.absolute()
     if not (root / "models.py").is_file():
         print(f"no benchmark data at {arguments.data_root}: nothing measured")
         return
-    rows = [] if arguments.again else known()
+    rows = known()
     there = {tuple(row[k] for k in IDENTITY) for row in rows}
     for run in wanted(arguments):
-        if tuple(run[k] for k in IDENTITY) in there:
+        identity = tuple(run[k] for k in IDENTITY)
+        if identity in there and not arguments.again:
             continue
+        rows = [row for row in rows if tuple(row[k] for k in IDENTITY) != identity]
         rows.append({k: str(v) for k, v in measure(root, run).items()})
         print(rows[-1], flush=True)
         with RESULT.open("w", newline="") as file:

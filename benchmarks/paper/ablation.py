@@ -25,7 +25,11 @@ def plans(study: Study) -> list[Plan]:
     """A plan a seed."""
     seeds = 1 if study.scale.quick else SEEDS
     budgets = BUDGETS[:1] if study.scale.quick else BUDGETS
-    return [Plan(name, MENU, budgets, seed) for seed in range(seeds) for name in study.of(NETWORKS)]
+    return [
+        Plan(name, MENU, budgets, seed, beside=(UNIFORM,))
+        for seed in range(seeds)
+        for name in study.of(NETWORKS)
+    ]
 
 
 def run(study: Study) -> None:

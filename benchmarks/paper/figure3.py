@@ -30,7 +30,7 @@ def plans(study: Study) -> list[Plan]:
         found.append(Plan(name, MENU, budgets, steps=steps))
         if name in RELAXED_OF:
             menu = "w{4,6}a{4,6}" if study.scale.quick else RELAXED
-            found.append(Plan(name, menu, budgets, steps=steps, greedy=False))
+            found.append(Plan(name, menu, budgets, steps=steps, beside=()))
     return found
 
 

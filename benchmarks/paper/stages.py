@@ -23,7 +23,7 @@ from bitwright.preparing import Job, captured, prepare, store_at
 from bitwright.recipe import make_recipe
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
-from bitwright.search.allocate import SOLVERS, allocate
+from bitwright.search.allocate import IP, SOLVERS, allocate
 from bitwright.search.table import Table
 from bitwright.solutions import stitched
 from bitwright.sources.batches import Dataset, rebatch
@@ -34,7 +34,7 @@ from bitwright.tabulating import Base, measured_menu
 from bitwright.tuning import Configuration, tune
 
 Choices = Mapping[str, Choice]
-IP, UNIFORM = "ip", "uniform"
+UNIFORM = "uniform"
 # The names of the pipelines' steps in the order in which they are applied.
 STEPS = {"bn": "ip + bn", "bias": "ip + bn + bias", "refine": "ip + bn + bias + refine"}
 
@@ -43,7 +43,7 @@ STEPS = {"bn": "ip + bn", "bias": "ip + bn + bias", "refine": "ip + bn + bias + 
 class Plan:
     """What is measured: a network's menu, budgets, tuning steps, and the seed.
 
-    `greedy` says whether greedy rules and uniform bits stand beside the integer program.
+    `beside` are the ways to choose the bits that stand beside the integer program.
     """
 
     network: str
@@ -51,7 +51,7 @@ class Plan:
     budgets: tuple[str, ...]
     seed: int = 0
     steps: tuple[str, ...] = ("bn", "bias")
-    greedy: bool = True
+    beside: tuple[str, ...] = (*SOLVERS[1:], UNIFORM)
     refine_method: str = "quadratic"
 
 
@@ -108,11 +108,13 @@ class _Study:
 
     def _chosen(self, budget: str) -> dict[str, Choices]:
         found = {}
-        for solver in SOLVERS if self.plan.greedy else (IP,):
+        for solver in SOLVERS:
+            if solver not in (IP, *self.plan.beside):
+                continue
             allocation = allocate(self.table, budget, solver=solver)
             if allocation.rows is not None:
                 found[solver] = dict(allocation.choices)
-            if solver == IP and allocation.uniform is not None and self.plan.greedy:
+            if solver == IP and allocation.uniform is not None and UNIFORM in self.plan.beside:
                 wanted = allocation.uniform.choice
                 found[UNIFORM] = {
                     unit: wanted if wanted in self.base.prepared.menu[unit] else choice
