@@ -26,7 +26,7 @@ from bitwright.solving import Edges
 from bitwright.stages import active_sites, assemble, input_grids
 from bitwright.tune.judge import Judge, Loss
 from bitwright.tune.network import Solved
-from bitwright.tune.report import TuneReport
+from bitwright.tune.report import TuneReport, attempted
 from bitwright.tune.samples import Flat, in_memory, size_of, take_rows
 
 Answer = tuple[dict[str, UnitSolution], dict[tuple[str, str], QParams]]
@@ -185,18 +185,8 @@ def search_clips(
         found, history = _searched(space, lambda a: loss(a, judges[1]), options)
         after = loss(found, judges[0])
     kept = after.no_worse(before)
-    report = TuneReport(
-        stage="lapq",
-        before=before,
-        after=after if kept else before,
-        tried=after,
-        units=tuple(found[0]) if kept else (),
-        temperature=judges[0].temperature,
-        fit=sum(size_of(flat) for flat in flats),
-        held_out=samples.held_out_count,
-        history=history,
-        note="" if kept else f"the held-out loss rose from {before} to {after}: left as it was",
-    )
+    report = attempted("lapq", (before, after), tuple(found[0]), kept, judges[0], samples)
+    report = replace(report, fit=sum(size_of(flat) for flat in flats), history=history)
     return (found[0], found[1], report) if kept else (solved, edges, report)
 
 

@@ -25,7 +25,7 @@ from bitwright.tune.brecq import BlockReconstruction, reconstruct_blocks
 from bitwright.tune.judge import Judge, Loss
 from bitwright.tune.network import Deploy, Solved, simulate
 from bitwright.tune.qat import WeightTraining, train_weights
-from bitwright.tune.report import TuneReport
+from bitwright.tune.report import TuneReport, attempted
 from bitwright.tune_steps import (
     BIAS,
     BIAS_ANALYTIC,
@@ -147,21 +147,10 @@ def _better(
             for c in (old, new)
         )
     kept = after.no_worse(before) and after != before
-    note = "" if kept else f"solved again the held-out loss is {after}, it was {before}: left"
-    report = TuneReport(
-        stage=REFINE,
-        before=before,
-        after=after if kept else before,
-        tried=after,
-        units=tuple(new.solved) if kept else (),
-        temperature=judge.temperature,
-        fit=prepared.samples.fit_count,
-        held_out=prepared.samples.held_out_count,
-        note=note,
-    )
+    report = attempted(REFINE, (before, after), tuple(new.solved), kept, judge, prepared.samples)
     _tell(progress, "judge", report.before, report.after, len(report.units))
-    if note:
-        progress.note(REFINE, note)
+    if report.note:
+        progress.note(REFINE, report.note)
     if not kept:
         return replace(old, reports=(*old.reports, report))
     return replace(new, reports=(*old.reports, *new.reports, report))

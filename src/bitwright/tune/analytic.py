@@ -10,7 +10,7 @@ from bitwright.numerics.affine import dequantize
 from bitwright.prepare.expectation import expected_inputs, gathered
 from bitwright.tune.judge import Judge
 from bitwright.tune.network import Deploy, Solved, simulate, tunable, with_biases
-from bitwright.tune.report import TuneReport
+from bitwright.tune.report import TuneReport, attempted
 from bitwright.tune.samples import Samples, in_memory
 
 STAGE = "bias-analytic"
@@ -41,21 +41,8 @@ def correct_biases(
     made = corrected(graph, solved)
     after = judge(simulate(graph, {**solved, **made}, deploy).module) if made else before
     kept = bool(made) and after.no_worse(before)
-    if not made:
-        note = "no folded batch-norm tells the mean of any unit's input: nothing to correct"
-    else:
-        note = "" if kept else f"the held-out loss rose from {before} to {after}: left as it was"
-    report = TuneReport(
-        stage=STAGE,
-        before=before,
-        after=after if kept else before,
-        tried=after,
-        units=tuple(made) if kept else (),
-        temperature=judge.temperature,
-        fit=samples.fit_count,
-        held_out=samples.held_out_count,
-        note=note,
-    )
+    note = "" if made else "no folded batch-norm tells the mean of any unit's input"
+    report = attempted(STAGE, (before, after), tuple(made), kept, judge, samples, note)
     return ({**solved, **made} if kept else solved), report
 
 

@@ -16,7 +16,7 @@ from bitwright.tune.descent import backward, rows_at_once
 from bitwright.tune.judge import Judge
 from bitwright.tune.network import Deploy, Simulation, Solved, install, simulate, with_biases
 from bitwright.tune.pool import gather, minibatches
-from bitwright.tune.report import TuneReport
+from bitwright.tune.report import TuneReport, chosen_moment
 from bitwright.tune.samples import Samples, fixed_batch, in_memory, size_of
 from bitwright.tune.statistics import output_moments
 from bitwright.tune.straight import differentiable
@@ -96,19 +96,8 @@ def tune_biases(
             history.append((step, now))
             if now.no_worse(before) and now.soft < best.soft:
                 best, chosen = now, biases
-    tried = min((loss for _, loss in history[1:]), key=lambda loss: loss.soft, default=before)
-    report = TuneReport(
-        stage="bias",
-        before=before,
-        after=best,
-        tried=tried,
-        units=tuple(chosen),
-        temperature=judge.temperature,
-        fit=samples.fit_count,
-        held_out=samples.held_out_count,
-        history=tuple(history),
-        note="" if chosen else f"held-out loss is never below {before}: left as it was",
-    )
+    note = "" if chosen else f"held-out loss is never below {before}: left as it was"
+    report = chosen_moment("bias", history, best, tuple(chosen), judge, samples, note)
     tuned = {name: replace(start[name], bias=bias) for name, bias in chosen.items()}
     return {**solved, **tuned}, report
 

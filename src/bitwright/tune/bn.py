@@ -24,7 +24,7 @@ from bitwright.tune.network import (
     with_biases,
 )
 from bitwright.tune.norms import BatchNorm, from_statistics, gain_between, reconstruct, refuse
-from bitwright.tune.report import TuneReport
+from bitwright.tune.report import TuneReport, attempted
 from bitwright.tune.samples import Samples, in_memory
 from bitwright.tune.statistics import in_order, output_moments
 
@@ -105,19 +105,8 @@ def tune_batchnorms(
     made = correct(task, start)
     after = judge(simulation.module)
     kept = after.no_worse(before)
-    note = "" if kept else f"the held-out loss rose from {before} to {after}: left as it was"
     moved = [u.name for u in units if kept and changed(solved[u.name], made[u.name])]
-    report = TuneReport(
-        stage="bn",
-        before=before,
-        after=after if kept else before,
-        tried=after,
-        units=tuple(moved),
-        temperature=judge.temperature,
-        fit=samples.fit_count,
-        held_out=samples.held_out_count,
-        note=note,
-    )
+    report = attempted("bn", (before, after), tuple(moved), kept, judge, samples)
     return {**solved, **{name: made[name] for name in moved}}, report
 
 

@@ -22,7 +22,7 @@ from bitwright.tune.descent import is_plain, weight_paths
 from bitwright.tune.fisher import fisher_diagonals
 from bitwright.tune.judge import Judge
 from bitwright.tune.network import Deploy, Solved, simulate
-from bitwright.tune.report import TuneReport
+from bitwright.tune.report import TuneReport, attempted
 from bitwright.tune.samples import Flat, Open, Samples, bytes_of, in_memory
 from bitwright.tune.straight import differentiable
 
@@ -147,18 +147,7 @@ def reconstruct_blocks(
         made = _learned(graph, solved, deploy, samples, options)
         after = judge(simulate(graph, {**solved, **made}, deploy).module) if made else before
     kept = bool(made) and after.no_worse(before)
-    note = "" if kept else f"the held-out loss is {after}, it was {before}: left as it was"
-    report = TuneReport(
-        stage="brecq",
-        before=before,
-        after=after if kept else before,
-        tried=after,
-        units=tuple(made) if kept else (),
-        temperature=judge.temperature,
-        fit=samples.fit_count,
-        held_out=samples.held_out_count,
-        note=note,
-    )
+    report = attempted("brecq", (before, after), tuple(made), kept, judge, samples)
     return ({**solved, **made} if kept else solved), report
 
 

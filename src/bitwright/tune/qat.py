@@ -19,7 +19,7 @@ from bitwright.tune.descent import backward, is_plain, rows_at_once, weight_path
 from bitwright.tune.judge import Judge, Loss
 from bitwright.tune.network import Deploy, Solved, simulate, with_biases
 from bitwright.tune.pool import gather, minibatches
-from bitwright.tune.report import TuneReport
+from bitwright.tune.report import TuneReport, chosen_moment
 from bitwright.tune.samples import Samples, fixed_batch, in_memory, size_of, split_samples
 from bitwright.tune.straight import differentiable
 
@@ -139,19 +139,9 @@ def train_weights(
             history.append((step, now))
             if not options.early_stop or (now.no_worse(before) and now.soft < best.soft):
                 best, chosen = now, found
-    tried = min((loss for _, loss in history[1:]), key=lambda loss: loss.soft, default=before)
-    report = TuneReport(
-        stage="qat-kld" if options.early_stop else "qat-kld-last",
-        before=before,
-        after=best,
-        tried=tried,
-        units=tuple(chosen),
-        temperature=judge.temperature,
-        fit=parted.fit_count,
-        held_out=parted.held_out_count,
-        history=tuple(history),
-        note=_note(options, before, chosen),
-    )
+    stage = "qat-kld" if options.early_stop else "qat-kld-last"
+    note = _note(options, before, chosen)
+    report = chosen_moment(stage, history, best, tuple(chosen), judge, parted, note)
     return {**solved, **chosen}, report
 
 

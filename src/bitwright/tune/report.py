@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bitwright.tune.judge import Loss
+from bitwright.tune.judge import Judge, Loss
+from bitwright.tune.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class TuneReport:
     """The outcome of one tuning stage on the samples held out from it.
 
     Attributes:
-        stage: `bn` or `bias`.
+        stage: the name of the step, as `--tune` has it.
         before, after: loss of the network as it came and as it leaves; equal where it was kept.
         tried: loss of the best attempt, kept or not.
         units: those whose scale or bias changed, in order of execution.
@@ -37,3 +38,53 @@ class TuneReport:
     def kept(self) -> bool:
         """Whether the network was changed."""
         return bool(self.units)
+
+
+def attempted(
+    stage: str,
+    judged: tuple[Loss, Loss],
+    units: tuple[str, ...],
+    kept: bool,
+    judge: Judge,
+    samples: Samples,
+    note: str = "",
+) -> TuneReport:
+    """Of one attempt, judged before and after, that was kept as a whole or not at all."""
+    before, after = judged
+    undone = f"the held-out loss is {after}, it was {before}: left as it was"
+    return TuneReport(
+        stage=stage,
+        before=before,
+        after=after if kept else before,
+        tried=after,
+        units=units if kept else (),
+        temperature=judge.temperature,
+        fit=samples.fit_count,
+        held_out=samples.held_out_count,
+        note=note if kept else note or undone,
+    )
+
+
+def chosen_moment(
+    stage: str,
+    history: list[tuple[int, Loss]],
+    best: Loss,
+    units: tuple[str, ...],
+    judge: Judge,
+    samples: Samples,
+    note: str,
+) -> TuneReport:
+    """Of a stage that was judged at many moments, the first of them before it began."""
+    before = history[0][1]
+    return TuneReport(
+        stage=stage,
+        before=before,
+        after=best,
+        tried=min((loss for _, loss in history[1:]), key=lambda loss: loss.soft, default=before),
+        units=units,
+        temperature=judge.temperature,
+        fit=samples.fit_count,
+        held_out=samples.held_out_count,
+        history=tuple(history),
+        note=note,
+    )
