@@ -371,3 +371,17 @@ def test_few_samples_leave_the_weights_nearer_to_float():
             assert found.fallback is None
             errors.append(relative_loss(judge, found, given.unit))
     assert np.mean(careful) < 0.9 * np.mean(plain)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_wide_unit_has_one_start_and_loses_little(monkeypatch, bits):
+    """Every case as if it were wide: below nearest rounding, near what two starts reach."""
+    for case in ("conv", "linear"):
+        given = with_rows(case, bits)
+        two = QuadraticSolver().solve(given)
+        monkeypatch.setattr("bitwright.methods.quadratic.WIDE", 0)
+        one = QuadraticSolver().solve(given)
+        monkeypatch.undo()
+        errors = [output_error(given, given.samples, s) for s in (one, two, Nearest().solve(given))]
+        assert errors[0] <= 1.25 * errors[1]
+        assert errors[0] < errors[2]

@@ -13,7 +13,7 @@ from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
 from bitwright.numerics.blocks import grouped_qparams, turned
-from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of
+from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of, descend
 from bitwright.numerics.exact import exact_range, significant_bits, snap
 from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
 from bitwright.numerics.ranges import range_rule
@@ -22,6 +22,10 @@ from bitwright.numerics.ranges import range_rule
 ROUNDING = 2.0**-22
 # However few the samples: with more than this, rounding would no longer look at them.
 MOST_RIDGE = 3.0
+# Multiplications of a sweep, C N^2, from which on a unit has one start and rests sooner: at 4 bits
+# that leaves a wide unit's objective two per cent higher, in two fifths of the time.
+WIDE = 2e9
+WIDE_TOLERANCE = 1e-3
 SHRINK = tuple(1.0 - 0.04 * i for i in range(16))
 
 
@@ -93,17 +97,25 @@ class QuadraticSolver:
         exact = without_bias(gram, fixed) if unit.kind == "matmul" else centred(gram)
         objective = regularised(exact, target, self._ridge(problem.sample_count))
         start = _start(problem, target, objective)
-        other = Successive.of(objective)
-        effort = Effort(self.sweeps, self.tolerance)
-        starts = (start, other.rounded(start))
-        steps = _snapped(best_of(objective, starts, problem.per_channel, effort), problem)
-        steps = best_of(objective, (steps, other.rounded(steps)), False, effort)
+        steps = self._solved(problem, objective, start)
         weight = steps.weight
         qparams, q = _as_integers(steps, problem, unit)
         bias = None if unit.kind == "matmul" else exact.bias(weight).reshape(-1)
         energy = target.double().square().sum().clamp_min(1e-30)
         change = (weight - target).double().square().sum() / energy
         return UnitSolution(q, qparams, bias, problem.inputs, self.name, float(change))
+
+    def _solved(self, problem: UnitProblem, objective: Quadratic, start: Steps) -> Steps:
+        """Descend with free scales, then with those that the target can hold."""
+        effort = Effort(self.sweeps, self.tolerance)
+        other = Successive.of(objective)
+        if start.k.numel() * start.k.shape[-1] >= WIDE:
+            effort = Effort(self.sweeps, WIDE_TOLERANCE)
+            steps, _ = descend(objective, other.rounded(start), problem.per_channel, effort)
+            return descend(objective, _snapped(steps, problem), False, effort)[0]
+        starts = (start, other.rounded(start))
+        steps = _snapped(best_of(objective, starts, problem.per_channel, effort), problem)
+        return best_of(objective, (steps, other.rounded(steps)), False, effort)
 
     def _ridge(self, samples: int) -> float:
         """The pull for so many samples; 0: not known."""
