@@ -15,10 +15,11 @@ from bitwright.graph.rows import weight_rows
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.quadratic import QuadraticSolver, relative_loss
 from bitwright.numerics.affine import dequantize
-from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of, best_scale, sweep
+from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of
 from bitwright.numerics.exact import significant_bits
 from bitwright.numerics.gram import Gram, centred, regularised
 from bitwright.run.digest import digest
+from descent import best_scale, sweep
 from networks import normal
 
 ONE_PRODUCT = [name for name in CASES if name != "transposed grouped"]

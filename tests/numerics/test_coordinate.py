@@ -7,16 +7,9 @@ import itertools
 import pytest
 import torch
 
-from bitwright.numerics.coordinate import (
-    Effort,
-    Steps,
-    Successive,
-    best_of,
-    best_scale,
-    descend,
-    sweep,
-)
+from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of, descend
 from bitwright.numerics.gram import Gram, centred, regularised, without_bias
+from descent import best_scale, sweep
 
 
 def rows(groups=1, count=200, inputs=5, outputs=3, seed=0):

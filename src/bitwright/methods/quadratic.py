@@ -22,8 +22,8 @@ from bitwright.numerics.ranges import range_rule
 ROUNDING = 2.0**-22
 # However few the samples: with more than this, rounding would no longer look at them.
 MOST_RIDGE = 3.0
-# Multiplications of a sweep, C N^2, from which on a unit has one start and rests sooner: at 4 bits
-# that leaves a wide unit's objective two per cent higher, in two fifths of the time.
+# Multiplications of a sweep, C N^2, from which on a unit has one start and rests sooner: a little
+# of the objective for most of the time.
 WIDE = 2e9
 WIDE_TOLERANCE = 1e-3
 SHRINK = tuple(1.0 - 0.04 * i for i in range(16))

@@ -43,21 +43,6 @@ class Effort:
     tolerance: float = 1e-4
 
 
-def sweep(problem: Quadratic, steps: Steps) -> tuple[Steps, int]:
-    """Visit every coordinate once; returns the new integers and how many changed."""
-    state = _State.of(problem, steps)
-    before = state.k.clone()
-    state.visit()
-    return state.steps(), int((state.k != before).sum())
-
-
-def best_scale(problem: Quadratic, steps: Steps) -> Tensor:
-    """The scale of each row that is best for its integers [G, C, 1]."""
-    state = _State.of(problem, steps)
-    state.fit_scale()
-    return state.steps().scale
-
-
 def best_of(problem: Quadratic, starts: tuple[Steps, Steps], scales: bool, effort: Effort) -> Steps:
     """Descend from two starts at once; of the two ends the lower, channel by channel.
 
@@ -80,7 +65,7 @@ def descend(problem: Quadratic, steps: Steps, scales: bool, effort: Effort) -> t
     when what the rest gains is little of the whole objective: a few rows that go on for long are
     not waited for, since a sweep over few rows takes a small unit as long as one over all.
     """
-    found = state = _State.of(problem, steps)
+    found = state = State.of(problem, steps)
     loss = problem.loss(steps.weight)
     # Channels are the last axis of a state, groups its first.
     axis = 2 if steps.k.shape[0] == 1 else 0
@@ -107,7 +92,7 @@ def descend(problem: Quadratic, steps: Steps, scales: bool, effort: Effort) -> t
 
 
 @dataclass(eq=False)
-class _State:
+class State:
     """A descent under way; columns before channels, so that a column lies in one piece.
 
     h is [G, N, N]; c, k and the residual r = c - w H are [G, N, C]; scale and bounds [G, 1, C] or
@@ -123,24 +108,26 @@ class _State:
     high: Tensor
 
     @classmethod
-    def of(cls, problem: Quadratic, steps: Steps) -> _State:
+    def of(cls, problem: Quadratic, steps: Steps) -> State:
+        """Begin here, with the residual of these steps."""
         values = (steps.k, steps.scale, steps.low, steps.high)
         k, scale, low, high = (v.mT.contiguous() for v in values)
         c = problem.c.mT.contiguous()
         return cls(problem.h, c, k.clone(), c - problem.h @ (k * scale), scale, low, high)
 
     def steps(self) -> Steps:
+        """Where the descent is, rows before columns."""
         k, scale, low, high = (v.mT for v in (self.k, self.scale, self.low, self.high))
         return Steps(*(v.contiguous() for v in (k, scale, low, high)))
 
-    def only(self, axis: int, chosen: Tensor) -> _State:
+    def only(self, axis: int, chosen: Tensor) -> State:
         """These channels (axis 2) or groups (axis 0)."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         if axis:
             own.pop("h")
         return replace(self, **{n: v.index_select(axis, chosen) for n, v in own.items()})
 
-    def put(self, axis: int, at: Tensor, other: _State) -> None:
+    def put(self, axis: int, at: Tensor, other: State) -> None:
         """Write what another has found for these channels or groups."""
         if other is not self:
             self.k.index_copy_(axis, at, other.k)

@@ -98,8 +98,9 @@ def perform(task: Callable[[], Task], item: Message) -> Message:
 def _failed(error: Exception) -> Message:
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
-        # An error whose constructor wants more than its message pickles but does not unpickle.
+        # An error whose constructor wants more than its message pickles but does not unpickle, and
+        # what then goes wrong is up to that constructor.
         pickle.loads(pickle.dumps(error))  # noqa: S301 - just made here
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - the failure itself must get through
         error = WorkerError(f"{type(error).__name__}: {error}")
     return encode(Outcome(error=error, trace=trace))
