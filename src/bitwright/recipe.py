@@ -80,8 +80,9 @@ class Recipe:
             we and as the paper do it), `bias` (learned), `bias-analytic` and `bias-empirical`
             (the mean shift taken out, as batch-norms or the samples tell it), `refine` (solved
             again in sequence, kept where the samples held out for it find that better); `lapq`
-            (all ranges together), `brecq` (rounding learned block by block), `qat-kld` and
-            `qat-kld-last` (all weights trained, with and without early stopping); "" for none.
+            (all ranges together), `brecq` (rounding learned block by block), `qat-kld`,
+            `qat-kld-last` (all weights trained, with and without early stopping) and
+            `qat-kld-paper` (the same on the published schedule); "" for none.
         refine_method: how `refine` solves; "" for `method`.
         target: what the runtime can do.
         metric: what --eval measures.

@@ -22,6 +22,7 @@ from bitwright.graph.units import input_of
 from bitwright.graph.variants import Groups
 from bitwright.preparing import Job, Prepared
 from bitwright.run.digest import code_version, digest
+from bitwright.run.memory import trim_heap
 from bitwright.run.progress import Progress
 from bitwright.run.store import Entries
 from bitwright.search.cost import bops, weight_bits
@@ -133,6 +134,8 @@ def _measure(
     total = sum(map(len, groups.values()))
     parts: list[Part] = []
     for part in measure(subject, groups, table_batches(job), kept.have):
+        if not parts or part.chunk != parts[-1].chunk:
+            trim_heap()
         if part.fresh:
             kept.put(part)
         parts.append(part)

@@ -9,7 +9,8 @@ from bitwright.errors import RecipeError, unknown
 
 BN, BN_PAPER, BIAS, REFINE = "bn", "bn-paper", "bias", "refine"
 BIAS_ANALYTIC, BIAS_EMPIRICAL = "bias-analytic", "bias-empirical"
-LAPQ, BRECQ, QAT, QAT_LAST = "lapq", "brecq", "qat-kld", "qat-kld-last"
+LAPQ, BRECQ = "lapq", "brecq"
+QAT, QAT_LAST, QAT_PAPER = "qat-kld", "qat-kld-last", "qat-kld-paper"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ ABOUT: Mapping[str, AboutStep] = {
     BRECQ: AboutStep(True, True, "arXiv 2102.05426", "500 batches through each block"),
     QAT: AboutStep(True, True, "arXiv 1911.12491", "300 batches through the whole network"),
     QAT_LAST: AboutStep(True, True, "arXiv 1911.12491", "the same, without early stopping"),
+    QAT_PAPER: AboutStep(True, True, "arXiv 1911.12491", "ten passes through the whole network"),
     BN: AboutStep(True, False, "arXiv 2006.10518", "some forward passes"),
     BN_PAPER: AboutStep(True, False, "arXiv 2006.10518", "ten forward passes"),
     BIAS: AboutStep(True, True, "arXiv 2006.10518", "200 batches through the whole network"),
@@ -90,7 +92,7 @@ def check_tuning(text: str, method: str) -> None:
             f"outputs, which the biases of --method {method} have taken out already. Use --method "
             "nearest, or the step 'bias-empirical'."
         )
-    if method == "aciq" and (QAT in steps or QAT_LAST in steps):
+    if method == "aciq" and {QAT, QAT_LAST, QAT_PAPER} & set(steps):
         raise RecipeError(
             f"tune = {text!r}: --method aciq gives each channel bits of its own, on which no "
             "weights are trained. Use another method, or the step 'bias'."

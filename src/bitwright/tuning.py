@@ -36,6 +36,7 @@ from bitwright.tune_steps import (
     LAPQ,
     QAT,
     QAT_LAST,
+    QAT_PAPER,
     REFINE,
     tuning_steps,
 )
@@ -104,10 +105,11 @@ def _apply(
             solved, report = correct_biases(*given)
         elif step == BRECQ:
             solved, report = reconstruct_blocks(*given, BlockReconstruction(seed=job.recipe.seed))
-        elif step in (QAT, QAT_LAST):
-            solved, report = train_weights(
-                *given, WeightTraining(early_stop=step == QAT, seed=job.recipe.seed)
+        elif step in (QAT, QAT_LAST, QAT_PAPER):
+            how = WeightTraining(
+                early_stop=step == QAT, published=step == QAT_PAPER, seed=job.recipe.seed
             )
+            solved, report = train_weights(*given, how)
         else:
             solved, report = tune_batchnorms(*given, NORMS[step])
             # The metrics name the step that was asked for.

@@ -234,6 +234,7 @@ def test_a_network_of_one_output():
         ({"reference": "records"}, "Did you mean 'record'"),
         ({"passes": 11}, "passes is 11"),
         ({"momentum": 0.0}, "momentum 0.0"),
+        ({"most": 0}, "most 0"),
     ],
 )
 def test_wrong_options_say_what_is_right(options, match):

@@ -9,7 +9,7 @@ from bitwright.errors import DataError
 from bitwright.graph.capture import capture
 from bitwright.graph.execute import bind
 from bitwright.tune import samples as module
-from bitwright.tune.samples import in_memory, split_samples
+from bitwright.tune.samples import fewer, in_memory, split_samples
 from networks import Chain, normal, seeded
 
 NET = seeded(lambda: Chain(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(64, 2)))
@@ -55,6 +55,24 @@ def test_copies_stand_on_one_side(graph):
     assert found.fit_count + found.held_out_count == 40
 
 
+def test_fewer_are_chosen_by_what_they_hold(graph):
+    data = normal(50, 3, 6, 6)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
+    one = fewer(graph, split_samples(graph, opened(graph, data, 50)), 20)
+    other = fewer(graph, split_samples(graph, opened(graph, data[order], 7)), 20)
+    assert one.fit_count == 20 == sum(len(flat[0]) for flat in other.fit())
+    assert rows(one.fit) == rows(other.fit) and rows(one.held_out) == rows(other.held_out)
+    assert not rows(one.fit) & rows(one.held_out)
+    whole = split_samples(graph, opened(graph, data, 50))
+    assert fewer(graph, whole, 44) is whole
+
+
+def test_fewer_of_copies_are_all_of_them_or_none(graph):
+    data = normal(20, 3, 6, 6).repeat(3, 1, 1, 1)
+    found = fewer(graph, split_samples(graph, opened(graph, data, 8)), 20)
+    assert found.fit_count == 18 == sum(len(flat[0]) for flat in found.fit())
+
+
 def test_a_set_of_one_serves_twice(graph):
     found = split_samples(graph, opened(graph, normal(1, 3, 6, 6), 8))
     assert rows(found.fit) == rows(found.held_out)
@@ -75,6 +93,9 @@ def test_fixed_batches_are_not_cut():
     found = split_samples(graph, opened(graph, normal(80, 4), 8))
     assert (found.fit_count, found.held_out_count) == (72, 8)
     assert all(len(flat[0]) == 8 for flat in found.fit())
+    for most, left in ((20, 16), (1, 8)):
+        less = fewer(graph, found, most)
+        assert less.fit_count == left == sum(len(flat[0]) for flat in less.fit())
 
 
 def test_no_data(graph):

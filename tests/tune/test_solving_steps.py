@@ -20,6 +20,7 @@ from bitwright.graph.simulate import stitch
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.grid import Grid
+from bitwright.tune import qat
 from bitwright.tune.brecq import BlockReconstruction, _learned, reconstruct_blocks
 from bitwright.tune.judge import Judge
 from bitwright.tune.network import simulate
@@ -32,6 +33,9 @@ STEPS = {
     "brecq": lambda *given: reconstruct_blocks(*given, BRECQ),
     "qat-kld": lambda *given: train_weights(*given, QAT),
     "qat-kld-last": lambda *given: train_weights(*given, replace(QAT, early_stop=False)),
+    "qat-kld-paper": lambda *given: train_weights(
+        *given, WeightTraining(early_stop=False, published=True)
+    ),
 }
 EVERY = pytest.mark.parametrize("step", STEPS)
 
@@ -46,6 +50,7 @@ def applied(step, made, **samples):
         *(("brecq", kind) for kind in KINDS),
         *(("qat-kld", kind) for kind in KINDS[2:5]),
         ("qat-kld-last", "conv, batch-norm"),
+        ("qat-kld-paper", "conv, batch-norm"),
     ],
 )
 def test_solutions_are_on_their_grids_and_reported_as_deployed(step, kind):
@@ -65,7 +70,7 @@ def test_solutions_are_on_their_grids_and_reported_as_deployed(step, kind):
         if step == "brecq":
             assert solution.bias is old.bias and len(solution.moves) <= 2
     assert report.stage == step and report.kept == bool(report.units)
-    if step != "qat-kld-last":
+    if step not in ("qat-kld-last", "qat-kld-paper"):
         assert report.after.no_worse(report.before)
     if step == "brecq":
         judge = Judge.of(made.graph, made.samples().held_out)
@@ -126,6 +131,48 @@ def test_few_samples_are_learned_by_heart_without_early_stopping():
     ]
     assert losses[2] > 3 * report.after.soft
     assert losses[1] <= 1.05 * min(losses[0], losses[2]) or losses[1] <= losses[0]
+
+
+def test_the_published_schedule_is_plain_gradient_descent(monkeypatch):
+    """Against torch's own SGD on one linear layer: W - r dKL/dW, straight through the rounding."""
+    monkeypatch.setattr(qat, "EPOCHS", 1)
+    monkeypatch.setattr(qat, "SGD_RATE", 10.0)
+    made = quantised(seeded(lambda: Chain(nn.Linear(6, 4))).eval(), normal(16, 6), "w4a8")
+    given = (made.graph, made.solved, made.deploy, made.samples(batch=16))
+    options = WeightTraining(early_stop=False, published=True, batch=32)
+    found, report = train_weights(*given, options)
+    assert report.stage == "qat-kld-paper" and report.kept
+    old, new = made.solved["m0"], found["m0"]
+    weight = made.graph.tensor("m0.weight").float()
+    inputs, outputs = normal(16, 6), made.graph.module(normal(16, 6))
+    steps = weight / old.weight.scale
+    kept = (old.q.float() - old.weight.zero_point).clone()
+    latent = (kept + (steps - kept).clamp(-0.45, 0.45)) * old.weight.scale
+    seen = old.inputs[0]
+    rounded = torch.fake_quantize_per_tensor_affine(
+        inputs, seen.scale.item(), int(seen.zero_point), seen.grid.qmin, seen.grid.qmax
+    )
+    leaf = (kept * old.weight.scale).requires_grad_()
+    bias = made.graph.tensor("m0.bias").clone().requires_grad_()
+    answer = nn.functional.linear(rounded, leaf, bias)
+    loss = nn.functional.kl_div(answer.log_softmax(-1), outputs.softmax(-1), reduction="batchmean")
+    loss.backward()
+    want = (latent - 10 * leaf.grad) / old.weight.scale
+    got = new.q.float() - new.weight.zero_point
+    zero, grid = old.weight.zero_point, old.weight.grid
+    whole = want.round().clamp(grid.qmin - zero, grid.qmax - zero)
+    sure = (want - want.floor() - 0.5).abs() > 1e-3
+    assert torch.equal(got[sure], whole[sure]) and not torch.equal(whole, kept)
+    assert torch.allclose(new.bias, bias.detach() - 10 * bias.grad, atol=1e-3)
+
+
+def test_training_that_leaves_the_numbers_is_undone(monkeypatch):
+    monkeypatch.setattr(qat, "SGD_RATE", 1e38)
+    made = quantised(small_network(), pictures(16), "w4a4")
+    given = (made.graph, made.solved, made.deploy, made.samples(batch=16))
+    found, report = train_weights(*given, WeightTraining(early_stop=False, published=True))
+    assert not report.kept and "left the numbers" in report.note
+    assert all(torch.equal(s.q, made.solved[name].q) for name, s in found.items())
 
 
 def test_tables_are_looked_up_and_what_follows_is_learned():

@@ -187,8 +187,10 @@ def collect_chunk(shared: Shared, item: tuple[int, list[tuple[Any, ...]]]) -> di
             readers.setdefault(input_of(nodes[call]).name, []).append((plan, i))
     parts = {plan.unit.name: Part({}) for plan in plans}
     first, chunk = item
-    trim_heap()
     for index, flat in enumerate(chunk, first):
+        # What a batch leaves behind in holes, beside sums that stay, is as much as it takes itself.
+        trim_heap()
+
         # Units are summed up while their input lives: to keep the inputs of all at once would take
         # gigabytes where images are large.
         def visit(source: str, x: Any, index: int = index) -> None:

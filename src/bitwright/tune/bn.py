@@ -25,7 +25,7 @@ from bitwright.tune.network import (
 )
 from bitwright.tune.norms import BatchNorm, from_statistics, gain_between, reconstruct, refuse
 from bitwright.tune.report import TuneReport, attempted
-from bitwright.tune.samples import Samples, in_memory
+from bitwright.tune.samples import Samples, fewer, in_memory
 from bitwright.tune.statistics import in_order, output_moments
 
 ORDERS = ("sequential", "together")
@@ -46,6 +46,8 @@ class BatchNormTuning:
             the same samples. `record`: the folded batch-norm's own, as in the paper; they were
             taken in training, and moving to them changes the float network as well.
         scales: whether variances are corrected too, by the weights' scales; else means alone.
+        most: how many samples are passed over. Both networks are measured on the same ones, so
+            that what the samples have in common drops out.
     """
 
     order: str = "sequential"
@@ -53,16 +55,18 @@ class BatchNormTuning:
     momentum: float = 0.3
     reference: str = "float"
     scales: bool = True
+    most: int = 256
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise RecipeError(unknown("order", self.order, ORDERS, "batch-norm tuning"))
         if self.reference not in REFERENCES:
             raise RecipeError(unknown("reference", self.reference, REFERENCES, "batch-norm tuning"))
-        if not 1 <= self.passes <= 10 or not 0.0 < self.momentum <= 1.0:
+        if not 1 <= self.passes <= 10 or not 0.0 < self.momentum <= 1.0 or self.most < 1:
             raise RecipeError(
-                f"passes is {self.passes} and momentum {self.momentum} in batch-norm tuning: use "
-                "1 to 10 passes and a momentum above 0 and at most 1."
+                f"passes is {self.passes}, momentum {self.momentum} and most {self.most} in "
+                "batch-norm tuning: use 1 to 10 passes, a momentum above 0 and at most 1, and one "
+                "sample or more."
             )
 
 
@@ -93,7 +97,7 @@ def tune_batchnorms(
         All solutions, those of changed units new; and what happened.
     """
     options = options or BatchNormTuning()
-    samples = in_memory(samples)
+    samples = in_memory(fewer(graph, samples, options.most))
     units = tunable(graph, solved)
     judge = Judge.of(graph, samples.held_out)
     simulation = simulate(graph, solved, deploy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -25,6 +25,8 @@ from bitwright.tune.straight import differentiable
 
 # A weight begins as near to its float value as surely rounds to the solution's integer.
 WITHIN = 0.45
+# The published schedule: passes over the samples, those after which the rate falls, by how much.
+EPOCHS, FALLS, FALL, SGD_RATE = 10, (2, 8), 1e-2, 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class WeightTraining:
             best; else train on all of them and take the end, whatever it is.
         checks: how often the other half is asked.
         seed: of the samples' order.
+        published: ten passes of plain gradient descent instead, on answers that are not softened,
+            at a rate of 0.1 for weights and biases as they are, falling to a hundredth after the
+            second pass and the eighth; `iterations`, `rate` and `bias_rate` say nothing then.
     """
 
     iterations: int = 300
@@ -49,6 +54,7 @@ class WeightTraining:
     early_stop: bool = True
     checks: int = 10
     seed: int = 0
+    published: bool = False
 
     def __post_init__(self) -> None:
         least = min(self.iterations, self.batch, self.checks)
@@ -70,6 +76,10 @@ class _Trained:
     steps: Tensor
     bias: Tensor | None
     bias_unit: float
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What is learned."""
+        return (self.steps,) if self.bias is None else (self.steps, self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
         """As the network computes with them."""
@@ -115,7 +125,7 @@ def train_weights(
     half of the samples that is not trained on chooses the moment, and what it finds worse than the
     start is not kept; without, the end is kept: few samples are then learned by heart.
     Reference: Kim et al., arXiv 1911.12491, as the comparison of seed 002 (figure 1, table 2) uses
-    it; Adam in steps of the grid instead of its SGD.
+    it; Adam in steps of the grid instead of its SGD, which `published` is (appendix D).
 
     Args:
         graph: the captured float network.
@@ -134,12 +144,14 @@ def train_weights(
         start = with_biases(graph, solved)
         before = judge(simulate(graph, start, deploy).module)
         best, chosen, history = before, dict[str, UnitSolution](), [(0, before)]
-        for step, found in _moments(graph, start, deploy, parted, judge.temperature, options):
+        temperature = 1.0 if options.published else judge.temperature
+        for step, found in _moments(graph, start, deploy, parted, temperature, options):
             now = judge(simulate(graph, {**start, **found}, deploy).module)
             history.append((step, now))
             if not options.early_stop or (now.no_worse(before) and now.soft < best.soft):
                 best, chosen = now, found
-    stage = "qat-kld" if options.early_stop else "qat-kld-last"
+    plain = "qat-kld" if options.early_stop else "qat-kld-last"
+    stage = "qat-kld-paper" if options.published else plain
     note = _note(options, before, chosen)
     report = chosen_moment(stage, history, best, tuple(chosen), judge, parted, note)
     return {**solved, **chosen}, report
@@ -147,6 +159,8 @@ def train_weights(
 
 def _note(options: WeightTraining, before: Loss, chosen: dict[str, UnitSolution]) -> str:
     if not options.early_stop:
+        if not chosen:
+            return "training left the numbers that a computer holds: left as it was"
         return "no early stopping: its losses are on the samples that it was trained on"
     return "" if chosen else f"held-out loss is never below {before}: left as it was"
 
@@ -181,28 +195,73 @@ def _moments(
     weights = {name: graph.tensor(graph.unit(name).weight).float() for name in trained}
     pool = gather(graph, samples.fit)
     part = rows_at_once(graph, pool)
+    size = max(1, options.batch // (size_of(pool[0].flat) if fixed_batch(graph) else 1))
+    batches = minibatches(pool, size, options.seed)
+    epoch = -(-len(pool) // size)
+    descent = _published(trained, epoch) if options.published else _adam(trained, options)
+    every = max(1, descent.steps // options.checks) if options.early_stop else 0
+
+    def tensors() -> dict[str, Tensor]:
+        return {path: t for unit in trained.values() for path, t in unit.tensors().items()}
+
+    for step in range(1, descent.steps + 1):
+        descent.optimizer.zero_grad()
+        backward(graph, module, tensors, next(batches), temperature, part)
+        descent.step(step)
+        if not all(bool(p.isfinite().all()) for t in trained.values() for p in t.parameters()):
+            return
+        if step == descent.steps or (every and step % every == 0):
+            yield step, {name: unit.solution(weights[name]) for name, unit in trained.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Descent:
+    """An optimiser, for how many steps, and what part of its first rate each step has."""
+
+    optimizer: torch.optim.Optimizer
+    steps: int
+    part: Callable[[int], float]
+    units: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def step(self, number: int) -> None:
+        """The step of this number, counted from one."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * self.part(number)
+        for parameter, square in self.units:
+            if parameter.grad is not None:
+                parameter.grad.div_(square)
+        self.optimizer.step()
+
+
+def _adam(trained: Mapping[str, _Trained], options: WeightTraining) -> _Descent:
+    """Steps of the grid by Adam, at a rate that falls as a cosine."""
     biases = [t.bias for t in trained.values() if t.bias is not None]
     groups = [
         {"params": [t.steps for t in trained.values()], "rate": options.rate},
         {"params": biases, "rate": options.bias_rate},
     ]
-    optimizer = torch.optim.Adam(groups, lr=options.rate)
-    every = max(1, options.iterations // options.checks) if options.early_stop else 0
-    size = max(1, options.batch // (size_of(pool[0].flat) if fixed_batch(graph) else 1))
-    batches = minibatches(pool, size, options.seed)
 
-    def tensors() -> dict[str, Tensor]:
-        return {path: t for unit in trained.values() for path, t in unit.tensors().items()}
+    def part(number: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * (number - 1) / options.iterations))
 
-    for step in range(1, options.iterations + 1):
-        fraction = (step - 1) / options.iterations
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * 0.5 * (1 + math.cos(math.pi * fraction))
-        optimizer.zero_grad()
-        backward(graph, module, tensors, next(batches), temperature, part)
-        optimizer.step()
-        if step == options.iterations or (every and step % every == 0):
-            yield step, {name: unit.solution(weights[name]) for name, unit in trained.items()}
+    return _Descent(torch.optim.Adam(groups, lr=options.rate), options.iterations, part)
+
+
+def _published(trained: Mapping[str, _Trained], epoch: int) -> _Descent:
+    """Gradient descent on weights and biases as they are, at the published rates.
+
+    Equation: W <- W - r dL/dW is k <- k - r (dL/dk) / s^2 for W = s k, and likewise for biases.
+    """
+    units = [(t.steps, t.old.weight.scale.float().square()) for t in trained.values()]
+    units += [
+        (t.bias, torch.tensor(t.bias_unit).square()) for t in trained.values() if t.bias is not None
+    ]
+    groups = [{"params": [parameter for parameter, _ in units], "rate": SGD_RATE}]
+
+    def part(number: int) -> float:
+        return FALL ** sum((number - 1) // epoch >= after for after in FALLS)
+
+    return _Descent(torch.optim.SGD(groups, lr=SGD_RATE), EPOCHS * epoch, part, tuple(units))
 
 
 def _trained(

@@ -118,6 +118,34 @@ def in_memory(samples: Samples) -> Samples:
     return Samples(samples.fit, lambda: iter(judges), samples.fit_count, samples.held_out_count)
 
 
+def fewer(graph: ModelGraph, samples: Samples, most: int) -> Samples:
+    """The same, with at most so many samples to fit on: those whose hash is least.
+
+    What is held out stays. A network whose batch size is fixed loses whole batches; one is left.
+    """
+    if samples.fit_count <= most:
+        return samples
+    whole = fixed_batch(graph)
+    rows: dict[int, int] = {}
+    for flat in samples.fit():
+        for key in keys_of(flat, whole):
+            rows[key] = rows.get(key, 0) + (size_of(flat) if whole else 1)
+    count, limit = 0, min(rows)
+    for key in sorted(rows):
+        if count and count + rows[key] > most:
+            break
+        count, limit = count + rows[key], key
+
+    def fit() -> Iterator[Flat]:
+        for flat in samples.fit():
+            chosen = torch.tensor([key <= limit for key in keys_of(flat, whole)])
+            part = flat if whole and bool(chosen) else None if whole else take_rows(flat, chosen)
+            if part is not None:
+                yield part
+
+    return Samples(fit, samples.held_out, count, samples.held_out_count)
+
+
 def keys_of(flat: Flat, whole: bool = False) -> list[int]:
     """A hash of each sample's own bytes; of the whole batch where it cannot be cut."""
     columns = [_as_bytes(t, whole) for t in flat if isinstance(t, Tensor)]
