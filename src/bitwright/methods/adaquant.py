@@ -16,6 +16,7 @@ from bitwright.methods.quadratic import QuadraticSolver
 from bitwright.methods.training import (
     Start,
     as_solution,
+    batch_rows,
     behind,
     better_apart,
     minibatches,
@@ -43,7 +44,7 @@ class AdaQuant:
     learns in the tensors' own units at the paper's rates, from nearest rounding.
 
     Attributes:
-        iterations, rows: minibatches, and rows in each.
+        iterations, rows: minibatches, and rows in each; fewer where a unit has groups.
         weight_rate, bias_rate, weight_range_rate, input_range_rate: learning rates of Adam: in
             steps, in standard deviations of the output, and of log-scales.
         relative: whether rates are relative to each tensor's own scale.
@@ -116,7 +117,8 @@ class AdaQuant:
         best, kept = math.inf, state.deployed()
         check = max(1, round(self.iterations * (1 - self.settle) / CHECKS))
         settle = int(self.iterations * self.settle)
-        picks = minibatches(target.shape[1], self.rows, self.iterations, problem.seed)
+        size = batch_rows(problem.samples, self.rows)
+        picks = minibatches(target.shape[1], size, self.iterations, problem.seed)
         for step, picked in enumerate(picks):
             if step == settle:
                 state.settle()

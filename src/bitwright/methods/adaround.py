@@ -12,6 +12,7 @@ from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.methods.training import (
     Start,
     as_solution,
+    batch_rows,
     behind,
     minibatches,
     never_worse,
@@ -31,7 +32,7 @@ class AdaRound:
     Scales, bias and inputs stay as nearest rounding has them: the comparator of every other method.
 
     Attributes:
-        iterations, rows: minibatches, and rows in each.
+        iterations, rows: minibatches, and rows in each; fewer where a unit has groups.
         rate: of Adam.
         weight: lambda.
         warm_up: share of the iterations without the regulariser.
@@ -87,7 +88,8 @@ class AdaRound:
         v = torch.logit((rest - GAMMA) / (ZETA - GAMMA)).requires_grad_()
         adam = torch.optim.Adam([v], lr=self.rate)
         warm = int(self.iterations * self.warm_up)
-        picks = minibatches(target.shape[1], self.rows, self.iterations, problem.seed)
+        size = batch_rows(problem.samples, self.rows)
+        picks = minibatches(target.shape[1], size, self.iterations, problem.seed)
         for step, picked in enumerate(picks):
             x = problem.samples.x[:, picked]
             if inputs is not None:
