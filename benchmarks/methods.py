@@ -56,6 +56,7 @@ METHODS: dict[str, list[str]] = {
     ],
     "qat-kld": ["--recipe", "qat-kld"],
     "qat-kld-last": ["--method", "nearest", "--tune", "qat-kld-last"],
+    "qat-kld-paper": ["--method", "nearest", "--tune", "qat-kld-paper"],
 }  # fmt: skip
 DFQ = {
     "min-max": METHODS["min-max"],
@@ -95,7 +96,10 @@ def first():
             return kept
     return kept
 """
-OVERFIT = ("nearest", "quadratic", "adaquant", "brecq", "qat-kld", "qat-kld-last")
+OVERFIT = (
+    "nearest", "quadratic", "adaquant", "adaround", "brecq",
+    "qat-kld", "qat-kld-last", "qat-kld-paper",
+)  # fmt: skip
 IDENTITY = ("part", "network", "scheme", "method", "target", "calib", "seed", "tests")
 STAGES = ("distil", "prepare", "observe", "solve")
 
@@ -178,6 +182,7 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
             raise SystemExit(f"exit {done.returncode}: {' '.join(command)}")
         metrics = json.loads((out / "metrics.json").read_text())
         verified = json.loads((out / "verify.json").read_text())
+        seen = on_samples_seen(out, data) if run["part"] == "calib" else {}
     own = [s for s in metrics["stages"] if s["name"] in STAGES or s["name"].startswith("tune")]
     return {
         **run,
@@ -192,7 +197,17 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
         "runtime_agreement": verified["agreement"],
         "verified": verified["passed"],
         "tuning_kept": "; ".join(f"{t['step']} {t['kept']}" for t in metrics["tuning"]),
+        "seen_agreement": seen.get("agreement", ""),
+        "seen_kl": seen.get("kl", ""),
     }
+
+
+def on_samples_seen(run: Path, data: str) -> dict[str, Any]:
+    """Agreement and KL on the calibration samples themselves: what is better there was learned."""
+    from bitwright.run.progress import Progress
+    from bitwright.runs import evaluate, load_run
+
+    return evaluate(load_run(run), data, "agreement", Progress())
 
 
 def page(rows: list[dict[str, str]]) -> str:
@@ -212,6 +227,7 @@ def page(rows: list[dict[str, str]]) -> str:
         lines += _network(network, [r for r in rows if r["network"] == network])
     lines += _part(rows, "dfq", "One scale for each weight (target `per-tensor`), w8a8")
     lines += _part(rows, "calib", "Small calibration sets, drawn anew (figure 1 of the paper)")
+    lines += _by_heart(rows)
     lines += _part(rows, "seeds", f"BRECQ and AdaRound, three seeds, {SHARE} of their iterations")
     lines += _means(rows)
     lines += _rewrites()
@@ -263,6 +279,25 @@ def _part(rows: list[dict[str, str]], part: str, title: str) -> list[str]:
             f"| {r['network']} | {r['scheme']} | {r['method']} | {r['calib']} | {r['seed']} "
             f"| {float(r['float_top1']):.2%} | {float(r['top1']):.2%} "
             f"| {float(r['agreement']):.2%} | {float(r['kl']):.3g} |"
+        )
+    return lines
+
+
+def _by_heart(rows: list[dict[str, str]]) -> list[str]:
+    """What a method answers on its calibration samples, and on others: the gap is overfitting."""
+    order = list(METHODS)
+    own = sorted(
+        (r for r in rows if r["part"] == "calib" and r.get("seen_kl")),
+        key=lambda r: (order.index(r["method"]), int(r["calib"])),
+    )
+    if not own:
+        return []
+    lines = ["", "KL to float on the calibration samples and on images that were not seen:", ""]
+    lines += ["| method | samples | seen | not seen | not seen / seen |", "| --- " * 5 + "|"]
+    for r in own:
+        seen, other = float(r["seen_kl"]), float(r["kl"])
+        lines.append(
+            f"| {r['method']} | {r['calib']} | {seen:.3g} | {other:.3g} | {other / seen:.1f} |"
         )
     return lines
 
@@ -432,11 +467,13 @@ def main() -> None:
             there = [
                 r
                 for r in rows
-                if {r["part"], run["part"]} <= {"table", "calib"}
+                if r["part"] == "calib"
+                and run["part"] == "table"
                 and all(r[k] == run[k] for k in IDENTITY[1:])
             ]
             found = there[0] | run if there else measure(root, run)
             rows.append({k: str(v) for k, v in found.items()})
+            rows = [{**dict.fromkeys(rows[-1], ""), **r} for r in rows]
             print(rows[-1], flush=True)
             save(RESULT, rows)
     (HERE.parent / "docs" / "methods_table.md").write_text(page(known(RESULT)))

@@ -29,6 +29,12 @@ def pytest_addoption(parser):
     parser.addoption("--data-root", default=os.environ.get("BITWRIGHT_DATA", "../shared/data"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws without a seed of its own depends on no other test, nor on its worker."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def data_root(request) -> Path:
     """The folder of benchmark networks and data, or a skip that says so."""

@@ -12,6 +12,7 @@ from torch import nn
 from unit_problems import CASES, output_error, problem, with_rows
 
 from bitwright.graph.rows import weight_rows
+from bitwright.methods import quadratic
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.quadratic import QuadraticSolver, relative_loss
 from bitwright.numerics.affine import dequantize
@@ -372,6 +373,37 @@ def test_few_samples_leave_the_weights_nearer_to_float():
             assert found.fallback is None
             errors.append(relative_loss(judge, found, given.unit))
     assert np.mean(careful) < 0.9 * np.mean(plain)
+
+
+def test_rows_apart_may_ask_for_more_of_that_pull_and_never_for_less(monkeypatch):
+    """Rows to fit that repeat few inputs seem many; those apart show that they are not."""
+    asked = []
+
+    def seen(exact, target, ridge):
+        asked.append(ridge)
+        return regularised(exact, target, ridge)
+
+    monkeypatch.setattr(quadratic, "regularised", seen)
+    plain, judged = [], []
+    for seed in range(20):
+        x, w, y = rows_of(seed, inputs=24, outputs=8, count=4012)
+        many = (x[:, :12].repeat(1, 50, 1), y[:, :12].repeat(1, 50, 1))
+        base = with_rows("linear", 3)
+        given = replace(
+            base, weight=w[0], bias=torch.zeros(8), unit=replace(base.unit, shape=(8, 24)),
+            inputs=(None,), gram=Gram.of(*many), held_out=Gram.of(x[:, 12:2012], y[:, 12:2012]),
+            sample_count=600,
+        )  # fmt: skip
+        judge = Gram.of(x[:, 2012:], y[:, 2012:])
+        for errors, solver in (
+            (plain, QuadraticSolver(judged=False)),
+            (judged, QuadraticSolver()),
+        ):
+            asked.clear()
+            found = solver.solve(given)
+            assert min(asked) == asked[0] == 0.05 and max(asked) <= 10.0
+            errors.append(relative_loss(judge, found, given.unit))
+    assert np.mean(judged) < 0.9 * np.mean(plain)
 
 
 @pytest.mark.parametrize("bits", [2, 4])

@@ -22,6 +22,8 @@ from bitwright.numerics.ranges import range_rule
 ROUNDING = 2.0**-22
 # However few the samples: with more than this, rounding would no longer look at them.
 MOST_RIDGE = 3.0
+# Ridges that held-out rows may choose: by this factor apart, and at most so much.
+RUNG, TOP = 10.0**0.5, 10.0
 # Multiplications of a sweep, C N^2, from which on a unit has one start and rests sooner: a little
 # of the objective for most of the time.
 WIDE = 2e9
@@ -42,6 +44,8 @@ class QuadraticSolver:
         ridge: pull towards the float weights, relative to the mean of H's diagonal; at least this.
         prior: how many samples the float weights count for. The rows of one image resemble each
             other, so that moments of few images say much about these and little about others.
+        judged: whether rows kept apart may ask for more of that pull in a unit. For less they are
+            not asked: it brings a unit nearer on them, and the network's answers further away.
         sweeps: at most so many passes over the coordinates before and after the scale is fixed.
         tolerance: stop when the objective falls by less than this part in a sweep.
         weight_range: of the nearest rounding that the result is compared with.
@@ -49,6 +53,7 @@ class QuadraticSolver:
 
     ridge: float = 0.003
     prior: float = 30.0
+    judged: bool = True
     sweeps: int = 20
     tolerance: float = 1e-4
     weight_range: str = "mse"
@@ -95,7 +100,7 @@ class QuadraticSolver:
         target = weight_rows(problem.weight.detach().float(), unit)
         fixed = torch.zeros_like(gram.y)
         exact = without_bias(gram, fixed) if unit.kind == "matmul" else centred(gram)
-        objective = regularised(exact, target, self._ridge(problem.sample_count))
+        objective = self._objective(problem, target, exact)
         start = _start(problem, target, objective)
         steps = self._solved(problem, objective, start)
         weight = steps.weight
@@ -116,6 +121,34 @@ class QuadraticSolver:
         starts = (start, other.rounded(start))
         steps = _snapped(best_of(objective, starts, problem.per_channel, effort), problem)
         return best_of(objective, (steps, other.rounded(steps)), False, effort)
+
+    def _objective(self, problem: UnitProblem, target: Tensor, exact: Quadratic) -> Quadratic:
+        """Regularised at least as the samples' number asks, and more while rows apart gain.
+
+        Equation: min over r of ||Y' - W_r X'||^2 on the rows kept apart, W_r the weights rounded in
+        succession for the ridge r, with the bias that is best for the rows to fit; from the first
+        ridge upwards, to the first rung that does not gain.
+        """
+        ridge = self._ridge(problem.sample_count)
+        best = regularised(exact, target, ridge)
+        apart = problem.held_out
+        if not self.judged or apart is None or apart.count < 2:
+            return best
+        start = _start(problem, target, best)
+
+        def loss(objective: Quadratic) -> float:
+            weight = Successive.of(objective).rounded(start).weight
+            bias = torch.zeros_like(apart.y) if problem.kind == "matmul" else exact.bias(weight)
+            return float(without_bias(apart, bias).loss(weight).sum())
+
+        least = loss(best)
+        while (ridge := ridge * RUNG) <= TOP:
+            objective = regularised(exact, target, ridge)
+            here = loss(objective)
+            if not here < least:
+                break
+            best, least = objective, here
+        return best
 
     def _ridge(self, samples: int) -> float:
         """The pull for so many samples; 0: not known."""
