@@ -17,7 +17,7 @@ from bitwright.tune.moments import Moments
 from bitwright.tune.network import Simulation, channel_axis_of
 from bitwright.tune.samples import Open, Samples, bytes_of, size_of
 
-CUT_BYTES = 384 << 20
+CUT_BYTES = 224 << 20
 
 Values = dict[str, Any]
 
@@ -96,6 +96,8 @@ def _measure(
     found: Moments | None = None
     moved: list[tuple[int, Values]] | None = []
     for index, (rows, start) in enumerate(cut.walk(graph, samples.fit)):
+        if not cut.stored:
+            trim_heap()
         values = replay(graph, start, {*names, *unit.calls})
         for call in unit.calls:
             found = _joined(found, values[call], unit)
