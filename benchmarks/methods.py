@@ -147,10 +147,11 @@ def seeds(networks: list[str], schemes: list[str], methods: list[str]) -> Iterat
 BY_HEART = (
     "The calibration images are the network's own training images, which it answers surely: the",
     "levels differ, what a method changes counts. On 100 images `qat-kld-last` lowers nearest",
-    "rounding's divergence by a factor of 23 where it has seen them and of 1.8 where it has not:",
-    "it learns them by heart. The quadratic solver lowers it by 8.5 and 2.6; with 1000 images the",
-    "two kinds of images gain more alike. The published rate of 0.1 (`qat-kld-paper`) is for weights",
-    "beside their batch-norms; on folded ones it diverges with 100 images and with 1000.",
+    "rounding's divergence by a factor of 23 where it has seen them and of 1.8 where it has",
+    "not: it learns them by heart. The quadratic solver lowers it by 8.5 and 2.6; with 1000",
+    "images the two kinds of images gain more alike. The published rate of 0.1 (`qat-kld-",
+    "paper`) is for weights beside their batch-norms; on folded ones it diverges with 100",
+    "images and with 1000.",
 )
 
 Select = Callable[[list[str], list[str], list[str]], Iterator[dict[str, str]]]
