@@ -135,6 +135,8 @@ def _problems(
 ) -> list[UnitProblem]:
     """The problems of all choices of a unit; its rows are let go once they are read."""
     rows = collectors.pop(unit.name, None)
+    # Holes that the passes over the data left behind, and the unit before.
+    trim_heap()
     made = [
         problem_of(work, unit, choice, grids[n, choice], rows, work.samples) for n, choice in tasks
     ]
