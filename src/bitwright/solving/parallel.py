@@ -164,6 +164,9 @@ def _collect(work: Work, plans: tuple[Plan, ...]) -> dict[str, Collector]:
             for name, part in waiting.pop(done).items():
                 collectors[name].absorb(part)
             done += 1
+        # Before the next batches are read, which would not fit into the holes of this chunk.
+        del parts
+        trim_heap()
     return collectors
 
 
