@@ -48,7 +48,6 @@ def run(study: Study) -> None:
         "solved before by the run above.", "",
         "The paper: ResNet-50 at 12.5 to 13 % of its size within 1 point of float; MobileNet-V2",
         "with a quarter of its layers at 4 bits loses less than 2 points, with all about 7.",
-        "Rows at bops<=0.03 have w4a8 on the menu beside w8a8 and w4a4.",
         "", table(records.rows), "", *shares, "",
     ]  # fmt: skip
     study.publish("pipelines", "\n".join(text))

@@ -45,7 +45,7 @@ class QuadraticSolver:
         prior: how many samples the float weights count for. The rows of one image resemble each
             other, so that moments of few images say much about these and little about others.
         judged: whether rows kept apart may ask for more of that pull in a unit. For less they are
-            not asked: it brings a unit nearer on them, and the network's answers further away.
+            not asked: a unit's error on them is not the network's.
         sweeps: at most so many passes over the coordinates before and after the scale is fixed.
         tolerance: stop when the objective falls by less than this part in a sweep.
         weight_range: of the nearest rounding that the result is compared with.

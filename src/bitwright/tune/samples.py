@@ -139,7 +139,7 @@ def fewer(graph: ModelGraph, samples: Samples, most: int) -> Samples:
     def fit() -> Iterator[Flat]:
         for flat in samples.fit():
             chosen = torch.tensor([key <= limit for key in keys_of(flat, whole)])
-            part = flat if whole and bool(chosen) else None if whole else take_rows(flat, chosen)
+            part = (flat if bool(chosen) else None) if whole else take_rows(flat, chosen)
             if part is not None:
                 yield part
 
