@@ -15,7 +15,7 @@ from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import Unit
 from bitwright.graph.simulate import stitch
 from bitwright.graph.sites import Site
-from bitwright.graph.ties import shared_grids
+from bitwright.graph.ties import grid_classes
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
 from bitwright.numerics.exact import significant_bits, snap
@@ -82,10 +82,7 @@ class _Space:
 
     def classes(self) -> dict[str, str]:
         """Which values share one grid: a name for each group."""
-        found = {site.root: site.root for site in self.sites}
-        for names in shared_grids(self.prepared.graph, self.prepared.target):
-            found |= {name: min(names) for name in names if name in found}
-        return found
+        return grid_classes(self.prepared.graph, self.prepared.target, self.sites)
 
     def by_norm(self, p: float) -> Answer:
         """Every range by itself: of least error in the p-norm."""

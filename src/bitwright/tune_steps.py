@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bitwright.errors import RecipeError, unknown
 
-BN, BN_PAPER, BIAS, REFINE = "bn", "bn-paper", "bias", "refine"
+BN, BN_PAPER, BIAS, SCALES, REFINE = "bn", "bn-paper", "bias", "scales", "refine"
 BIAS_ANALYTIC, BIAS_EMPIRICAL = "bias-analytic", "bias-empirical"
 LAPQ, BRECQ = "lapq", "brecq"
 QAT, QAT_LAST, QAT_PAPER = "qat-kld", "qat-kld-last", "qat-kld-paper"
@@ -32,6 +32,7 @@ ABOUT: Mapping[str, AboutStep] = {
     BN: AboutStep(True, False, "arXiv 2006.10518", "some forward passes"),
     BN_PAPER: AboutStep(True, False, "arXiv 2006.10518", "ten forward passes"),
     BIAS: AboutStep(True, True, "arXiv 2006.10518", "200 batches through the whole network"),
+    SCALES: AboutStep(True, True, "arXiv 1902.08153", "200 batches through the whole network"),
     BIAS_ANALYTIC: AboutStep(False, False, "arXiv 1906.04721", "milliseconds"),
     BIAS_EMPIRICAL: AboutStep(True, False, "arXiv 1906.04721", "some forward passes"),
     REFINE: AboutStep(True, False, "arXiv 2006.10518", "that of refine_method, in sequence"),
@@ -44,7 +45,8 @@ _AFRESH = {
     REFINE: "solves all units again",
 }
 # What may stand before a step that rounds afresh, and is not lost by it.
-_BEFORE = {LAPQ: (), BRECQ: (LAPQ,), REFINE: (BN, BN_PAPER, BIAS, BIAS_ANALYTIC, BIAS_EMPIRICAL)}
+_TUNED = (BN, BN_PAPER, BIAS, SCALES, BIAS_ANALYTIC, BIAS_EMPIRICAL)
+_BEFORE = {LAPQ: (), BRECQ: (LAPQ,), REFINE: _TUNED}
 # Methods that leave the bias as it is.
 _OWN_BIAS_NONE = ("nearest", "adaround")
 

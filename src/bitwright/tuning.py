@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from bitwright.clip_search import search_clips
 from bitwright.graph.choice import Choice
 from bitwright.graph.simulate import Assignment
+from bitwright.graph.ties import grid_classes
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.preparing import Job, Prepared, edges_of, work_on
 from bitwright.run.progress import Progress
 from bitwright.solving import Edges, solve
-from bitwright.stages import assemble
+from bitwright.stages import active_sites, assemble
 from bitwright.tune.analytic import correct_biases
 from bitwright.tune.bias import BiasTuning, tune_biases
 from bitwright.tune.bn import BatchNormTuning, tune_batchnorms
@@ -26,6 +27,7 @@ from bitwright.tune.judge import Judge, Loss
 from bitwright.tune.network import Deploy, Solved, simulate
 from bitwright.tune.qat import WeightTraining, train_weights
 from bitwright.tune.report import TuneReport, attempted
+from bitwright.tune.scales import Grids, ScaleTuning, tune_scales
 from bitwright.tune_steps import (
     BIAS,
     BIAS_ANALYTIC,
@@ -38,6 +40,7 @@ from bitwright.tune_steps import (
     QAT_LAST,
     QAT_PAPER,
     REFINE,
+    SCALES,
     tuning_steps,
 )
 
@@ -72,14 +75,27 @@ def tune(
         if step == REFINE:
             again = _solved_again(job, prepared, choices, progress)
             for earlier in done:
-                again = _apply(job, prepared, earlier, again, progress)
+                again = _step(job, prepared, choices, earlier, again, progress)
             found = _better(prepared, found, again, progress)
-        elif step == LAPQ:
-            found = _clipped(prepared, choices, found, progress)
         else:
-            found = _apply(job, prepared, step, found, progress)
+            found = _step(job, prepared, choices, step, found, progress)
         done.append(step)
     return found
+
+
+def _step(
+    job: Job,
+    prepared: Prepared,
+    choices: Mapping[str, Choice],
+    step: str,
+    start: Configuration,
+    progress: Progress,
+) -> Configuration:
+    if step == LAPQ:
+        return _clipped(prepared, choices, start, progress)
+    if step == SCALES:
+        return _rescaled(job, prepared, choices, start, progress)
+    return _apply(job, prepared, step, start, progress)
 
 
 def _clipped(
@@ -90,6 +106,29 @@ def _clipped(
         solved, edges, report = search_clips(prepared, choices, start.solved, start.edges)
     _say(progress, report)
     return Configuration(solved, edges, (*start.reports, report))
+
+
+def _rescaled(
+    job: Job,
+    prepared: Prepared,
+    choices: Mapping[str, Choice],
+    start: Configuration,
+    progress: Progress,
+) -> Configuration:
+    """Scales and biases trained on the network's answers; the edges' too."""
+    graph, target = prepared.graph, prepared.target
+    sites = active_sites(prepared.sites, graph, choices)
+    grids = Grids(
+        start.edges,
+        sites,
+        grid_classes(graph, target, sites),
+        lambda solved, edges: assemble(graph, solved, edges, target),
+    )
+    with progress.stage("tune scales"):
+        options = ScaleTuning(seed=job.recipe.seed)
+        solved, edges, report = tune_scales(graph, start.solved, grids, prepared.samples, options)
+    _say(progress, report)
+    return Configuration(solved, dict(edges), (*start.reports, report))
 
 
 def _apply(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import accumulate, pairwise, product
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from runs_of import ADAQUANT, QUADRATIC, Residual, counting, run_of, solving_of, tiny
 from torch import nn
 
 from bitwright.methods.catalogue import METHODS
 from bitwright.run.digest import digest
 from bitwright.run.store import Store
+from bitwright.solving.parallel import _group_sizes
 from networks import Chain, normal, seeded, small_network
 
 MENU = "w8a8,w4a8,w4a4,w2a4"
@@ -150,3 +154,30 @@ def test_every_method_solves_a_network_without_touching_it(name):
 
 def shortened(method):
     return replace(method, iterations=8) if method.needs.backward else method
+
+
+@given(st.lists(st.integers(0, 12), max_size=8), st.integers(1, 20))
+def test_groups_are_few_and_their_greatest_is_least(needs, limit):
+    sizes = _group_sizes(needs, limit)
+    assert sum(sizes) == len(needs)
+
+    def sums(cut):
+        ends = [0, *accumulate(cut)]
+        return [sum(needs[a:b]) for a, b in pairwise(ends)]
+
+    def allowed(cut):
+        ends = [0, *accumulate(cut)]
+        parts = [needs[a:b] for a, b in pairwise(ends)]
+        return all(sum(p) <= limit or sum(n > 0 for n in p) == 1 for p in parts)
+
+    assert allowed(sizes)
+    if not needs:
+        return
+    cuts = []
+    for marks in product([False, True], repeat=len(needs) - 1):
+        ends = [0, *(i + 1 for i, mark in enumerate(marks) if mark), len(needs)]
+        cuts.append([b - a for a, b in pairwise(ends)])
+    fewest = min(len(cut) for cut in cuts if allowed(cut))
+    assert len(sizes) == fewest
+    alike = [cut for cut in cuts if len(cut) == fewest and allowed(cut)]
+    assert max(sums(sizes)) == min(max(sums(cut)) for cut in alike)

@@ -14,11 +14,13 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.observe import observe
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
+from bitwright.graph.ties import grid_classes
 from bitwright.methods.nearest import Nearest
 from bitwright.numerics.ranges import range_rule
 from bitwright.stages import assemble, input_grids, problem
 from bitwright.tune.network import Deploy
 from bitwright.tune.samples import Samples, split_samples
+from bitwright.tune.scales import Grids
 from networks import Chain, normal, seeded, trained_looking
 
 
@@ -30,6 +32,7 @@ class Quantised:
     solved: dict
     deploy: Deploy
     data: torch.Tensor | dict[str, torch.Tensor]
+    grids: Grids
 
     def samples(self, batch: int = 16, order: torch.Tensor | None = None) -> Samples:
         count = len(
@@ -71,7 +74,9 @@ def quantised(
         )
         made = problem(graph, unit, choices[unit.name], kind, grids, 0)
         solved[unit.name] = Nearest().solve(made)
-    return Quantised(graph, solved, lambda found: assemble(graph, found, edges, kind), data)
+    classes = grid_classes(graph, kind, sites)
+    grids = Grids(edges, sites, classes, lambda found, at: assemble(graph, found, at, kind))
+    return Quantised(graph, solved, grids.deploy, data, grids)
 
 
 def networks():

@@ -13,6 +13,7 @@ from bitwright.graph.execute import first_tensor, walk
 from bitwright.graph.simulate import stitch
 from bitwright.tune.bias import BiasTuning, tune_biases
 from bitwright.tune.bn import tune_batchnorms
+from bitwright.tune.scales import ScaleTuning, tune_scales
 from networks import pictures as images_of
 from networks import small_network
 
@@ -24,7 +25,9 @@ def test_runtime_and_simulation_agree(tmp_path, target, scheme):
     tuned, _ = tune_batchnorms(made.graph, made.solved, made.deploy, made.samples())
     few = BiasTuning(iterations=10, checks=2)
     tuned, _ = tune_biases(made.graph, tuned, made.deploy, made.samples(), few)
-    assignment = made.deploy(tuned)
+    brief = ScaleTuning(iterations=10, checks=2)
+    tuned, edges, _ = tune_scales(made.graph, tuned, made.grids, made.samples(), brief)
+    assignment = made.grids.assemble(tuned, edges)
     path = tmp_path / "model.onnx"
     images = images_of(24, seed=7)
     export_onnx(made.graph, stitch(made.graph, assignment, marks=True), (images[:2],), path)

@@ -46,6 +46,22 @@ def test_gradient_is_the_clamp_s(zero):
     assert torch.equal(mine, torch.autograd.grad((other * weights).sum(), x)[0])
 
 
+@pytest.mark.parametrize("zero", [0, 3, 15])
+def test_the_scale_s_gradient_is_that_of_the_slow_quantiser(zero):
+    grid = Grid(4)
+    scale = torch.tensor(0.11, requires_grad=True)
+    point = torch.tensor(zero, dtype=torch.int32)
+    x = (normal(3, 5, 6, 4) * 1.2).to(memory_format=torch.channels_last).requires_grad_()
+    weights = normal(3, 5, 6, 4, seed=2)
+    mine = straight_through(x, QParams(grid, scale, point))
+    theirs = fake_quantize_ste(x, scale, point.float(), grid)
+    assert torch.equal(mine, theirs)
+    ours, other = (torch.autograd.grad((y * weights).sum(), (x, scale)) for y in (mine, theirs))
+    assert torch.equal(ours[0], other[0])
+    assert float(ours[1]) == pytest.approx(float(other[1]), rel=1e-4)
+    assert float(other[1]) != 0.0
+
+
 def test_gradients_of_biases_are_those_of_the_formula():
     """Two layers by hand in float64, against the stitched network."""
     net = seeded(lambda: Chain(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4))).eval()

@@ -41,6 +41,14 @@ def shared_grids(graph: ModelGraph, target: Target) -> tuple[tuple[str, ...], ..
     return tuple(tuple(names) for names in classes.values() if len(names) > 1)
 
 
+def grid_classes(graph: ModelGraph, target: Target, sites: Iterable[Site]) -> dict[str, str]:
+    """Which values share one grid: a name for each root of the sites."""
+    found = {site.root: site.root for site in sites}
+    for names in shared_grids(graph, target):
+        found |= {name: min(names) for name in names if name in found}
+    return found
+
+
 def tied_inputs(
     graph: ModelGraph, target: Target, sites: Iterable[Site]
 ) -> Mapping[str, Sequence[str]]:

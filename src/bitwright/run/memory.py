@@ -12,8 +12,10 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-_KEEP_BYTES = 512 << 20
-_PAD_BYTES = 64 << 20
+_KEEP_BYTES = 2 << 30
+_PAD_BYTES = 1 << 30
+_MAPS = Path("/proc/self/maps")
+_MADV_HUGEPAGE = 14
 
 
 def keep_heap() -> bool:
@@ -32,7 +34,41 @@ def keep_heap() -> bool:
         mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES),
         mallopt(_M_TOP_PAD, _PAD_BYTES),
     ]
+    ask_large_pages()
     return all(applied)
+
+
+def ask_large_pages() -> bool:
+    """Let the kernel back the heap by pages of 2 MiB, where it has them on request.
+
+    Clearing and finding small pages cost a tenth of a forward pass, and several tenths after
+    `trim_heap`. What is asked for an address range does not extend to what the heap grows by later;
+    so it is grown here, by addresses that take no memory until they are used. Returns whether the
+    kernel agreed.
+    """
+    library, start = _library(), _heap_start()
+    if library is None or not start:
+        return False
+    malloc, free, sbrk = library.malloc, library.free, library.sbrk
+    malloc.restype = sbrk.restype = ctypes.c_void_p
+    malloc.argtypes, free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    sbrk.argtypes = [ctypes.c_ssize_t]
+    # With what `keep_heap` set, the break moves by so much more than is asked for.
+    free(malloc(_PAD_BYTES // 2))
+    end = int(sbrk(0) or 0)
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return end > start and library.madvise(start, end - start, _MADV_HUGEPAGE) == 0
+
+
+@cache
+def _heap_start() -> int:
+    """Where the break began, on a page; 0 where the system does not tell."""
+    if not _MAPS.exists():
+        return 0
+    for line in _MAPS.read_text().splitlines():
+        if line.endswith("[heap]"):
+            return int(line.split("-")[0], 16)
+    return 0
 
 
 def trim_heap() -> None:
@@ -44,6 +80,7 @@ def trim_heap() -> None:
     trim = getattr(_library(), "malloc_trim", None)
     if trim is not None:
         trim(0)
+        ask_large_pages()
 
 
 @cache

@@ -35,7 +35,8 @@ from bitwright.solving.ranges import grids_by_output
 from bitwright.solving.spool import Budget
 from bitwright.solving.work import Edges, Task, Tick, Work, inputs_key, problem_of
 
-GRAM_BYTES = 256 << 20
+# Four times as much is held at worst: fit and held-out sums, of a chunk and of those before.
+GRAM_BYTES = 160 << 20
 CHUNK = 4
 
 Solved = dict[Task, UnitSolution]
@@ -83,21 +84,48 @@ def _grids(work: Work) -> dict[Task, Grids]:
 def _groups(
     units: Sequence[Unit], tasks: Sequence[Task], grids: dict[Task, Grids]
 ) -> Iterator[list[Unit]]:
-    """Units whose sums fit into memory together."""
-    group: list[Unit] = []
-    held = 0
-    for unit in units:
-        different = {inputs_key(grids[t]) for t in tasks if t[0] == unit.name}
-        inputs = unit.params // max(unit.shape[unit.channel_axis], 1)
-        sums = 8 * (unit.groups * inputs * inputs + unit.params) * len(different)
-        need = sums if solvable(unit) else 0
-        if group and held + need > GRAM_BYTES:
-            yield group
-            group, held = [], 0
-        group.append(unit)
-        held += need
-    if group:
-        yield group
+    """Units whose sums fit into memory together: as few groups as may be, of about one size."""
+    needs = [_sums_bytes(unit, tasks, grids) for unit in units]
+    for size in _group_sizes(needs, GRAM_BYTES):
+        yield list(units[:size])
+        units = units[size:]
+
+
+def _sums_bytes(unit: Unit, tasks: Sequence[Task], grids: dict[Task, Grids]) -> int:
+    if not solvable(unit):
+        return 0
+    different = {inputs_key(grids[t]) for t in tasks if t[0] == unit.name}
+    inputs = unit.params // max(unit.shape[unit.channel_axis], 1)
+    return 8 * (unit.groups * inputs * inputs + unit.params) * len(different)
+
+
+def _group_sizes(needs: Sequence[int], limit: int) -> list[int]:
+    """How many of a row go together so that no sum is over the limit, unless one alone is.
+
+    As few parts as that takes, and of those cuts one whose greatest sum is least: every part costs
+    a pass over the data, and the greatest one the memory.
+    """
+
+    def cut(most: int) -> list[int]:
+        sizes: list[int] = []
+        held = 0
+        for need in needs:
+            if sizes and (held == 0 or need == 0 or held + need <= most):
+                sizes[-1] += 1
+                held += need
+            else:
+                sizes.append(1)
+                held = need
+        return sizes
+
+    fewest, low, high = len(cut(limit)), 0, limit
+    while low < high:
+        middle = (low + high) // 2
+        if len(cut(middle)) <= fewest:
+            high = middle
+        else:
+            low = middle + 1
+    return cut(high)
 
 
 def _solve_group(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,16 +11,12 @@ from torch import Tensor
 from bitwright.errors import RecipeError
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
-from bitwright.tune.descent import backward, rows_at_once
+from bitwright.tune.descent import Descent, Learned, descend
 from bitwright.tune.judge import Judge
 from bitwright.tune.network import Deploy, Simulation, Solved, install, simulate, with_biases
-from bitwright.tune.pool import gather, minibatches
 from bitwright.tune.report import TuneReport, chosen_moment
-from bitwright.tune.samples import Samples, fixed_batch, in_memory, size_of
+from bitwright.tune.samples import Samples, in_memory
 from bitwright.tune.statistics import output_moments
-from bitwright.tune.straight import differentiable
-
-BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
@@ -111,10 +106,9 @@ class _Trained:
     spread: Tensor
     parameter: Tensor
 
-    @property
-    def bias(self) -> Tensor:
-        """As the network adds it; a gradient reaches the parameter."""
-        return self.base + self.spread * self.parameter
+    def at(self, parameter: Tensor) -> Tensor:
+        """As the network adds it."""
+        return self.base + self.spread * parameter
 
 
 def _moments(
@@ -127,42 +121,18 @@ def _moments(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The iterations at which the biases are to be judged, and the biases then."""
     trained = _trained(graph, simulation, start, samples)
-    if not trained:
-        return
-    module = differentiable(simulation.module)
-    pool = gather(graph, samples.fit)
-    part = rows_at_once(graph, pool)
-    parameters = [unit.parameter for unit in trained.values()]
-    optimizer = torch.optim.Adam(parameters, lr=options.rate, betas=BETAS)
-    smooth = [torch.zeros_like(parameter) for parameter in parameters]
-    every = max(1, options.iterations // options.checks)
-    size = max(1, options.batch // (size_of(pool[0].flat) if fixed_batch(graph) else 1))
-    batches = minibatches(pool, size, options.seed)
-    for step in range(1, options.iterations + 1):
-        fraction = (step - 1) / options.iterations
-        optimizer.param_groups[0]["lr"] = options.rate * 0.5 * (1 + math.cos(math.pi * fraction))
-        optimizer.zero_grad()
-        entries = next(batches)
-        backward(
-            graph,
-            module,
-            lambda: {unit.path: unit.bias for unit in trained.values()},
-            entries,
-            judge.temperature,
-            part,
+    learned = Learned(tuple(unit.parameter for unit in trained.values()), options.rate)
+    how = Descent(options.iterations, options.batch, options.smoothing, options.checks,
+                  options.seed)  # fmt: skip
+
+    def tensors() -> dict[str, Tensor]:
+        return {unit.path: unit.at(unit.parameter) for unit in trained.values()}
+
+    for step, (means,) in descend(graph, simulation, samples, judge, (learned,), tensors, how):
+        yield (
+            step,
+            {n: unit.at(mean) for (n, unit), mean in zip(trained.items(), means, strict=True)},
         )
-        optimizer.step()
-        for mean, parameter in zip(smooth, parameters, strict=True):
-            mean.lerp_(parameter.detach(), 1.0 - options.smoothing)
-        if step % every == 0 or step == options.iterations:
-            known = 1.0 - options.smoothing**step
-            yield (
-                step,
-                {
-                    name: unit.base + unit.spread * (mean / known)
-                    for (name, unit), mean in zip(trained.items(), smooth, strict=True)
-                },
-            )
 
 
 def _trained(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -11,13 +13,83 @@ from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
-from bitwright.tune.judge import distillation
-from bitwright.tune.pool import Entry, joined
-from bitwright.tune.samples import bytes_of, fixed_batch
-from bitwright.tune.straight import run_with
+from bitwright.tune.judge import Judge, distillation
+from bitwright.tune.network import Simulation
+from bitwright.tune.pool import Entry, gather, joined, minibatches
+from bitwright.tune.samples import Samples, bytes_of, fixed_batch, size_of
+from bitwright.tune.straight import differentiable, run_with
 
 # What the values of one forward pass may take while they wait for the backward pass.
 GRAD_BYTES = 512 << 20
+BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How many steps of Adam, over how many samples each, and what of them is looked at."""
+
+    iterations: int
+    batch: int
+    smoothing: float
+    checks: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """Parameters that share a first rate, which falls as a cosine."""
+
+    parameters: tuple[Tensor, ...]
+    rate: float
+
+
+def descend(
+    graph: ModelGraph,
+    simulation: Simulation,
+    samples: Samples,
+    judge: Judge,
+    learned: Sequence[Learned],
+    tensors: Callable[[], Mapping[str, Tensor]],
+    how: Descent,
+) -> Iterator[tuple[int, list[list[Tensor]]]]:
+    """Train by Adam on the distillation loss; the iterations at which to judge, and the means then.
+
+    Args:
+        graph: the captured float network.
+        simulation: the quantised one.
+        samples: those to fit are trained on.
+        judge: knows the temperature.
+        learned: the parameters, in groups.
+        tensors: what the network computes with, made of the parameters.
+        how: steps, batches, and the memory of the running mean of each parameter.
+
+    Yields:
+        The step, and the running means of all parameters in their groups.
+    """
+    if not any(group.parameters for group in learned):
+        return
+    module = differentiable(simulation.module)
+    pool = gather(graph, samples.fit)
+    part = rows_at_once(graph, pool)
+    groups = [{"params": list(g.parameters), "lr": g.rate, "rate": g.rate} for g in learned]
+    optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=BETAS)
+    means = [[torch.zeros_like(p) for p in group.parameters] for group in learned]
+    every = max(1, how.iterations // how.checks)
+    size = max(1, how.batch // (size_of(pool[0].flat) if fixed_batch(graph) else 1))
+    batches = minibatches(pool, size, how.seed)
+    for step in range(1, how.iterations + 1):
+        for options in optimizer.param_groups:
+            fraction = (step - 1) / how.iterations
+            options["lr"] = options["rate"] * 0.5 * (1 + math.cos(math.pi * fraction))
+        optimizer.zero_grad()
+        backward(graph, module, tensors, next(batches), judge.temperature, part)
+        optimizer.step()
+        for group, own in zip(learned, means, strict=True):
+            for mean, parameter in zip(own, group.parameters, strict=True):
+                mean.lerp_(parameter.detach(), 1.0 - how.smoothing)
+        if step % every == 0 or step == how.iterations:
+            known = 1.0 - how.smoothing**step
+            yield step, [[mean / known for mean in own] for own in means]
 
 
 def weight_paths(stitched: fx.GraphModule) -> dict[str, str]:

@@ -34,15 +34,41 @@ class _Through(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(grad, x, ctx.low, ctx.high), None
 
 
+class _ThroughWithScale(torch.autograd.Function):
+    """Forward: `fake_quantize`. Backward: see `straight_through`; the scale has a gradient too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.grid = grid
+        return fake_quantize(x, QParams(grid, scale, zero_point))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point = ctx.saved_tensors
+        step, zero = float(scale), int(zero_point)
+        low, high = (ctx.grid.qmin - zero - 0.5) * step, (ctx.grid.qmax - zero + 0.5) * step
+        grad_x = torch.ops.aten.hardtanh_backward(grad, x, low, high)
+        # s dx^/ds is x^ - x inside and x^ outside, where grad_x is nought.
+        made = fake_quantize(x, QParams(ctx.grid, scale, zero_point))
+        slope = made.mul_(grad).addcmul_(grad_x, x, value=-1.0).sum() / step
+        return grad_x, slope.reshape(scale.shape), None, None
+
+
 def straight_through(x: Tensor, qparams: QParams) -> Tensor:
     """A quantised activation whose gradient ignores the rounding.
 
     Equation: x^ = clamp(round(x / s), qmin - z, qmax - z) s; dx^/dx = 1 where
     qmin - z - 1/2 < x / s < qmax - z + 1/2, so that rounding alone stays on the grid, else 0.
-    One scale for the whole tensor. What `numerics.affine.fake_quantize_ste` does, without
-    gradients for the grid and in half of its memory traffic.
+    Where the scale asks for a gradient: s dx^/ds = x^ - x inside, x^ outside.
+    One scale for the whole tensor. What `numerics.affine.fake_quantize_ste` does, in half of its
+    memory traffic.
     Reference: Bengio et al., arXiv 1308.3432; seed 002, section 3.3 (bias tuning).
     """
+    with_scale: Callable[..., Tensor] = _ThroughWithScale.apply
+    if qparams.scale.requires_grad:
+        return with_scale(x, qparams.scale, qparams.zero_point, qparams.grid)
     apply: Callable[..., Tensor] = _Through.apply
     return apply(x, qparams)
 
