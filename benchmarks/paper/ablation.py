@@ -35,13 +35,15 @@ PAIRS = (
     ("integer program over uniform bits", IP, UNIFORM),
     ("batch-norm tuning over none", "ip + bn", IP),
     ("bias tuning over batch-norm tuning alone", "ip + bn + bias", "ip + bn"),
+    ("scale tuning over batch-norm tuning alone", "ip + bn + scales", "ip + bn"),
 )
+TRAILS = (("bn",), ("bn", "bias"), ("bn", "scales"))
 
 
 def plans(study: Study) -> list[Plan]:
     """A plan a seed."""
     return [
-        Plan(name, NETWORKS[name].menu, budgets, seed, beside=(UNIFORM,))
+        Plan(name, NETWORKS[name].menu, budgets, seed, TRAILS, (UNIFORM,))
         for name in study.of(tuple(NETWORKS))
         for budgets in (NETWORKS[name].budgets[: 1 if study.scale.quick else None],)
         for seed in range(1 if study.scale.quick else NETWORKS[name].seeds)

@@ -26,11 +26,11 @@ def plans(study: Study) -> list[Plan]:
     found = []
     for name in study.of(tuple(BUDGETS)):
         budgets = BUDGETS[name][1:2] if study.scale.quick else BUDGETS[name]
-        steps = ("bn", "bias", "refine")
-        found.append(Plan(name, MENU, budgets, steps=steps))
+        steps = (("bn",), ("bn", "bias"), ("bn", "bias", "refine"))
+        found.append(Plan(name, MENU, budgets, trails=steps))
         if name in RELAXED_OF:
             menu = "w{4,6}a{4,6}" if study.scale.quick else RELAXED
-            found.append(Plan(name, menu, budgets, steps=steps, beside=()))
+            found.append(Plan(name, menu, budgets, trails=steps, beside=()))
     return found
 
 

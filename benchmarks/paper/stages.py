@@ -35,24 +35,33 @@ from bitwright.tuning import Configuration, tune
 
 Choices = Mapping[str, Choice]
 UNIFORM = "uniform"
-# The names of the pipelines' steps in the order in which they are applied.
-STEPS = {"bn": "ip + bn", "bias": "ip + bn + bias", "refine": "ip + bn + bias + refine"}
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is measured: a network's menu, budgets, tuning steps, and the seed.
 
-    `beside` are the ways to choose the bits that stand beside the integer program.
+    `trails` are sequences of tuning steps, each run from what the integer program chose; `beside`
+    are the ways to choose the bits that stand beside it.
     """
 
     network: str
     menu: str
     budgets: tuple[str, ...]
     seed: int = 0
-    steps: tuple[str, ...] = ("bn", "bias")
+    trails: tuple[tuple[str, ...], ...] = (("bn",), ("bn", "bias"))
     beside: tuple[str, ...] = (*SOLVERS[1:], UNIFORM)
     refine_method: str = "quadratic"
+
+    @property
+    def steps(self) -> str:
+        """All trails in few words: those that others begin with are left out."""
+        whole = [
+            trail
+            for trail in self.trails
+            if not any(o != trail and o[: len(trail)] == trail for o in self.trails)
+        ]
+        return "|".join("+".join(trail) for trail in whole)
 
 
 def measured(root: Path, plan: Plan, scale: Scale, store: Path | None) -> list[dict[str, object]]:
@@ -78,7 +87,8 @@ class _Study:
         network = NETWORKS[plan.network]
         options = {
             "menu": plan.menu, "budget": plan.budgets[0], "keep": KEEP, "calib": scale.calib,
-            "table_samples": scale.table_samples, "seed": plan.seed, "tune": ",".join(plan.steps),
+            "table_samples": scale.table_samples, "seed": plan.seed,
+            "tune": ",".join(max(plan.trails, key=len)),
             "refine_method": plan.refine_method if "refine" in plan.steps else "",
         }  # fmt: skip
         recipe = make_recipe("light", options)
@@ -100,11 +110,10 @@ class _Study:
             yield self._row(budget, stage, choices, start)
             if stage != IP:
                 continue
-            for count, step in enumerate(self.plan.steps, 1):
-                recipe = replace(self.job.recipe, tune=",".join(self.plan.steps[:count]))
-                job = replace(self.job, recipe=recipe)
+            for trail in self.plan.trails:
+                job = replace(self.job, recipe=replace(self.job.recipe, tune=",".join(trail)))
                 tuned = tune(job, self.base.prepared, choices, start, Progress())
-                yield self._row(budget, STEPS[step], choices, tuned)
+                yield self._row(budget, " + ".join((IP, *trail)), choices, tuned)
 
     def _chosen(self, budget: str) -> dict[str, Choices]:
         found = {}
@@ -163,7 +172,7 @@ def identity(plan: Plan) -> dict[str, object]:
         "network": plan.network,
         "menu": plan.menu,
         "seed": plan.seed,
-        "steps": "+".join(plan.steps),
+        "steps": plan.steps,
         "budgets": ";".join(plan.budgets),
     }
 

@@ -23,6 +23,8 @@ from bitwright.sources.batches import Batch, take
 from bitwright.sources.lengths import batched
 from bitwright.stages import assemble, choices_of, forward_of
 
+TABLE_BATCH = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Solutions:
@@ -115,8 +117,11 @@ def stitched(
 
 
 def table_batches(job: Job) -> Iterator[Batch]:
-    """The calibration samples on which losses are measured."""
+    """The calibration samples on which losses are measured, a few at a time.
+
+    Beside a batch's values in the base network stand those of the variant that is run.
+    """
     recipe = job.recipe
     counts = [n for n in (recipe.calib, recipe.table_samples) if n]
     data = take(job.data, min(counts)) if counts else job.data
-    yield from batched(data, recipe.batch)
+    yield from batched(data, min(recipe.batch, TABLE_BATCH))

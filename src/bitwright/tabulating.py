@@ -39,7 +39,7 @@ from bitwright.search.sensitivity import (
 )
 from bitwright.search.smooth import Seen, smoothed
 from bitwright.search.table import Row, Table, make_table
-from bitwright.solutions import Solutions, figures, solve_menu, table_batches
+from bitwright.solutions import TABLE_BATCH, Solutions, figures, solve_menu, table_batches
 from bitwright.solving import Edges, Work
 from bitwright.solving.keys import run_key
 from bitwright.solving.parallel import Solved
@@ -122,6 +122,7 @@ def _key(job: Job, work: Work, base: Mapping[str, Choice], edges: Edges) -> str:
         run_key(work, "table", edges),
         [(name, str(choice)) for name, choice in base.items()],
         job.recipe.table_samples,
+        TABLE_BATCH,
         labels,
     )
 
