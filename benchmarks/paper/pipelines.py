@@ -25,9 +25,12 @@ def cells(study: Study) -> list[Cell]:
         menu, budget = QUARTER_MENU, QUARTERS.get(name, QUARTER)
         found.append(cell(name, f"light, {budget}", recipe="light", menu=menu, budget=budget))
         found.append(cell(name, f"advanced, {budget}", recipe="advanced", menu=menu, budget=budget))
-        fixed = {"mode": "sequential", "scheme": "w4a4", "keep": KEEP, "tune": "bn,bias"}
-        found.append(cell(name, "all w4a4, quadratic, tuned", method="quadratic", **fixed))
-        found.append(cell(name, "all w4a4, AdaQuant, tuned", method="adaquant", **fixed))
+        fixed = {"mode": "sequential", "scheme": "w4a4", "keep": KEEP}
+        for said, method in (("quadratic", "quadratic"), ("AdaQuant", "adaquant")):
+            label = f"all w4a4, {said}, tuned"
+            found.append(cell(name, label, method=method, **fixed, tune="bn,bias"))
+        label = "all w4a4, quadratic, scales tuned"
+        found.append(cell(name, label, method="quadratic", **fixed, tune="bn,scales"))
     return found
 
 

@@ -15,7 +15,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _KEEP_BYTES = 2 << 30
 _PAD_BYTES = 1 << 30
 _MAPS = Path("/proc/self/maps")
+_PAGES = Path("/proc/self/statm")
 _MADV_HUGEPAGE = 14
+_TRIM_ABOVE = 1 << 30
 
 
 def keep_heap() -> bool:
@@ -75,8 +77,11 @@ def trim_heap() -> None:
     """Give pages that hold nothing back to the system (glibc only).
 
     Kept blocks are reused, but not across sizes: between stages, and between units of different
-    widths, holes add up to hundreds of megabytes. A call takes milliseconds.
+    widths, holes add up to hundreds of megabytes. What is given back must be cleared when it is
+    taken again, so a process that holds little is left alone.
     """
+    if resident_bytes() < _TRIM_ABOVE:
+        return
     trim = getattr(_library(), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -88,6 +93,13 @@ def _library() -> ctypes.CDLL | None:
     """The C library, where it is glibc."""
     name = ctypes.util.find_library("c") if sys.platform.startswith("linux") else None
     return None if name is None or "musl" in name else ctypes.CDLL(name)
+
+
+def resident_bytes() -> int:
+    """The memory that the process holds now; where the system does not tell, without bound."""
+    if not _PAGES.exists():
+        return sys.maxsize
+    return int(_PAGES.read_text().split()[1]) * resource.getpagesize()
 
 
 def peak_rss_mb() -> float:
