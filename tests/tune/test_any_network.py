@@ -1,4 +1,4 @@
-"""Both tunings on networks of all kinds: they run, change what can be changed, and never harm."""
+"""All tunings on networks of all kinds: they run, change what can be changed, and never harm."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from bitwright.graph.simulate import stitch
 from bitwright.tune.bias import BiasTuning, tune_biases
 from bitwright.tune.bn import tune_batchnorms
 from bitwright.tune.judge import Judge
+from bitwright.tune.scales import ScaleTuning, tune_scales
 from networks import Chain, normal, seeded
 
 FEW = BiasTuning(iterations=6, checks=3, batch=16)
+SCALES = ScaleTuning(iterations=6, checks=3, batch=16)
 
 
 class Attention(nn.Module):
@@ -104,5 +106,8 @@ def check(made, batch=16):
     end = judge(stitch(made.graph, made.deploy(tuned)))
     assert first.before == start and first.after == second.before and second.after == end
     assert end.no_worse(start)
+    scaled, edges, third = tune_scales(made.graph, tuned, made.grids, samples, SCALES)
+    assert third.before == end and third.after.no_worse(end) and math.isfinite(third.tried.soft)
+    assert judge(stitch(made.graph, made.grids.assemble(scaled, edges))) == third.after
     assert math.isfinite(first.tried.soft) and math.isfinite(second.tried.soft)
     assert first.tried != start and second.tried != second.before
