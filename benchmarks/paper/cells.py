@@ -31,9 +31,11 @@ class Cell:
 IDENTITY = ("network", "label", "options", "seed")
 
 
-def cell(network: str, label: str, seed: int = 0, **options: str) -> Cell:
+def cell(
+    network: str, label: str, seed: int = 0, *, own_store: bool = False, **options: str
+) -> Cell:
     """A run with options of the command in their order."""
-    return Cell(network, label, tuple(options.items()), seed)
+    return Cell(network, label, tuple(options.items()), seed, own_store)
 
 
 def measured(study: Study, name: str, cells: Sequence[Cell]) -> Records:

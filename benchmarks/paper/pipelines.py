@@ -11,6 +11,7 @@ LARGE = ("mobilenet_v2_dogs", "efficientnet_lite0", "mobilenet_v1")
 SIZE = "size<=0.13"
 # As the paper's: 8 or 4 bits, and a quarter of the units or more has 4-bit weights and inputs.
 QUARTER, QUARTER_MENU = "bops<=0.042", "w8a8,w4a4"
+THREE = "w8a8,w4a8,w4a4"
 # Few of its units take most of its operations: more of them must go before a quarter has.
 QUARTERS = {"mobilenet_v1": "bops<=0.034"}
 
@@ -31,6 +32,12 @@ def cells(study: Study) -> list[Cell]:
             found.append(cell(name, label, method=method, **fixed, tune="bn,bias"))
         label = "all w4a4, quadratic, scales tuned"
         found.append(cell(name, label, method="quadratic", **fixed, tune="bn,scales"))
+    for name in study.of(("efficientnet_lite0",)):
+        # From nothing, for its time and memory.
+        found.append(
+            cell(name, f"light, three choices, {QUARTER}", recipe="light", menu=THREE,
+                 budget=QUARTER, own_store=True)
+        )  # fmt: skip
     return found
 
 
