@@ -51,7 +51,8 @@ def run(study: Study) -> None:
         "# Table 2: fixed 4 bits", "",
         "Written by `python -m benchmarks.paper --only table2`: weights and inputs of all units at",
         "4 bits, first and last unit at 8, per-channel weights, target `paper`, one seed. Five",
-        "seeds of the methods that solve are in [solve.md](../solve.md).", "", PAPER, "", READING, "",
+        "seeds of the methods that solve are in [solve.md](../solve.md).", "",
+        PAPER, "", READING, "",
         table(records.rows), "",
     ]  # fmt: skip
     study.publish("table2", "\n".join(text))
