@@ -92,9 +92,8 @@ READING = (
     "nothing that",
     "could be measured here. It costs some forward passes, and is undone where held-out samples "
     "do not favour it;",
-    "recipes keep it for networks and methods whose statistics do shift. With 4 bits in every "
-    "unit tuning does",
-    "more ([pipelines](pipelines.md)), and so does joint refinement ([figure 3](figure3.md)).",
+    "recipes keep it for that, not for a gain shown here. Joint refinement earns more "
+    "([figure 3](figure3.md)).",
 )
 COLUMNS = {
     "budget": "{budget}",

@@ -122,6 +122,22 @@ def test_never_ends_worse_than_it_began():
     assert "left as it was" in report.note
 
 
+def test_an_8_bit_reader_of_the_same_value_keeps_its_grid():
+    made = quantised(small_network(), images_of(64, seed=1), "w4a4")
+    edge, narrow = next(iter(made.grids.edges.items()))
+    wide = QParams(Grid(8), narrow.scale / 16, narrow.zero_point)
+    other = (edge[0], "another")
+    site = next(s for s in made.grids.sites if (s.source, s.reader) == edge)
+    grids = replace(
+        made.grids,
+        edges={**made.grids.edges, other: wide},
+        sites=(*made.grids.sites, replace(site, reader="another", unit=None)),
+    )
+    moved = grids.scaled({grids.classes[site.root]: 0.2}).edges
+    assert not torch.equal(moved[edge].scale, narrow.scale)
+    assert moved[other] is wide
+
+
 def test_stretched_scales_are_the_nearest_of_few_bits():
     grid = Grid(4)
     qparams = QParams(grid, torch.tensor([0.5, 0.25]), torch.zeros(2, dtype=torch.int32))

@@ -87,12 +87,15 @@ class Grids:
         return self.assemble(solved, self.edges)
 
     def scaled(self, logs: Mapping[str, float]) -> Grids:
-        """With each class's scales times the exponential of its logarithm, on their lattice."""
+        """With each class's scales times the exponential of its logarithm, on their lattice.
+
+        A value may be read on a narrow grid and on an 8-bit one: the latter stays.
+        """
         edges = dict(self.edges)
         for site in self.sites:
             edge = (site.source, site.reader)
             log = logs.get(self.classes[site.root], 0.0)
-            if edge in edges and log:
+            if edge in edges and log and is_fine(edges[edge]):
                 edges[edge] = stretched(edges[edge], torch.tensor(log))
         return replace(self, edges=edges)
 
