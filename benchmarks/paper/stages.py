@@ -107,13 +107,18 @@ class _Study:
         """All ways to choose the bits, then the steps after the integer program."""
         for stage, choices in self._chosen(budget).items():
             start = self._stitched(choices)
-            yield self._row(budget, stage, choices, start)
+            figures = {(): self._figures(start)}
+            yield self._row(budget, stage, choices, figures[()])
             if stage != IP:
                 continue
             for trail in self.plan.trails:
                 job = replace(self.job, recipe=replace(self.job.recipe, tune=",".join(trail)))
                 tuned = tune(job, self.base.prepared, choices, start, Progress())
-                yield self._row(budget, " + ".join((IP, *trail)), choices, tuned)
+                # Steps that were undone leave the network as it was: it is not run again.
+                kept = tuple(report.stage for report in tuned.reports if report.kept)
+                if kept not in figures:
+                    figures[kept] = self._figures(tuned)
+                yield self._row(budget, " + ".join((IP, *trail)), choices, figures[kept])
 
     def _chosen(self, budget: str) -> dict[str, Choices]:
         found = {}
@@ -137,14 +142,14 @@ class _Study:
         return Configuration(chosen, edges)
 
     def _row(
-        self, budget: str, stage: str, choices: Choices, found: Configuration
+        self, budget: str, stage: str, choices: Choices, figures: Mapping[str, float]
     ) -> dict[str, object]:
         name = budget.split("<=")[0]
         rows = [r for u in self.table.units for r in self.table.of(u) if r.choice == choices[u]]
         cost = sum(r.weight_bits if name == "size" else r.bops for r in rows)
         weights = sum(32 * r.params for r in rows)
         whole = weights if name == "size" else sum(1024 * r.macs for r in rows)
-        return {"budget": budget, "stage": stage, "cost": cost / whole, **self._figures(found)}
+        return {"budget": budget, "stage": stage, "cost": cost / whole, **figures}
 
     def _figures(self, found: Configuration) -> dict[str, float]:
         graph, prepared = self.base.prepared.graph, self.base.prepared

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bitwright.errors import RecipeError
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.tune.descent import Descent, Learned, descend
@@ -20,33 +19,17 @@ from bitwright.tune.statistics import output_moments
 
 
 @dataclass(frozen=True)
-class BiasTuning:
+class BiasTuning(Descent):
     """How biases are trained; the defaults won on calibration images of real networks.
 
     Attributes:
-        iterations: steps of the optimiser; the paper takes 200.
         rate: Adam's first learning rate, in standard deviations of the channel; falls as a cosine.
-        batch: samples a step.
-        smoothing: what is judged and kept is a running mean of the biases with this memory.
-        checks: how often the held-out samples are asked.
-        seed: of the samples' order.
     """
 
-    iterations: int = 200
     rate: float = 0.005
-    batch: int = 32
-    smoothing: float = 0.9
-    checks: int = 10
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.iterations, self.batch, self.checks) < 1 or not self.rate > 0.0:
-            raise RecipeError(
-                f"iterations={self.iterations}, batch={self.batch}, checks={self.checks}, "
-                f"rate={self.rate} in bias tuning: all must be positive."
-            )
-        if not 0.0 <= self.smoothing < 1.0:
-            raise RecipeError(f"smoothing={self.smoothing} in bias tuning: use 0 up to below 1.")
+        self.check("bias tuning", rate=self.rate)
 
 
 def tune_biases(
@@ -122,13 +105,11 @@ def _moments(
     """The iterations at which the biases are to be judged, and the biases then."""
     trained = _trained(graph, simulation, start, samples)
     learned = Learned(tuple(unit.parameter for unit in trained.values()), options.rate)
-    how = Descent(options.iterations, options.batch, options.smoothing, options.checks,
-                  options.seed)  # fmt: skip
 
     def tensors() -> dict[str, Tensor]:
         return {unit.path: unit.at(unit.parameter) for unit in trained.values()}
 
-    for step, (means,) in descend(graph, simulation, samples, judge, (learned,), tensors, how):
+    for step, (means,) in descend(graph, simulation, samples, judge, (learned,), tensors, options):
         yield (
             step,
             {n: unit.at(mean) for (n, unit), mean in zip(trained.items(), means, strict=True)},

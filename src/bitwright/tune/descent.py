@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from bitwright.errors import RecipeError
 from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
@@ -26,13 +27,30 @@ BETAS = (0.9, 0.999)
 
 @dataclass(frozen=True)
 class Descent:
-    """How many steps of Adam, over how many samples each, and what of them is looked at."""
+    """How many steps of Adam, over how many samples each, and what of them is looked at.
 
-    iterations: int
-    batch: int
-    smoothing: float
-    checks: int
-    seed: int
+    Attributes:
+        iterations: steps of the optimiser; the paper takes 200.
+        batch: samples a step.
+        smoothing: what is judged and kept is a running mean with this memory.
+        checks: how often the held-out samples are asked.
+        seed: of the samples' order.
+    """
+
+    iterations: int = 200
+    batch: int = 32
+    smoothing: float = 0.9
+    checks: int = 10
+    seed: int = 0
+
+    def check(self, place: str, **rates: float) -> None:
+        """Refuse counts and rates that are not positive, and a memory without end."""
+        counts = {"iterations": self.iterations, "batch": self.batch, "checks": self.checks}
+        if min(counts.values()) < 1 or not min(rates.values()) > 0.0:
+            said = ", ".join(f"{name}={value}" for name, value in (counts | rates).items())
+            raise RecipeError(f"{said} in {place}: all must be positive.")
+        if not 0.0 <= self.smoothing < 1.0:
+            raise RecipeError(f"smoothing={self.smoothing} in {place}: use 0 up to below 1.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from bitwright.errors import RecipeError
 from bitwright.graph.custom_ops import FAKE_QUANTIZE
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import Assignment
@@ -34,39 +33,26 @@ Assemble = Callable[[Solved, Edges], Assignment]
 
 
 @dataclass(frozen=True)
-class ScaleTuning:
+class ScaleTuning(Descent):
     """How steps of grids and biases are trained.
 
     Attributes:
-        iterations: steps of the optimiser.
         rate: Adam's first rate for biases, in standard deviations of the channel's result.
         weight_rate: the same for the logarithm of each weight scale.
         input_rate: the same for the logarithm of each activation scale.
-        batch: samples a step.
-        smoothing: what is judged and kept is a running mean with this memory.
-        checks: how often the held-out samples are asked.
-        seed: of the samples' order.
     """
 
-    iterations: int = 200
     rate: float = 0.005
     weight_rate: float = 0.002
     input_rate: float = 0.005
-    batch: int = 32
-    smoothing: float = 0.9
-    checks: int = 10
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        rates = (self.rate, self.weight_rate, self.input_rate)
-        if min(self.iterations, self.batch, self.checks) < 1 or not min(rates) > 0.0:
-            raise RecipeError(
-                f"iterations={self.iterations}, batch={self.batch}, checks={self.checks}, "
-                f"rate={self.rate}, weight_rate={self.weight_rate}, input_rate={self.input_rate} "
-                "in scale tuning: all must be positive."
-            )
-        if not 0.0 <= self.smoothing < 1.0:
-            raise RecipeError(f"smoothing={self.smoothing} in scale tuning: use 0 up to below 1.")
+        self.check(
+            "scale tuning",
+            rate=self.rate,
+            weight_rate=self.weight_rate,
+            input_rate=self.input_rate,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,9 +218,7 @@ def _moments(
         Learned(tuple(inputs.values()), options.input_rate),
         Learned(tuple(biases.values()), options.rate),
     )
-    how = Descent(options.iterations, options.batch, options.smoothing, options.checks,
-                  options.seed)  # fmt: skip
-    for step, (w, x, b) in descend(graph, simulation, samples, judge, learned, tensors, how):
+    for step, (w, x, b) in descend(graph, simulation, samples, judge, learned, tensors, options):
         moved = dict(zip(biases, b, strict=True))
         yield (
             step,
