@@ -107,7 +107,7 @@ class _Study:
         """All ways to choose the bits, then the steps after the integer program."""
         for stage, choices in self._chosen(budget).items():
             start = self._stitched(choices)
-            figures = {(): self._figures(start)}
+            figures: dict[tuple[str, ...], Mapping[str, float]] = {(): self._figures(start)}
             yield self._row(budget, stage, choices, figures[()])
             if stage != IP:
                 continue
