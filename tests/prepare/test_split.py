@@ -15,7 +15,7 @@ from bitwright.graph.choice import Choice
 from bitwright.graph.target import load_target
 from bitwright.numerics.affine import dequantize, quantize
 from bitwright.numerics.ranges import MinMaxRange, weight_qparams
-from bitwright.prepare.split import SplitOutliers, widest
+from bitwright.prepare.split import SplitOutliers, split_order
 from networks import normal, pictures, small_network
 
 EVERY = pytest.mark.parametrize("name", NETWORKS)
@@ -44,18 +44,39 @@ def test_the_answers_stay_what_they_were(name, aware, share):
 def test_the_channel_of_the_greatest_weight_is_split_until_others_are_greater():
     weight = normal(6, 5)
     weight[2, 3] = 40.0
-    assert widest(weight, per_channel=False) == 3
+    assert split_order(weight, 1, per_channel=False) == [3]
     wide, parents = SplitOutliers(0.6, target=None)._split(weight.double(), Choice(8, 8))
     # 40, then both of its halves: four times 10 stand for it.
     assert parents.tolist() == [0, 1, 2, 3, 4, 3, 3, 3] and wide.abs().max() == 10.0
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (16, 9, 3, 3), (3, 40), (40, 3)])
+def test_the_order_is_that_of_looking_at_all_weights_each_time(shape, per_channel):
+    weight = normal(*shape).double()
+    # Ties, and rows and channels that are nothing at all.
+    weight[-1] = 0.0
+    weight[0] = weight[0].sign()
+    weight[:, -1] = 0.0 if shape[1] > 1 else weight[:, -1]
+    count = 2 * shape[1]
+    columns, want = list(weight.unbind(1)), []
+    for _ in range(count):
+        peaks = torch.stack(columns, 1).abs().reshape(shape[0], len(columns), -1).amax(2)
+        top = (peaks if per_channel else peaks.amax(0, keepdim=True)).max(dim=1)
+        parts = torch.zeros(len(columns)).double()
+        parts.index_add_(0, top.indices, top.values.square())
+        want.append(int(parts.argmax()))
+        columns[want[-1]] = columns[want[-1]] / 2
+        columns.append(columns[want[-1]])
+    assert split_order(weight, count, per_channel) == want
 
 
 def test_rows_with_a_scale_each_are_looked_at_together():
     weight = torch.ones(4, 3)
     weight[:3, 1] = 5.0
     weight[3, 2] = 5.5
-    assert widest(weight, per_channel=False) == 2
-    assert widest(weight, per_channel=True) == 1
+    assert split_order(weight, 1, per_channel=False) == [2]
+    assert split_order(weight, 1, per_channel=True) == [1]
 
 
 def test_the_halves_round_to_what_the_whole_rounds_to():

@@ -80,10 +80,8 @@ class SplitOutliers:
         """The weight with split inputs, and of which input each column is."""
         per_channel = self.target is None or self.target.weight_per_channel
         columns, parents = list(weight.unbind(1)), list(range(weight.shape[1]))
-        order = []
-        for _ in range(math.ceil(self.share * weight.shape[1])):
-            place = widest(torch.stack(columns, 1), per_channel)
-            order.append(place)
+        order = split_order(weight, math.ceil(self.share * weight.shape[1]), per_channel)
+        for place in order:
             columns.append(columns[place] / 2)
             columns[place] = columns[place] / 2
             parents.append(parents[place])
@@ -96,15 +94,30 @@ class SplitOutliers:
         return torch.stack(columns, 1), torch.tensor(parents)
 
 
-def widest(weight: Tensor, per_channel: bool) -> int:
-    """The input channel [O, C, ...] that sets the greatest part of the squared ranges."""
+def split_order(weight: Tensor, count: int, per_channel: bool) -> list[int]:
+    """Which input channels [O, C, ...] to halve, one after the other; halves join at the end.
+
+    Each time it is the one that sets the greatest part of the rows' squared ranges. Only rows
+    whose range the halved channel had set are looked at again: a split costs what those rows
+    hold, not the whole weight.
+    """
     peaks = weight.abs().reshape(*weight.shape[:2], -1).amax(2)
     if not per_channel:
         peaks = peaks.amax(0, keepdim=True)
+    rows, inputs = peaks.shape
+    peaks = torch.cat([peaks, peaks.new_zeros(rows, count)], 1)
     # Halves of one split are equal: each in its turn sets the range.
-    top = peaks.max(dim=1)
-    parts = peaks.new_zeros(peaks.shape[1]).index_add_(0, top.indices, top.values.square())
-    return int(parts.argmax())
+    reach, setter = peaks[:, :inputs].max(dim=1)
+    order = []
+    for width in range(inputs + 1, inputs + count + 1):
+        parts = peaks.new_zeros(width).index_add_(0, setter, reach.square())
+        place = int(parts.argmax())
+        order.append(place)
+        peaks[:, place] /= 2
+        peaks[:, width - 1] = peaks[:, place]
+        again = (setter == place).nonzero().squeeze(1)
+        reach[again], setter[again] = peaks[again, :width].max(dim=1)
+    return order
 
 
 def _step(weight: Tensor, choice: Choice, target: Target) -> Tensor:
