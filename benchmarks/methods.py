@@ -425,13 +425,20 @@ def _exactly(graph: Any, args: Any, kwargs: Any) -> Any:
     """A network's answers in float64, so that only what a rewrite changed makes a difference."""
     import copy
 
+    import torch
     from torch import Tensor
     from torch.utils._pytree import tree_map
 
     def wide(value: Any) -> Any:
+        if value is torch.float32:
+            return torch.float64
         return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
     module = copy.deepcopy(graph.module).double()
+    # Operators may name the type of what they make.
+    for node in module.graph.nodes:
+        node.args, node.kwargs = tree_map(wide, (node.args, node.kwargs))
+    module.recompile()
     args, kwargs = tree_map(wide, (args, kwargs))
     return graph.answer.of(module(*args, **kwargs))
 

@@ -41,6 +41,28 @@ def test_the_answers_stay_what_they_were(name, aware, share):
         assert unit.macs >= graph.unit(unit.name).macs
 
 
+class TwoWeights(torch.nn.Module):
+    """Two layers whose weights lie in one module, as XLNet's attention has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Parameter(normal(8, 6, seed=1))
+        self.second = torch.nn.Parameter(normal(4, 8, seed=2))
+
+    def forward(self, x):
+        return torch.nn.functional.linear((x @ self.first.t()).relu(), self.second)
+
+
+def test_layers_whose_weights_lie_in_one_module_keep_their_own_splits():
+    graph = capture(TwoWeights().eval(), (normal(3, 6),))
+    changed = SplitOutliers(0.5, {u.name: Choice(4, 8) for u in graph.units}).apply(graph)
+    assert len(changed.units) == 2 and len(changed.notes) == 2
+    x = normal(16, 6, seed=5)
+    with torch.no_grad():
+        want, got = graph.module(x), changed.module(x)
+    assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+
+
 def test_the_channel_of_the_greatest_weight_is_split_until_others_are_greater():
     weight = normal(6, 5)
     weight[2, 3] = 40.0

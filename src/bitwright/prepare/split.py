@@ -132,8 +132,10 @@ def _widened(
     module: fx.GraphModule, call: fx.Node, unit: Unit, weight: Tensor, index: Tensor
 ) -> Unit:
     """Put the weight in place, and a Gather of the input's channels before it."""
-    owner = unit.weight.rpartition(".")[0]
-    target = f"{owner}.split" if owner else "split"
+    owner, _, leaf = unit.weight.rpartition(".")
+    # A module may hold the weights of several layers.
+    stem = "split" if leaf == "weight" else f"{leaf}_split"
+    target = f"{owner}.{stem}" if owner else stem
     set_tensor(module, target, index)
     source = input_of(call)
     rank = len(unit.shape)
