@@ -346,7 +346,8 @@ def _rewrites() -> list[str]:
     lines = ["", "## Rewrites leave the answers unchanged", ""]
     lines += [
         "Each answer is computed in float64, with weights stored in float32 as they are deployed;",
-        "float32 is how far the unchanged network's own answers in float32 lie from those.",
+        "float32 is how far the unchanged network's own answers in float32 lie from those. The",
+        "networks are those of the zoo that can be captured, and five trained ones.",
         "",
         "| step | networks | of them changed | worst relative difference | float32 |",
         "| --- " * 5 + "|",
