@@ -235,3 +235,44 @@ def test_an_embedding_is_exported(tmp_path):
     onnx.checker.check_model(str(path), full_check=True)
     assert result.verify(path)["passed"]
     assert kinds(onnx.load(str(path)))["UINT4"] >= 2
+
+
+@pytest.mark.parametrize("target", ["paper", "ort-cpu", "weights-only"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_mean_over_the_image_may_be_the_result(tmp_path, target, keep):
+    class Scores(nn.Module):
+        """As SqueezeNet ends."""
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            return self.last(self.first(x).relu()).relu().mean((2, 3), keepdim=keep)
+
+    result = bw.quantize(seeded(Scores).eval(), [IMAGES], scheme="w4a8", target=target)
+    path = result.export(tmp_path / "m.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    made = onnx.load(str(path)).graph
+    assert "GlobalAveragePool" in {node.op_type for node in made.node}
+    assert made.output[0].name in {name for node in made.node for name in node.output}
+    assert result.verify(path)["passed"]
+
+
+def test_rows_of_a_table_may_be_the_result(tmp_path):
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(30, 8)
+
+        def forward(self, tokens):
+            return self.words(tokens)
+
+    tokens = torch.randint(0, 30, (32, 7), generator=torch.Generator().manual_seed(0))
+    result = bw.quantize(seeded(Rows).eval(), [tokens], scheme="w4a8", keep="")
+    path = result.export(tmp_path / "m.onnx")
+    onnx.checker.check_model(str(path), full_check=True)
+    want = result.model(tokens).detach()
+    runtime = session(path, False, threads=1)
+    got = runtime.run(None, {runtime.get_inputs()[0].name: tokens.numpy()})[0]
+    assert np.array_equal(got, want.numpy())

@@ -11,7 +11,7 @@ import torch
 
 from bitwright.export.onnx_points import Sum, add_up, spread
 from bitwright.export.onnx_schema import DOMAIN
-from bitwright.export.onnx_shapes import is_zero_pad, merge_padding, pool_globally
+from bitwright.export.onnx_shapes import is_zero_pad, merge_padding, pool_globally, redirect
 from bitwright.export.onnx_tables import rows_of_table
 from bitwright.graph.target import PARALLEL, Target
 from bitwright.numerics.affine import QParams
@@ -279,7 +279,7 @@ def _number_of(graph: ir.Graph, value: int, name: str) -> ir.Value:
 
 def _substitute(graph: ir.Graph, node: ir.Node, chain: list[ir.Node]) -> None:
     graph.insert_before(node, chain)
-    ir.convenience.replace_all_uses_with(node.outputs[0], chain[-1].outputs[0])
+    redirect(graph, node.outputs[0], chain[-1].outputs[0])
     graph.remove(node, safe=True)
 
 
@@ -287,13 +287,7 @@ def _remove_mark(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
     """Drop a mark; return the node that makes the marked value."""
     value = node.inputs[0]
     assert value is not None
-    result = node.outputs[0]
-    for position, output in enumerate(graph.outputs):
-        if output is result:
-            value.name, name = result.name, value.name
-            result.name = name
-            graph.outputs[position] = value
-    ir.convenience.replace_all_uses_with(result, value)
+    redirect(graph, node.outputs[0], value)
     graph.remove(node, safe=True)
     return value.producer()
 

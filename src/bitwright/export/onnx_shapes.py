@@ -51,6 +51,16 @@ def is_zero_pad(pad: ir.Node) -> bool:
     return _zero_pads(pad) is not None
 
 
+def redirect(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let all that reads a value read another; a result of the graph keeps its name and type."""
+    new.type, new.shape = new.type or old.type, new.shape or old.shape
+    for position, output in enumerate(graph.outputs):
+        if output is old:
+            new.name, old.name = old.name, new.name
+            graph.outputs[position] = new
+    ir.convenience.replace_all_uses_with(old, new)
+
+
 def pool_globally(graph: ir.Graph) -> None:
     """A mean over height and width of an image becomes GlobalAveragePool."""
     for node in list(graph):
@@ -73,10 +83,7 @@ def pool_globally(graph: ir.Graph) -> None:
             chain.append(flat)
         result, old = chain[-1].outputs[0], node.outputs[0]
         graph.insert_before(node, chain)
-        ir.convenience.replace_all_uses_with(old, result)
-        for position, output in enumerate(graph.outputs):
-            if output is old:
-                graph.outputs[position] = result
+        redirect(graph, old, result)
         graph.remove(node, safe=True)
         result.name = name
 

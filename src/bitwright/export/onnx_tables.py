@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from bitwright.export.onnx_shapes import redirect
+
 # Gather takes no type below eight bits. ONNX Runtime widens the stored table when it loads it.
 _WIDE = {
     ir.DataType.INT2: ir.DataType.INT8, ir.DataType.UINT2: ir.DataType.UINT8,
@@ -45,7 +47,7 @@ def rows_of_table(graph: ir.Graph, node: ir.Node, kind: ir.DataType, stem: str) 
         value = call("Sub", [value, _looked_up(graph, zero, f"{stem}.zero", call)], "centred")
     value = call("Mul", [value, _looked_up(graph, scale, f"{stem}.scale", call)], "float")
     graph.insert_before(node, chain)
-    ir.convenience.replace_all_uses_with(node.outputs[0], value)
+    redirect(graph, node.outputs[0], value)
     graph.remove(node, safe=True)
 
 
