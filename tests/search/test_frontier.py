@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import pytest
 from allocation_cases import configurations, random_table, row, value
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bitwright.errors import RecipeError
@@ -57,6 +57,7 @@ def wide_table(units=30, seed=0):
 
 @settings(**SLOW)
 @given(st.integers(0, 10**6), st.sampled_from(["size", "bops", "latency"]))
+@example(126467, "latency").via("decimals of which no sum fits into 64 bits")
 def test_a_short_frontier_is_complete(seed, cost):
     table = random_table(seed, units=5)
     found = trace(table, cost)

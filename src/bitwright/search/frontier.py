@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +156,7 @@ class _Curve:
 class _Front:
     """Points that no other beats, by rising cost; the options of each."""
 
-    cost: NDArray[np.int64]
+    cost: NDArray[Any]
     loss: NDArray[np.float64]
     options: NDArray[np.int32]
 
@@ -163,12 +164,10 @@ class _Front:
 def _every_point(curve: _Curve, most: int) -> list[Point] | None:
     """Merge component after component; None where the frontier grows longer than `most`.
 
-    Costs are added as integers. Losses are compared in double precision while merging and added
-    exactly in the end.
+    Costs are added as integers, however many digits they have. Losses are compared in double
+    precision while merging and added exactly in the end.
     """
-    scaled = _small_costs(curve.costs)
-    if scaled is None:
-        return None
+    scaled = _reduced(curve.costs)
     losses = np.array([loss / curve.loss.scale for loss in curve.losses])
     menu = curve.menu
     cells = np.split(np.arange(len(losses)), np.flatnonzero(np.diff(menu.cell_of)) + 1)
@@ -193,11 +192,12 @@ def _every_point(curve: _Curve, most: int) -> list[Point] | None:
     return _pareto(points)
 
 
-def _small_costs(costs: Sequence[int]) -> NDArray[np.int64] | None:
+def _reduced(costs: Sequence[int]) -> NDArray[Any]:
+    """Costs by their common divisor; Python's integers where sums would not fit into 64 bits."""
     divisor = math.gcd(*costs) or 1
-    if sum(abs(c) // divisor for c in costs) >= 1 << 62:
-        return None
-    return np.array([c // divisor for c in costs], np.int64)
+    whole = [cost // divisor for cost in costs]
+    fits = sum(map(abs, whole)) < 1 << 62
+    return np.array(whole, np.int64 if fits else object)
 
 
 def _merge(a: _Front | None, b: _Front, most: int) -> _Front | None:
@@ -226,7 +226,7 @@ def _best(fronts: list[_Front]) -> _Front:
     return _Front(cost[kept], loss[kept], options[kept])
 
 
-def _front(cost: NDArray[np.int64], loss: NDArray[np.float64]) -> NDArray[np.int64]:
+def _front(cost: NDArray[Any], loss: NDArray[np.float64]) -> NDArray[np.int64]:
     order = np.lexsort((loss, cost))
     ordered = loss[order]
     before = np.concatenate([[np.inf], np.minimum.accumulate(ordered)[:-1]])
