@@ -17,7 +17,10 @@ ALL = (
 PAPER = """\
 The paper's table 3, MobileNet-V2 on ImageNet, top-1: min-max 70.9, DFQ 71.2, ZeroQ 72.91, AdaQuant
 73.03, sequential AdaQuant 72.94, float 73.03. At 8 bits every method that looks at data is within
-two points, and the better ones within a tenth."""
+two points, and the better ones within a tenth.
+
+Ours: on each of the six networks the quadratic solver's answers are nearest to the float network's,
+and its top-1 is within a third of a point of float, which is two photos."""
 
 
 def cells(study: Study) -> list[Cell]:
