@@ -115,7 +115,7 @@ def wrong_shape():
 
 
 def wrong_type():
-    return [torch.zeros(4, 3, 16, 16, dtype=torch.float64)]
+    return [torch.zeros(4, 3, 16, 16, dtype=torch.uint8)]
 
 
 def wrong_rank():
@@ -409,7 +409,7 @@ DATA = {
     "net.py:nan_data": ["sample 7 of .*net.py:nan_data", "NaN or infinite", "Mend or leave out"],
     "net.py:wrong_shape": [r"\[4, 3, 8, 8\]", r"x: float32 \[N, 3, 16, 16\]", "Resize"],
     "net.py:wrong_rank": [r"\[4, 3, 16\]", r"x: float32 \[N, 3, 16, 16\]"],
-    "net.py:wrong_type": ["float64", "x: float32", "Convert"],
+    "net.py:wrong_type": ["uint8", "x: float32", "Convert"],
     "net.py:number": ["returned int", "re-iterable of batches"],
     "net.py:no_such": ["unknown function 'no_such'", "net.py"],
     "absent.npz": ["absent.npz", "[Nn]o file|does not exist"],

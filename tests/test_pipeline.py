@@ -231,7 +231,7 @@ def test_batches_without_labels_that_are_tuples():
         (network, [IMAGES], {"recipe": "best"}, RecipeError, "unknown recipe 'best'"),
         (network, [], {}, DataError, "the data"),
         (network, None, {}, DataError, "does not say what its inputs are like"),
-        (network, [IMAGES.double()], {}, InputError, "double|float64"),
+        (network, [IMAGES.int()], {}, InputError, r"int32 \[2, 3, 16, 16\]"),
         (network, [IMAGES * float("nan")], {}, DataError, "NaN or infinite"),
         (lambda: network().train(), [IMAGES], {}, ModelError, "training mode"),
         (lambda: Chain(nn.ReLU()).eval(), [IMAGES], {}, RecipeError, "nothing to quantise"),

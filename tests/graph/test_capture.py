@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from bitwright.errors import CaptureError, ModelError
+from bitwright.errors import CaptureError, DataError, ModelError
 from bitwright.graph.capture import capture
+from bitwright.graph.execute import bind
 from networks import Chain, TwoTowers, normal, seeded
 
 
@@ -121,8 +122,32 @@ def test_data_dependent_control_flow_names_file_and_line(make, line):
 
 
 def test_wrong_example_shape_says_where():
-    with pytest.raises(CaptureError, match=r"cannot capture the network Chain(.|\n)*remedy"):
+    with pytest.raises(CaptureError, match=r"cannot run the network Chain(.|\n)*remedy") as caught:
         capture(Chain(nn.Linear(4, 3)).eval(), (normal(2, 5),))
+    message = str(caught.value)
+    assert "inputs: float32 [2, 5]" in message and "networks.py, line" in message
+
+
+def test_a_picture_without_its_batch_is_told_of():
+    with pytest.raises(CaptureError, match=r"one colour picture is \[1, 3, height, width\]"):
+        capture(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (normal(5, 8, 8),))
+
+
+def test_bytes_are_not_taken_for_floating_numbers():
+    pictures = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(CaptureError, match=r"uint8 \[2, 3, 8, 8\](.|\n)*x.float\(\) / 255"):
+        capture(nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), (pictures,))
+
+
+def test_tokens_beyond_the_table_are_refused():
+    net = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3)).eval()
+    with pytest.raises(CaptureError, match="outside the network's table"):
+        capture(net, (torch.tensor([[1, 10]]),))
+    graph = capture(net, (torch.tensor([[1, 9]]),))
+    assert graph.inputs[0].rows == 10
+    for wrong in (10, -1):
+        with pytest.raises(DataError, match=rf"holds {wrong}, .* 10 rows \(0 to 9\)"):
+            bind(graph, (torch.tensor([[0, wrong], [3, 4]]),))
 
 
 def test_wrong_arguments_say_what_forward_takes():

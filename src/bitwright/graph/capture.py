@@ -20,7 +20,15 @@ from bitwright.errors import CaptureError, ModelError
 from bitwright.graph import rules, units
 from bitwright.graph.answers import answer_of
 from bitwright.graph.execute import channels_last
-from bitwright.graph.model_graph import InputSpec, ModelGraph, Note, named_tensors, set_tensor
+from bitwright.graph.model_graph import (
+    InputSpec,
+    ModelGraph,
+    Note,
+    get_tensor,
+    named_tensors,
+    set_tensor,
+)
+from bitwright.graph.working_copy import type_names, working_copy
 
 Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
 
@@ -55,19 +63,19 @@ def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
             "would change with the data. Call .eval() on it first."
         )
     args, kwargs = (pytree.tree_map(_at_least_two, part) for part in (args, kwargs))
+    model, converted = working_copy(model)
     program = _export(model, args, kwargs)
+    expected = _answers(model, args, kwargs)
     module = program.module(check_guards=False) if _has_check_guards(program) else program.module()
     assert isinstance(module, fx.GraphModule)
     _drop_bookkeeping(module)
     notes, folded = rules.rewrite(module)
-    flat = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    flat = _tensors(args, kwargs)
     _use_channels_last(module)
     found = units.find_units(module, flat)
     inputs = _input_specs(module, program, flat)
-    with torch.no_grad(), quiet_torch():
-        expected = model(*args, **kwargs)
-    answer = answer_of(expected)
-    graph = ModelGraph(module, found, inputs, folded, (*notes, *_static_batch(inputs)), answer)
+    notes = [*converted, *notes, *_static_batch(inputs)]
+    graph = ModelGraph(module, found, inputs, folded, tuple(notes), answer_of(expected))
     _check_same_outputs(expected, graph, args, kwargs)
     return graph
 
@@ -109,7 +117,21 @@ def _export(model: nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedPr
                 program = program.run_decompositions({})
             return program
     except _EXPORT_ERRORS as error:
+        _answers(model, args, kwargs)  # blames the inputs where the network itself refuses them
         raise CaptureError(explain(model, error)) from error
+
+
+def _answers(model: nn.Module, args: Any, kwargs: Any) -> Any:
+    """The network's own answers on the example inputs."""
+    try:
+        with torch.no_grad(), quiet_torch():
+            return model(*args, **kwargs)
+    except _EXPORT_ERRORS as error:
+        raise CaptureError(_refused(model, error, _tensors(args, kwargs))) from error
+
+
+def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
+    return [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
 
 
 def _has_check_guards(program: torch.export.ExportedProgram) -> bool:
@@ -136,20 +158,59 @@ def quiet_torch() -> Iterator[None]:
 
 def explain(model: nn.Module, error: BaseException) -> str:
     """Say where in the user's own code the export stopped, why in plain words, and what to try."""
-    place = user_frame(error)
-    where = (
-        f"{place.filename}, line {place.lineno}: {place.line}" if place else "no user line known"
-    )
-    text = f"{type(error).__name__}: {error}"
-    cause, remedy = _cause(text)
-    first = next((line for line in text.splitlines() if line.strip()), text)
+    cause, remedy = _cause(str(error))
     return (
         f"cannot capture the network {type(model).__name__}.\n"
-        f"  where:  {where}\n"
+        f"  where:  {_where(error)}\n"
         f"  cause:  {cause}\n"
-        f"  torch:  {first[:200]}\n"
+        f"  torch:  {_first_line(error)}\n"
         f"  remedy: {remedy}"
     )
+
+
+def _refused(model: nn.Module, error: BaseException, tensors: list[Tensor]) -> str:
+    """A network that fails on the example inputs even without torch.export: say what it was fed."""
+    return (
+        f"cannot run the network {type(model).__name__} on the example inputs (those that it "
+        "carries, else the first batch of the data).\n"
+        f"  inputs: {type_names(tensors)}\n"
+        f"  where:  {_where(error)}\n"
+        f"  torch:  {_first_line(error)}\n"
+        f"  remedy: {_misfit(str(error).lower(), tensors)}"
+    )
+
+
+def _misfit(lowered: str, tensors: list[Tensor]) -> str:
+    """What to try where inputs and network do not fit together."""
+    whole = [t.dtype for t in tensors if not t.is_floating_point()]
+    if "index out of range" in lowered:
+        return (
+            "a number among the inputs lies outside the network's table: check that the tokens "
+            "come from this network's own tokenizer."
+        )
+    if "unexpected keyword" in lowered or "positional argument" in lowered:
+        return "give example_inputs as a tuple in forward()'s order, or as a dict of its keywords."
+    if any(word in lowered for word in ("should be the same", "same dtype", "scalar type")):
+        if whole:
+            return (
+                "turn the samples into floating numbers, scaled as in training (for bytes often "
+                "x.float() / 255, then mean and standard deviation)."
+            )
+        return "call .float() on the network, and take conversions to other types out of forward()."
+    return (
+        "check number, order and shape of the inputs. The first dimension of each counts the "
+        "samples: one colour picture is [1, 3, height, width]."
+    )
+
+
+def _where(error: BaseException) -> str:
+    place = user_frame(error)
+    return f"{place.filename}, line {place.lineno}: {place.line}" if place else "no user line known"
+
+
+def _first_line(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return next((line for line in text.splitlines() if line.strip()), text)[:200]
 
 
 def user_frame(error: BaseException) -> traceback.FrameSummary | None:
@@ -182,16 +243,6 @@ def _cause(text: str) -> tuple[str, str]:
             "the network leaves torch for numpy.",
             "use the torch function of the same name instead.",
         )
-    if "size" in lowered and ("match" in lowered or "expand" in lowered or "broadcast" in lowered):
-        return (
-            "two tensors do not fit together for the example inputs.",
-            "check that example_inputs have the shape that the network expects.",
-        )
-    if "unexpected keyword" in lowered or "positional argument" in lowered:
-        return (
-            "the network was called with other arguments than its forward() takes.",
-            "give example_inputs as a tuple in forward()'s order, or as a dict of its keywords.",
-        )
     return (
         "torch.export cannot follow this line.",
         "run torch.export.export(model, example_inputs, strict=False) alone to see all of torch's "
@@ -216,11 +267,11 @@ def _input_specs(
     module: fx.GraphModule, program: torch.export.ExportedProgram, flat: list[Tensor]
 ) -> tuple[InputSpec, ...]:
     # By target, not by name: fx renames a node that is called as a builtin is, such as `input`.
-    names = [str(n.target) for n in module.graph.nodes if n.op == "placeholder"]
+    nodes = {str(n.target): n for n in module.graph.nodes if n.op == "placeholder"}
     values = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
     specs = []
     tensors = iter(flat)
-    for name in names:
+    for name, node in nodes.items():
         value = values.get(name)
         if not isinstance(value, Tensor):
             continue
@@ -229,8 +280,21 @@ def _input_specs(
             size if _is_constant(dim) else None
             for dim, size in zip(value.shape, example.shape, strict=True)
         )
-        specs.append(InputSpec(name, shape, example.dtype))
+        specs.append(InputSpec(name, shape, example.dtype, _rows_indexed(module, node)))
     return tuple(specs)
+
+
+def _rows_indexed(module: fx.GraphModule, node: fx.Node) -> int | None:
+    """How many rows the smallest table has that a network's input looks into directly."""
+    tables = [
+        get_tensor(module, str(user.args[0].target))
+        for user in node.users
+        if user.target is torch.ops.aten.embedding.default
+        and user.args[1] is node
+        and isinstance(user.args[0], fx.Node)
+        and user.args[0].op == "get_attr"
+    ]
+    return min((len(t) for t in tables), default=None)
 
 
 def _is_constant(size: int | torch.SymInt) -> bool:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from bitwright.errors import DataError
 from bitwright.graph.model_graph import InputSpec, ModelGraph
 
-Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
+Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 Visit = Callable[[fx.Node, Any], None]
 Edit = Callable[[fx.Node, Any], Any]
 
@@ -54,6 +54,8 @@ def _ordered(graph: ModelGraph, inputs: Inputs, place: str) -> list[Tensor]:
                 f"{sorted(inputs)}). The network expects {_expected(graph)}."
             )
         return [inputs[n] for n in names]
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
     if len(inputs) != len(names):
         raise DataError(
             f"{place}: a batch has {len(inputs)} input tensors, the network takes {len(names)}. "
@@ -77,6 +79,14 @@ def _check_tensor(spec: InputSpec, tensor: Tensor, graph: ModelGraph, place: str
             f"{place}: a batch has type {str(tensor.dtype).removeprefix('torch.')} for the input "
             f"{spec.name!r}. The network expects {_expected(graph)}. Convert it first."
         )
+    if spec.rows is not None and tensor.numel():
+        low, high = (int(value) for value in tensor.aminmax())
+        if low < 0 or high >= spec.rows:
+            raise DataError(
+                f"{place}: the input {spec.name!r} holds {low if low < 0 else high}, but it is an "
+                f"index into a table of {spec.rows} rows (0 to {spec.rows - 1}). Do the tokens "
+                "come from this network's own tokenizer?"
+            )
 
 
 def run(graph: ModelGraph, inputs: tuple[Any, ...], visit: Visit | None = None) -> Any:

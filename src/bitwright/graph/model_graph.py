@@ -16,11 +16,15 @@ Target = object
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One tensor that the network takes; a dimension that may vary is None."""
+    """One tensor that the network takes; a dimension that may vary is None.
+
+    ``rows``: its entries index a table of so many rows, such as the tokens of an embedding.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: torch.dtype
+    rows: int | None = None
 
     def __str__(self) -> str:
         """Render as the user would write it, e.g. ``x: float32 [N, 3, 32, 32]``."""

@@ -151,12 +151,17 @@ def _key(key: object, place: str, error: type[InputError]) -> str:
 
 def _as_tensor(value: object, place: str, error: type[InputError]) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach()
+        return _single(value.detach().cpu())
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         # A copy where numpy's view is read-only or turned round: torch can hold neither.
-        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        return _single(torch.from_numpy(np.require(value, requirements=["C", "W"])))
     what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
     raise error(f"{place} is {what}, not a tensor. {ACCEPTED}.")
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Float numbers in float32, as the network is worked on (`graph.working_copy`)."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _check_lengths(inputs: Inputs, place: str, error: type[InputError]) -> None:
