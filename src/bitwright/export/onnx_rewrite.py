@@ -64,7 +64,7 @@ def _number(node: ir.Node, name: str) -> int:
 
 def _array(value: ir.Value | None) -> np.ndarray:
     assert value is not None and value.const_value is not None, "quantisation constants are stored"
-    return value.const_value.numpy()
+    return np.asarray(value.const_value.numpy())
 
 
 def _grid(bits: int, signed: bool) -> tuple[int, int]:

@@ -69,7 +69,7 @@ def _constant(value: ir.Value) -> np.ndarray:
     gather = value.producer()
     source = value if gather is None else gather.inputs[0]
     assert source is not None and source.const_value is not None, "tables are stored"
-    return source.const_value.numpy()
+    return np.asarray(source.const_value.numpy())
 
 
 def _stored(graph: ir.Graph, value: ir.Value | None, kind: ir.DataType, name: str) -> ir.Value:

@@ -48,5 +48,5 @@ def macs_of(target: object, args: Sequence[Any], result: object) -> int:
     if kind.startswith("conv"):
         taps = math.prod(args[at_weight].shape[1:])
         turned = kind.startswith("conv_transpose") or (kind == "convolution" and bool(args[6]))
-        return taps * (args[at_input].numel() if turned else result.numel())
+        return int(taps * (args[at_input].numel() if turned else result.numel()))
     return int(result.numel() * args[at_input].shape[-1])

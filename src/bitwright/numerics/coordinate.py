@@ -251,6 +251,7 @@ def _factor(h: Tensor) -> Tensor:
     """Lower Cholesky factor; of a matrix that rounding left indefinite, with a larger diagonal."""
     mean = h.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-20)[:, None, None]
     eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+    factor = eye
     for damp in DAMPS:
         factor, failed = torch.linalg.cholesky_ex(h + damp * mean * eye)
         if not failed.any():

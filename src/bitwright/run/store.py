@@ -177,7 +177,7 @@ def _encode(key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) ->
     if json.loads(text) != head and "NaN" not in text:
         raise TypeError(f"metadata {dict(meta)!r} would not come back the same from JSON.")
     head["sha256"] = _checksum(head, plain)
-    return save(plain, {_HEADER: json.dumps(head, sort_keys=True)})
+    return bytes(save(plain, {_HEADER: json.dumps(head, sort_keys=True)}))
 
 
 def _decode(content: bytes, key: str) -> Entry:

@@ -64,7 +64,8 @@ def relaxed_prices(program: Program, scaled: Scaled, options: Indices) -> Floats
     )
     if found.status != 0:
         return np.zeros(len(scaled.limits))
-    return np.maximum(-np.asarray(found.ineqlin.marginals), 0.0)
+    prices: Floats = np.maximum(-np.asarray(found.ineqlin.marginals), 0.0)
+    return prices
 
 
 def lagrangian(

@@ -64,16 +64,18 @@ def _build(transformers: ModuleType, folder: Path, weights: Path | None, name: s
     kind = _network_class(transformers, config, name)
     if weights is not None:
         with Foreign(ModelError, f"building {name}"):
-            module = kind._from_config(config, attn_implementation="eager").float().eval()
+            module: nn.Module = kind._from_config(config, attn_implementation="eager")
+            module.float().eval()
         load_weights(module, weights, name)
         return module
     with Foreign(ModelError, f"loading {name}"):
-        module, outcome = kind.from_pretrained(
+        loaded: tuple[nn.Module, Any] = kind.from_pretrained(
             folder, local_files_only=True, attn_implementation="eager", output_loading_info=True
         )
+    trained, outcome = loaded
     # transformers fills what is missing with random numbers and only warns.
     check_keys("the weights in the folder", name, outcome["missing_keys"])
-    return module.float().eval()
+    return trained.float().eval()
 
 
 def _network_class(
@@ -86,7 +88,7 @@ def _network_class(
             f"{name!r}: config.json names no architecture. Add "
             '"architectures": ["BertForSequenceClassification"] or what it is.'
         )
-    kind = getattr(transformers, names[0], None)
+    kind: type[Any] | None = getattr(transformers, names[0], None)
     if kind is None:
         raise ModelError(
             f"{name!r}: architecture {names[0]!r} is not in transformers "
