@@ -32,11 +32,11 @@ from bitwright.sources.batches import Dataset, rebatch, take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.models import example_inputs_of
 from bitwright.stages import assemble, choices_of, forward_of, menu_of
-from bitwright.tune.bias import BiasTuning, tune_biases
-from bitwright.tune.bn import BatchNormTuning, tune_batchnorms
-from bitwright.tune.network import Deploy, Solved
-from bitwright.tune.report import TuneReport
-from bitwright.tune.samples import Samples, split_samples
+from bitwright.tuners.bias import BiasTuning, tune_biases
+from bitwright.tuners.bn import BatchNormTuning, tune_batchnorms
+from bitwright.tuners.network import Deploy, Solved
+from bitwright.tuners.report import TuneReport
+from bitwright.tuners.samples import Samples, split_samples
 
 RESULT = Path(__file__).parent / "results" / "tuning.csv"
 DATA = {

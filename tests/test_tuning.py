@@ -13,7 +13,7 @@ from bitwright.errors import RecipeError
 from bitwright.recipe import make_recipe, tuning_steps
 from bitwright.run.progress import Progress
 from bitwright.sources.data import as_dataset
-from bitwright.tune.samples import HELD_OUT
+from bitwright.tuners.samples import HELD_OUT
 from networks import pictures, small_network
 
 QUICK = {"menu": "w8a8,w4a8,w3a8", "budget": "bops<=0.1", "keep": "", "batch": 8}

@@ -31,7 +31,7 @@ from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
 from bitwright.stages import assemble, choices_of, forward_of, menu_of
 from bitwright.tabulating import Base, measured_menu
-from bitwright.tuning import Configuration, tune
+from bitwright.tuning import Configuration, tune_job
 
 Choices = Mapping[str, Choice]
 UNIFORM = "uniform"
@@ -113,7 +113,7 @@ class _Study:
                 continue
             for trail in self.plan.trails:
                 job = replace(self.job, recipe=replace(self.job.recipe, tune=",".join(trail)))
-                tuned = tune(job, self.base.prepared, choices, start, Progress())
+                tuned = tune_job(job, self.base.prepared, choices, start, Progress())
                 # Steps that were undone leave the network as it was: it is not run again.
                 kept = tuple(report.stage for report in tuned.reports if report.kept)
                 if kept not in figures:

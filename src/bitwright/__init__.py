@@ -14,45 +14,58 @@ if TYPE_CHECKING:
     from bitwright.pipeline import quantize
     from bitwright.result import Result
     from bitwright.runs import load
+    from bitwright.search.allocate import allocate
     from bitwright.solving import Work, solve
-    from bitwright.stages import assemble, input_grids
+    from bitwright.stages import assemble, input_grids, task_grids
+    from bitwright.tabulating import measure
+    from bitwright.tuning import Configuration, tune
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BitwrightError",
+    "Configuration",
     "InputError",
     "PromiseError",
     "Result",
     "Work",
+    "allocate",
     "assemble",
     "capture",
     "input_grids",
     "load",
     "load_target",
+    "measure",
     "observe",
     "quantize",
     "solve",
     "stitch",
+    "task_grids",
+    "tune",
 ]
 
 # Where each public name lives. It is fetched when it is first asked for, so that what needs a run's
 # table alone (allocate, frontier, explain) answers before torch would have been imported.
 _HOMES = {
     "BitwrightError": "errors",
+    "Configuration": "tuning",
     "InputError": "errors",
     "PromiseError": "errors",
     "Result": "result",
     "Work": "solving",
+    "allocate": "search.allocate",
     "assemble": "stages",
     "capture": "graph.capture",
     "input_grids": "stages",
     "load": "runs",
     "load_target": "graph.target",
+    "measure": "tabulating",
     "observe": "graph.observe",
     "quantize": "pipeline",
     "solve": "solving",
     "stitch": "graph.simulate",
+    "task_grids": "stages",
+    "tune": "tuning",
 }
 
 

@@ -21,13 +21,12 @@ from bitwright.numerics.affine import QParams, dequantize, quantize
 from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.powell import Vector, parabola_minimum, powell
 from bitwright.numerics.ranges import LpRange, weight_qparams
-from bitwright.preparing import Prepared
-from bitwright.solving import Edges
+from bitwright.solving import Edges, Work
 from bitwright.stages import active_sites, assemble, input_grids
-from bitwright.tune.judge import Judge, Loss
-from bitwright.tune.network import Solved
-from bitwright.tune.report import TuneReport, attempted
-from bitwright.tune.samples import Flat, in_memory, size_of, take_rows
+from bitwright.tuners.judge import Judge, Loss
+from bitwright.tuners.network import Solved
+from bitwright.tuners.report import TuneReport, attempted
+from bitwright.tuners.samples import Flat, Samples, in_memory, size_of, take_rows
 
 Answer = tuple[dict[str, UnitSolution], dict[tuple[str, str], QParams]]
 
@@ -60,7 +59,7 @@ class ClipSearch:
 class _Space:
     """What is searched: a configuration as a function of logarithms of ranges."""
 
-    prepared: Prepared
+    work: Work
     choices: Mapping[str, Choice]
     sites: tuple[Site, ...]
     start: Solved
@@ -68,10 +67,10 @@ class _Space:
     inputs: tuple[str, ...]
 
     @classmethod
-    def of(cls, prepared: Prepared, choices: Mapping[str, Choice], start: Solved) -> _Space:
-        sites = active_sites(prepared.sites, prepared.graph, choices)
-        units = tuple(u for u in prepared.graph.units if u.name in start)
-        space = cls(prepared, choices, sites, start, units, ())
+    def of(cls, work: Work, choices: Mapping[str, Choice], start: Solved) -> _Space:
+        sites = active_sites(work.sites, work.graph, choices)
+        units = tuple(u for u in work.graph.units if u.name in start)
+        space = cls(work, choices, sites, start, units, ())
         classes = space.classes()
         own = dict.fromkeys(
             classes[site.root]
@@ -82,16 +81,15 @@ class _Space:
 
     def classes(self) -> dict[str, str]:
         """Which values share one grid: a name for each group."""
-        return grid_classes(self.prepared.graph, self.prepared.target, self.sites)
+        return grid_classes(self.work.graph, self.work.target, self.sites)
 
     def by_norm(self, p: float) -> Answer:
         """Every range by itself: of least error in the p-norm."""
-        prepared, rule = self.prepared, LpRange(p)
-        stats, target = prepared.observation.stats, prepared.target
-        edges = input_grids(self.sites, stats, self.choices, target, rule)
+        target, rule = self.work.target, LpRange(p)
+        edges = input_grids(self.sites, self.work.stats, self.choices, target, rule)
         solved = {}
         for unit in self.units:
-            weight = prepared.graph.tensor(unit.weight).float()
+            weight = self.work.graph.tensor(unit.weight).float()
             axis = unit.channel_axis if target.weight_per_channel else None
             grid = self.start[unit.name].weight.grid
             qparams = weight_qparams(weight, grid, axis, rule, target.weight_symmetric)
@@ -109,7 +107,7 @@ class _Space:
                 edges[edge] = wider(base[1][edge], by_class.get(classes[site.root], 0.0))
         solved = {}
         for unit, log in zip(self.units, logs, strict=False):
-            weight = self.prepared.graph.tensor(unit.weight).float()
+            weight = self.work.graph.tensor(unit.weight).float()
             qparams = wider(base[0][unit.name].weight, log)
             solved[unit.name] = self._rounded(unit, weight, qparams, edges)
         return solved, edges
@@ -145,10 +143,11 @@ def wider(qparams: QParams, log: float) -> QParams:
 
 
 def search_clips(
-    prepared: Prepared,
+    work: Work,
     choices: Mapping[str, Choice],
     solved: Solved,
     edges: Edges,
+    samples: Samples,
     options: ClipSearch | None = None,
 ) -> tuple[Solved, Edges, TuneReport]:
     """Choose all ranges together by the divergence of the network's answers.
@@ -160,9 +159,10 @@ def search_clips(
     Reference: Nahshan et al., arXiv 1911.07190, section 4 and algorithm 2.
 
     Args:
-        prepared: the network, its statistics and samples.
+        work: the network and its statistics.
         choices: the bits of every unit.
         solved, edges: the configuration as it is, by nearest rounding.
+        samples: calibration samples in two parts.
         options: how.
 
     Returns:
@@ -170,13 +170,13 @@ def search_clips(
     """
     options = options or ClipSearch()
     with torch.inference_mode(False), torch.no_grad():
-        graph, samples = prepared.graph, in_memory(prepared.samples)
-        space = _Space.of(prepared, choices, solved)
+        graph, samples = work.graph, in_memory(samples)
+        space = _Space.of(work, choices, solved)
         flats = list(_few(samples.fit(), options.samples))
         judges = Judge.of(graph, samples.held_out), Judge.of(graph, lambda: iter(flats))
 
         def loss(answer: tuple[Solved, Edges], judge: Judge) -> Loss:
-            return judge(stitch(graph, assemble(graph, *answer, prepared.target)))
+            return judge(stitch(graph, assemble(graph, *answer, work.target)))
 
         before = loss((solved, edges), judges[0])
         found, history = _searched(space, lambda a: loss(a, judges[1]), options)

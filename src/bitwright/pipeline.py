@@ -13,6 +13,7 @@ from torch import nn
 
 from bitwright.allocating import Searched, search_bits
 from bitwright.distilling import DISTILLED, data_of
+from bitwright.errors import ModelError
 from bitwright.evaluation import compare
 from bitwright.graph.census import census
 from bitwright.graph.choice import Choice
@@ -36,11 +37,13 @@ from bitwright.preparing import (
     store_at,
     work_on,
 )
+from bitwright.pricing import Prices, table_of
 from bitwright.recipe import Recipe, make_recipe
 from bitwright.result import Result
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.record import as_record
+from bitwright.search.table import Table
 from bitwright.solutions import stitched
 from bitwright.solving import Edges, solve
 from bitwright.sources.batches import take
@@ -55,8 +58,7 @@ from bitwright.stages import (
     sites_in_use,
     stream,
 )
-from bitwright.tabulating import table_of
-from bitwright.tuning import Configuration, tune, tuning_record
+from bitwright.tuning import Configuration, tune_job, tuning_record
 
 
 def quantize(
@@ -93,6 +95,11 @@ def quantize(
         >>> result.metrics["agreement"] > 0.8
         True
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the network is of type {type(model).__name__}: pass a torch.nn.Module in eval mode. "
+            "Of an exported program that is program.module(); files are for the command."
+        )
     made = make_recipe(recipe, options)
     job = Job(
         model,
@@ -134,7 +141,7 @@ def run(job: Job, progress: Progress) -> Result:
     solved, edges = solve_configuration(job, prepared, choices, searched, progress)
     seconds = (time.perf_counter() - started) / max(len(solved), 1)
     start = Configuration(solved, edges)
-    tuned = tune(job, prepared, choices, start, progress)
+    tuned = tune_job(job, prepared, choices, start, progress)
     if searched is not None and searched.lossless:
         tuned, agreement = kept(prepared, recipe, start, tuned)
         searched = replace(searched, lossless=deployed(searched.lossless, agreement))
@@ -149,7 +156,6 @@ def run(job: Job, progress: Progress) -> Result:
     metrics["activation_peak"] = activation_memory(job, graph, sites, choices)
     found = census(graph, prepared.target, choices, sites, prepared.observation.samples)
     found["notes"] += [{"place": n.place, "text": n.text} for n in prepared.observation.notes]
-    by_task = {(name, choices[name]): s for name, s in solved.items()}
     return Result(
         model=module,
         graph=graph,
@@ -157,7 +163,7 @@ def run(job: Job, progress: Progress) -> Result:
         recipe=recipe,
         metrics=metrics,
         census=found,
-        table=table_of(prepared, by_task, None, seconds) if searched is None else searched.table,
+        table=_costs(prepared, choices, solved, seconds) if searched is None else searched.table,
         allocation=_fixed(choices) if searched is None else _record(searched),
         stats=prepared.observation.stats,
         errors={name: s.error for name, s in tuned.solved.items()},
@@ -165,6 +171,18 @@ def run(job: Job, progress: Progress) -> Result:
         progress=progress,
         latency=None if searched is None else searched.latency,
     )
+
+
+def _costs(
+    prepared: Prepared,
+    choices: Mapping[str, Choice],
+    solved: Mapping[str, UnitSolution],
+    seconds: float,
+) -> Table:
+    """The table of a run with one choice a unit: what it costs, no losses."""
+    by_task = {(name, choices[name]): solution for name, solution in solved.items()}
+    prices = Prices(prepared.graph, prepared.target)
+    return table_of(prices, prepared.menu, by_task, None, seconds)
 
 
 def solve_configuration(

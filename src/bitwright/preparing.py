@@ -33,8 +33,8 @@ from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
 from bitwright.stages import input_grids, menu_of, rewrite, sites_in_use, stream, task_grids
-from bitwright.tune.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 from bitwright.tune_steps import tuning_steps
+from bitwright.tuners.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 
 Menu = Mapping[str, tuple[Choice, ...]]
 

@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bitwright.export.packed import save_packed
 from bitwright.graph.change import Change, change_of
-from bitwright.graph.choice import FLOAT, Choice
+from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
-from bitwright.graph.live_memory import value_sizes
-from bitwright.graph.model_graph import ModelGraph, Unit
+from bitwright.graph.model_graph import Unit
 from bitwright.graph.simulate import Assignment, sites_by_unit
-from bitwright.graph.units import input_of
 from bitwright.graph.variants import Groups
 from bitwright.preparing import Job, Prepared
+from bitwright.pricing import Prices, file_share, input_sizes, table_of
 from bitwright.run.digest import code_version, digest
 from bitwright.run.memory import trim_heap
 from bitwright.run.progress import Progress
 from bitwright.run.store import Entries
-from bitwright.search.cost import bops, weight_bits
-from bitwright.search.energy import energy_pj
 from bitwright.search.sensitivity import (
     Measured,
     Part,
     Subject,
     Values,
     collect,
-    measure,
+    loss_of_network,
+    measure_table,
     softened,
     unit_groups,
 )
+from bitwright.search.sensitivity import measure as parts_of
 from bitwright.search.smooth import Seen, smoothed
-from bitwright.search.table import Row, Table, make_table
-from bitwright.solutions import TABLE_BATCH, Solutions, figures, solve_menu, table_batches
+from bitwright.search.table import Row, Table
+from bitwright.solutions import (
+    TABLE_BATCH,
+    Solutions,
+    figures,
+    solve_menu,
+    stitched,
+    table_batches,
+)
 from bitwright.solving import Edges, Work
 from bitwright.solving.keys import run_key
 from bitwright.solving.parallel import Solved
+from bitwright.sources.batches import rebatch
+from bitwright.sources.data import as_dataset
 from bitwright.stages import assemble, stream
 from bitwright.tying import groups_in, tied
 
@@ -105,12 +110,56 @@ def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Bas
     key = _key(job, work, base, solutions.edges)
     with progress.stage("table", sum(map(len, prepared.menu.values()))) as tick:
         single = _measure(job, subject, unit_groups(changes), key, tick)
-    share = file_share(prepared, work, network, base)
-    sizes = input_sizes(prepared.graph, job)
-    table = table_of(prepared, solutions.solved, single, seconds, share, sizes)
+    prices = _prices(work, network, base, bind(work.graph, next(stream(job.data, job.recipe))))
+    table = table_of(prices, prepared.menu, solutions.solved, single, seconds)
     scale = scale_of(single)
     table = fitted(tied(table, groups), solutions, single, scale)
     return Base(solutions, changes, subject, single, scale, key), table
+
+
+def measure(
+    work: Work,
+    solved: Solved,
+    base: Mapping[str, Choice],
+    edges: Edges,
+    data: object,
+    *,
+    labels: bool = False,
+) -> Table:
+    """Measure what each choice does to the loss: the table that `allocate` chooses from.
+
+    Equation: delta_u,c = mean over samples of loss(base with unit u at c) - loss(base), with the
+    solved parameters of every choice stitched in.
+    Reference: seed 002 (Hubara et al., arXiv 2006.10518), section 3.2.
+
+    Args:
+        work: the network and its menu, as they were solved.
+        solved: what `solve` made of every choice.
+        base: the choice that every unit has while another one is measured; part of the menu.
+        edges: the input grids of the base, see `input_grids`.
+        data: samples as `quantize` takes them.
+        labels: measure the loss against their labels, not against the float answers.
+
+    Returns:
+        Loss changes as measured, with their standard errors, and the costs of every choice.
+    """
+    dataset = rebatch(as_dataset(data), TABLE_BATCH)
+    first = next(iter(dataset))
+    chosen, own = stitched(work, solved, base, edges)
+    network = assemble(work.graph, chosen, own, work.target)
+    subject = Subject(work.graph, network, loss_of_network(work.graph, first, labels))
+    changes = changes_of(work, solved, base, work.menu)
+    single = measure_table(subject, changes, dataset)
+    prices = _prices(work, network, base, bind(work.graph, first.inputs))
+    return table_of(prices, work.menu, solved, single, 0.0)
+
+
+def _prices(
+    work: Work, network: Assignment, base: Mapping[str, Choice], flat: tuple[Any, ...]
+) -> Prices:
+    """What choices cost beside a base network whose file is known."""
+    share = file_share(work.graph, work.target, network, base)
+    return Prices(work.graph, work.target, share, input_sizes(work.graph, flat))
 
 
 def _key(job: Job, work: Work, base: Mapping[str, Choice], edges: Edges) -> str:
@@ -134,7 +183,7 @@ def _measure(
     kept = _Kept(job.store, key, groups)
     total = sum(map(len, groups.values()))
     parts: list[Part] = []
-    for part in measure(subject, groups, table_batches(job), kept.have):
+    for part in parts_of(subject, groups, table_batches(job), kept.have):
         if not parts or part.chunk != parts[-1].chunk:
             trim_heap()
         if part.fresh:
@@ -234,87 +283,3 @@ class _Kept:
     def put(self, part: Part) -> None:
         tensors = {str(key): torch.from_numpy(value) for key, value in part.values.items()}
         self.store.put(self.key(part.chunk, part.group), tensors, {})
-
-
-def file_share(
-    prepared: Prepared, work: Work, network: Assignment, base: Mapping[str, Choice]
-) -> int:
-    """Bits of model.safetensors that no choice changes, for each unit: biases, names, the rest.
-
-    With them in the table a budget of the size is one of the file as it lies on the disk.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        size = save_packed(Path(folder) / "base", work.graph, network)
-    plain = sum(_weight_bits(prepared, unit, base[unit.name]) for unit in work.graph.units)
-    return max(0, -(-(8 * size - plain) // len(work.graph.units)))
-
-
-def input_sizes(graph: ModelGraph, job: Job) -> dict[str, int]:
-    """Numbers that each unit reads for one sample, over all its calls."""
-    sizes = value_sizes(graph, bind(graph, next(stream(job.data, job.recipe))))
-    nodes = graph.nodes()
-    return {
-        unit.name: sum(sizes[input_of(nodes[call]).name].elements for call in unit.calls)
-        for unit in graph.units
-    }
-
-
-def _weight_bits(prepared: Prepared, unit: Unit, choice: Choice) -> int:
-    channels = unit.shape[unit.channel_axis]
-    return weight_bits(unit.params, channels, choice, not prepared.target.weight_symmetric)
-
-
-def table_of(
-    prepared: Prepared,
-    solved: Solved,
-    measured: Measured | None,
-    seconds: float,
-    share: int = 0,
-    inputs: Mapping[str, int] | None = None,
-) -> Table:
-    """The table: what each choice does to the loss, and what it costs.
-
-    Args:
-        prepared: network and menu.
-        solved: the solutions.
-        measured: the losses; with them come lines that tell what float costs.
-        seconds: of a solution.
-        share: see `file_share`.
-        inputs: numbers that each unit reads, for the energy.
-    """
-    rows = []
-    for unit in prepared.graph.units:
-        choices = prepared.menu[unit.name]
-        for choice in choices:
-            solution = solved.get((unit.name, choice))
-            row = _row_of(prepared, unit, choice, share, inputs)
-            method = "float" if solution is None else solution.method
-            row = replace(row, method=method, solve_seconds=round(seconds, 6))
-            # A kept unit has one row, whose loss is nobody's choice.
-            if measured is not None and len(choices) > 1:
-                delta = measured.delta(unit.name, choice)
-                row = replace(row, loss_delta=delta.loss, loss_stderr=delta.stderr, drop=delta.drop)
-            rows.append(row)
-        if measured is not None and FLOAT not in choices:
-            rows.append(replace(_row_of(prepared, unit, FLOAT, share, inputs), method="float"))
-    return make_table(rows)
-
-
-def _row_of(
-    prepared: Prepared, unit: Unit, choice: Choice, share: int, inputs: Mapping[str, int] | None
-) -> Row:
-    """What a choice costs."""
-    bits = _weight_bits(prepared, unit, choice)
-    energy = None
-    if inputs is not None:
-        energy = round(energy_pj(unit.macs, bits, choice, inputs[unit.name]), 3)
-    return Row(
-        unit=unit.name,
-        choice=choice,
-        loss_delta=None,
-        params=unit.params,
-        weight_bits=bits + share,
-        macs=unit.macs,
-        bops=bops(unit.macs, choice),
-        energy_pj=energy,
-    )

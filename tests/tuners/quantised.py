@@ -18,9 +18,9 @@ from bitwright.graph.ties import grid_classes
 from bitwright.methods.nearest import Nearest
 from bitwright.numerics.ranges import range_rule
 from bitwright.stages import assemble, input_grids, problem
-from bitwright.tune.network import Deploy
-from bitwright.tune.samples import Samples, split_samples
-from bitwright.tune.scales import Grids
+from bitwright.tuners.network import Deploy
+from bitwright.tuners.samples import Samples, split_samples
+from bitwright.tuners.scales import Grids
 from networks import Chain, normal, seeded, trained_looking
 
 

@@ -8,9 +8,9 @@ from quantised import quantised
 from torch import nn
 
 import bitwright as bw
-from bitwright.tune.analytic import correct_biases, corrected
-from bitwright.tune.network import simulate
-from bitwright.tune.statistics import output_moments
+from bitwright.tuners.analytic import correct_biases, corrected
+from bitwright.tuners.network import simulate
+from bitwright.tuners.statistics import output_moments
 from networks import Chain, normal, pictures, seeded, small_network, trained_looking
 
 

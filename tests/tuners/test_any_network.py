@@ -11,10 +11,10 @@ from quantised import quantised
 from torch import nn
 
 from bitwright.graph.simulate import stitch
-from bitwright.tune.bias import BiasTuning, tune_biases
-from bitwright.tune.bn import tune_batchnorms
-from bitwright.tune.judge import Judge
-from bitwright.tune.scales import ScaleTuning, tune_scales
+from bitwright.tuners.bias import BiasTuning, tune_biases
+from bitwright.tuners.bn import tune_batchnorms
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.scales import ScaleTuning, tune_scales
 from networks import Chain, normal, seeded
 
 FEW = BiasTuning(iterations=6, checks=3, batch=16)

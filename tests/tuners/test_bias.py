@@ -10,10 +10,10 @@ from quantised import KINDS, built, quantised
 
 from bitwright.errors import RecipeError
 from bitwright.graph.simulate import stitch
-from bitwright.tune import descent as module
-from bitwright.tune.bias import BiasTuning, tune_biases
-from bitwright.tune.judge import Judge
-from bitwright.tune.network import admits_bias, tunable
+from bitwright.tuners import descent as module
+from bitwright.tuners.bias import BiasTuning, tune_biases
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.network import admits_bias, tunable
 from networks import Chain, Tied, normal, seeded, small_network
 from networks import pictures as images_of
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from quantised import KINDS, built, quantised
 
-import bitwright.tune.statistics as statistics
+import bitwright.tuners.statistics as statistics
 from bitwright.errors import RecipeError
 from bitwright.graph.simulate import stitch
-from bitwright.tune.bn import BatchNormTuning, changed, reference_norms, tune_batchnorms
-from bitwright.tune.judge import Judge, Loss
-from bitwright.tune.network import simulate, tunable
-from bitwright.tune.statistics import output_moments
+from bitwright.tuners.bn import BatchNormTuning, changed, reference_norms, tune_batchnorms
+from bitwright.tuners.judge import Judge, Loss
+from bitwright.tuners.network import simulate, tunable
+from bitwright.tuners.statistics import output_moments
 from networks import Chain, Tied, normal, seeded, small_network
 from networks import pictures as images_of
 

@@ -11,9 +11,9 @@ from bitwright.export.onnx_file import export_onnx
 from bitwright.export.verify import session
 from bitwright.graph.execute import first_tensor, walk
 from bitwright.graph.simulate import stitch
-from bitwright.tune.bias import BiasTuning, tune_biases
-from bitwright.tune.bn import tune_batchnorms
-from bitwright.tune.scales import ScaleTuning, tune_scales
+from bitwright.tuners.bias import BiasTuning, tune_biases
+from bitwright.tuners.bn import tune_batchnorms
+from bitwright.tuners.scales import ScaleTuning, tune_scales
 from networks import pictures as images_of
 from networks import small_network
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from bitwright.graph.capture import capture
-from bitwright.tune import fisher
-from bitwright.tune.fisher import fisher_diagonals
+from bitwright.tuners import fisher
+from bitwright.tuners.fisher import fisher_diagonals
 from networks import Chain, normal, pictures, seeded, small_network
 
 

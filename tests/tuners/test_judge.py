@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bitwright.graph.capture import capture
-from bitwright.tune import judge as module
-from bitwright.tune.judge import Judge, Loss, distillation
+from bitwright.tuners import judge as module
+from bitwright.tuners.judge import Judge, Loss, distillation
 from networks import Chain, normal, seeded
 
 

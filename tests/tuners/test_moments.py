@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bitwright.tune.moments import Moments
+from bitwright.tuners.moments import Moments
 from networks import normal
 
 

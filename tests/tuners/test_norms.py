@@ -14,7 +14,7 @@ from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import QParams, dequantize
 from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.grid import Grid
-from bitwright.tune.norms import (
+from bitwright.tuners.norms import (
     LIMIT,
     from_statistics,
     gain_between,

@@ -8,8 +8,8 @@ import torch
 
 from bitwright.graph.capture import capture
 from bitwright.graph.execute import bind, first_tensor
-from bitwright.tune.pool import gather, joined, minibatches
-from bitwright.tune.samples import bytes_of
+from bitwright.tuners.pool import gather, joined, minibatches
+from bitwright.tuners.samples import bytes_of
 from networks import pictures as images_of
 from networks import small_network
 

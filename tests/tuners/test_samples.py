@@ -8,8 +8,8 @@ import torch
 from bitwright.errors import DataError
 from bitwright.graph.capture import capture
 from bitwright.graph.execute import bind
-from bitwright.tune import samples as module
-from bitwright.tune.samples import fewer, in_memory, split_samples
+from bitwright.tuners import samples as module
+from bitwright.tuners.samples import fewer, in_memory, split_samples
 from networks import Chain, normal, seeded
 
 NET = seeded(lambda: Chain(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(64, 2)))

@@ -14,10 +14,10 @@ from bitwright.graph.simulate import stitch
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.grid import Grid
-from bitwright.tune.bias import BiasTuning, tune_biases
-from bitwright.tune.judge import Judge
-from bitwright.tune.network import simulate
-from bitwright.tune.scales import ScaleTuning, is_fine, scale_paths, stretched, tune_scales
+from bitwright.tuners.bias import BiasTuning, tune_biases
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.network import simulate
+from bitwright.tuners.scales import ScaleTuning, is_fine, scale_paths, stretched, tune_scales
 from networks import Tied, normal, seeded, small_network
 from networks import pictures as images_of
 

@@ -20,11 +20,11 @@ from bitwright.graph.simulate import stitch
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.grid import Grid
-from bitwright.tune import qat
-from bitwright.tune.brecq import BlockReconstruction, _learned, reconstruct_blocks
-from bitwright.tune.judge import Judge
-from bitwright.tune.network import simulate
-from bitwright.tune.qat import WeightTraining, train_weights
+from bitwright.tuners import qat
+from bitwright.tuners.brecq import BlockReconstruction, _learned, reconstruct_blocks
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.network import simulate
+from bitwright.tuners.qat import WeightTraining, train_weights
 from networks import Chain, Residual, normal, pictures, seeded, small_network
 
 BRECQ = BlockReconstruction(iterations=12, fisher_samples=32)

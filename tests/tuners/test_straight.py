@@ -11,8 +11,8 @@ from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE
 from bitwright.graph.execute import first_tensor, walk
 from bitwright.numerics.affine import QParams, dequantize, fake_quantize, fake_quantize_ste
 from bitwright.numerics.grid import Grid
-from bitwright.tune.network import simulate
-from bitwright.tune.straight import differentiable, run_with, straight_through
+from bitwright.tuners.network import simulate
+from bitwright.tuners.straight import differentiable, run_with, straight_through
 from networks import Chain, normal, seeded, small_network
 from networks import pictures as images_of
 

@@ -8,10 +8,10 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import dequantize
 from bitwright.prepare.expectation import expected_inputs, gathered
-from bitwright.tune.judge import Judge
-from bitwright.tune.network import Deploy, Solved, simulate, tunable, with_biases
-from bitwright.tune.report import TuneReport, attempted
-from bitwright.tune.samples import Samples, in_memory
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.network import Deploy, Solved, simulate, tunable, with_biases
+from bitwright.tuners.report import TuneReport, attempted
+from bitwright.tuners.samples import Samples, in_memory
 
 STAGE = "bias-analytic"
 

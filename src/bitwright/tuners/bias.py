@@ -10,12 +10,12 @@ from torch import Tensor
 
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
-from bitwright.tune.descent import Descent, Learned, descend
-from bitwright.tune.judge import Judge
-from bitwright.tune.network import Deploy, Simulation, Solved, install, simulate, with_biases
-from bitwright.tune.report import TuneReport, chosen_moment
-from bitwright.tune.samples import Samples, in_memory
-from bitwright.tune.statistics import output_moments
+from bitwright.tuners.descent import Descent, Learned, descend
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.network import Deploy, Simulation, Solved, install, simulate, with_biases
+from bitwright.tuners.report import TuneReport, chosen_moment
+from bitwright.tuners.samples import Samples, in_memory
+from bitwright.tuners.statistics import output_moments
 
 
 @dataclass(frozen=True)

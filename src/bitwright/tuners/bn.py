@@ -11,9 +11,9 @@ from torch import Tensor
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.methods.problem import UnitSolution
-from bitwright.tune.judge import Judge
-from bitwright.tune.moments import Moments
-from bitwright.tune.network import (
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.moments import Moments
+from bitwright.tuners.network import (
     Deploy,
     Simulation,
     Solved,
@@ -23,10 +23,10 @@ from bitwright.tune.network import (
     tunable,
     with_biases,
 )
-from bitwright.tune.norms import BatchNorm, from_statistics, gain_between, reconstruct, refuse
-from bitwright.tune.report import TuneReport, attempted
-from bitwright.tune.samples import Samples, fewer, in_memory
-from bitwright.tune.statistics import in_order, output_moments
+from bitwright.tuners.norms import BatchNorm, from_statistics, gain_between, reconstruct, refuse
+from bitwright.tuners.report import TuneReport, attempted
+from bitwright.tuners.samples import Samples, fewer, in_memory
+from bitwright.tuners.statistics import in_order, output_moments
 
 ORDERS = ("sequential", "together")
 REFERENCES = ("float", "record")

@@ -18,13 +18,13 @@ from bitwright.methods.adaround import GAMMA, ZETA, soft_rounding
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, round_half_even
-from bitwright.tune.descent import is_plain, weight_paths
-from bitwright.tune.fisher import fisher_diagonals
-from bitwright.tune.judge import Judge
-from bitwright.tune.network import Deploy, Solved, simulate
-from bitwright.tune.report import TuneReport, attempted
-from bitwright.tune.samples import Flat, Open, Samples, bytes_of, in_memory
-from bitwright.tune.straight import differentiable
+from bitwright.tuners.descent import is_plain, weight_paths
+from bitwright.tuners.fisher import fisher_diagonals
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.network import Deploy, Solved, simulate
+from bitwright.tuners.report import TuneReport, attempted
+from bitwright.tuners.samples import Flat, Open, Samples, bytes_of, in_memory
+from bitwright.tuners.straight import differentiable
 
 # What the values behind one block may take, of both networks and for all samples.
 CACHE_BYTES = 512 << 20

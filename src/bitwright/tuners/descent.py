@@ -14,11 +14,11 @@ from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
-from bitwright.tune.judge import Judge, distillation
-from bitwright.tune.network import Simulation
-from bitwright.tune.pool import Entry, gather, joined, minibatches
-from bitwright.tune.samples import Samples, bytes_of, fixed_batch, size_of
-from bitwright.tune.straight import differentiable, run_with
+from bitwright.tuners.judge import Judge, distillation
+from bitwright.tuners.network import Simulation
+from bitwright.tuners.pool import Entry, gather, joined, minibatches
+from bitwright.tuners.samples import Samples, bytes_of, fixed_batch, size_of
+from bitwright.tuners.straight import differentiable, run_with
 
 # What the values of one forward pass may take while they wait for the backward pass.
 GRAD_BYTES = 512 << 20

@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from bitwright.graph.execute import class_rows, compute, last_uses, walk
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.tune.descent import GRAD_BYTES
-from bitwright.tune.samples import Flat, Open, bytes_of, fixed_batch, size_of, take_rows
+from bitwright.tuners.descent import GRAD_BYTES
+from bitwright.tuners.samples import Flat, Open, bytes_of, fixed_batch, size_of, take_rows
 
 
 def fisher_diagonals(

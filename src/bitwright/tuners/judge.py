@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from bitwright.graph.execute import class_rows, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.numerics.losses import kl_divergence
-from bitwright.tune.samples import Flat, Open
+from bitwright.tuners.samples import Flat, Open
 
 ANSWER_BYTES = 128 << 20
 # Temperature in standard deviations of a row of scores.

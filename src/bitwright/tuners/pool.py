@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitwright.graph.execute import channels_last, walk
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.tune.samples import Flat, Open, bytes_of, fixed_batch, keys_of, size_of
+from bitwright.tuners.samples import Flat, Open, bytes_of, fixed_batch, keys_of, size_of
 
 POOL_BYTES = 512 << 20
 

@@ -15,13 +15,13 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, fake_quantize_ste, round_half_even
-from bitwright.tune.descent import backward, is_plain, rows_at_once, weight_paths
-from bitwright.tune.judge import Judge, Loss
-from bitwright.tune.network import Deploy, Solved, simulate, with_biases
-from bitwright.tune.pool import gather, minibatches
-from bitwright.tune.report import TuneReport, chosen_moment
-from bitwright.tune.samples import Samples, fixed_batch, in_memory, size_of, split_samples
-from bitwright.tune.straight import differentiable
+from bitwright.tuners.descent import backward, is_plain, rows_at_once, weight_paths
+from bitwright.tuners.judge import Judge, Loss
+from bitwright.tuners.network import Deploy, Solved, simulate, with_biases
+from bitwright.tuners.pool import gather, minibatches
+from bitwright.tuners.report import TuneReport, chosen_moment
+from bitwright.tuners.samples import Samples, fixed_batch, in_memory, size_of, split_samples
+from bitwright.tuners.straight import differentiable
 
 # A weight begins as near to its float value as surely rounds to the solution's integer.
 WITHIN = 0.45

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bitwright.tune.judge import Judge, Loss
-from bitwright.tune.samples import Samples
+from bitwright.tuners.judge import Judge, Loss
+from bitwright.tuners.samples import Samples
 
 
 @dataclass(frozen=True)

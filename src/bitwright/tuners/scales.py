@@ -15,13 +15,13 @@ from bitwright.graph.sites import Site
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.exact import significant_bits
-from bitwright.tune.descent import Descent, Learned, descend, is_plain, weight_paths
-from bitwright.tune.judge import Judge
-from bitwright.tune.network import Simulation, Solved, simulate, with_biases
-from bitwright.tune.norms import nearest_scale
-from bitwright.tune.report import TuneReport, chosen_moment
-from bitwright.tune.samples import Samples, in_memory
-from bitwright.tune.statistics import output_moments
+from bitwright.tuners.descent import Descent, Learned, descend, is_plain, weight_paths
+from bitwright.tuners.judge import Judge
+from bitwright.tuners.network import Simulation, Solved, simulate, with_biases
+from bitwright.tuners.norms import nearest_scale
+from bitwright.tuners.report import TuneReport, chosen_moment
+from bitwright.tuners.samples import Samples, in_memory
+from bitwright.tuners.statistics import output_moments
 
 STAGE = "scales"
 # Scales that stand at least this close together are learned: those of 8-bit grids have four

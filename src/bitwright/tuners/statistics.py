@@ -13,9 +13,9 @@ from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.replay import live_after, replay
 from bitwright.run.memory import trim_heap
-from bitwright.tune.moments import Moments
-from bitwright.tune.network import Simulation, channel_axis_of
-from bitwright.tune.samples import Open, Samples, bytes_of, size_of
+from bitwright.tuners.moments import Moments
+from bitwright.tuners.network import Simulation, channel_axis_of
+from bitwright.tuners.samples import Open, Samples, bytes_of, size_of
 
 CUT_BYTES = 224 << 20
 
