@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.graph.choice import Choice, assign, parse_keep, parse_menu, parse_scheme
-from bitwright.graph.execute import bind
+from bitwright.graph.execute import bind, blaming
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.graph.sites import Site
@@ -258,10 +258,11 @@ def forward_of(graph: ModelGraph, module: nn.Module, device: str = "cpu") -> Any
 
     def forward(inputs: Any) -> Tensor:
         flat = bind(graph, inputs)
-        if isinstance(inputs, Mapping):
-            values = {k: v.to(device) for k, v in inputs.items() if k in names}
-            return graph.answer.of(module(**values), values.get(MASK)).cpu()
-        given = (t.to(device) for t in flat if isinstance(t, Tensor))
-        return graph.answer.of(module(*given)).cpu()
+        with blaming(flat):
+            if isinstance(inputs, Mapping):
+                values = {k: v.to(device) for k, v in inputs.items() if k in names}
+                return graph.answer.of(module(**values), values.get(MASK)).cpu()
+            given = (t.to(device) for t in flat if isinstance(t, Tensor))
+            return graph.answer.of(module(*given)).cpu()
 
     return forward

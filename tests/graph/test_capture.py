@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+import bitwright as bw
 from bitwright.errors import CaptureError, DataError, ModelError
 from bitwright.graph.capture import capture
-from bitwright.graph.execute import bind
+from bitwright.graph.execute import bind, blaming
 from networks import Chain, TwoTowers, normal, seeded
 
 
@@ -174,3 +175,27 @@ class AlwaysDropping(Branching):
 def test_a_random_forward_is_refused(make):
     with pytest.raises(CaptureError, match=r"is its forward\(\) random"):
         capture(make().eval(), (normal(4, 4),))
+
+
+class Positions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(50, 8), nn.Embedding(16, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, ids):
+        return self.head((self.words(ids) + self.places(torch.arange(ids.shape[1]))).mean(1))
+
+
+def test_texts_longer_than_the_table_of_positions_are_told_of():
+    texts = [torch.arange(8 * length).reshape(8, length) % 50 for length in (12, 16, 20)]
+    net = seeded(Positions).eval()
+    with pytest.raises(DataError, match=r"\[8, 20\]: IndexError(.|\n)*a text longer"):
+        bw.quantize(net, texts)
+    with pytest.raises(DataError, match=r"batch of int64 \[8, 20\]: IndexError"):
+        bw.quantize(net, texts[:2], evaluation=texts, metric="agreement")
+
+
+def test_a_lack_of_memory_is_not_blamed_on_the_data():
+    with pytest.raises(RuntimeError, match="allocate"), blaming((normal(2, 3),)):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from bitwright.errors import CaptureError, ModelError
 from bitwright.graph import rules, units
 from bitwright.graph.answers import answer_of
-from bitwright.graph.execute import channels_last
+from bitwright.graph.execute import channels_last, type_names
 from bitwright.graph.model_graph import (
     InputSpec,
     ModelGraph,
@@ -28,7 +28,7 @@ from bitwright.graph.model_graph import (
     named_tensors,
     set_tensor,
 )
-from bitwright.graph.working_copy import type_names, working_copy
+from bitwright.graph.working_copy import working_copy
 
 Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
 

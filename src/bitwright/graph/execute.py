@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -89,6 +90,28 @@ def _check_tensor(spec: InputSpec, tensor: Tensor, graph: ModelGraph, place: str
             )
 
 
+@contextlib.contextmanager
+def blaming(flat: tuple[Any, ...]) -> Iterator[None]:
+    """A network that fails on a batch, though it ran on the example inputs: tell of the batch.
+
+    Raises:
+        DataError: in place of what torch says; a lack of memory is left as it is.
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        if "allocat" in str(error) or "memory" in str(error):
+            raise
+        given = type_names(t for t in flat if isinstance(t, Tensor))
+        first = next(iter(str(error).splitlines()), "")
+        raise DataError(
+            f"the network fails on a batch of {given}: {type(error).__name__}: {first[:200]}. It "
+            "ran on the example inputs, so these lie beyond what it takes: a text longer than its "
+            "table of positions, an index outside a table, a size that it cannot divide. Shorten, "
+            "resize or leave out such samples."
+        ) from error
+
+
 def run(graph: ModelGraph, inputs: tuple[Any, ...], visit: Visit | None = None) -> Any:
     """Run the graph on bound inputs; `visit` sees every value as it is made; return the output.
 
@@ -160,6 +183,11 @@ def outputs_of(graph: ModelGraph, result: Any) -> Any:
     """Shape a flat result as the user's network returns it."""
     spec = getattr(graph.module.graph._codegen, "pytree_info", None)
     return result if spec is None else pytree.tree_unflatten(pytree.tree_leaves(result), spec[2])
+
+
+def type_names(tensors: Iterable[Tensor]) -> str:
+    """`float32 [2, 3, 8, 8]; int64 [2, 7]`."""
+    return "; ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors)
 
 
 def first_tensor(result: Any) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.errors import DataError
-from bitwright.graph.execute import Inputs, bind, run
+from bitwright.graph.execute import Inputs, bind, blaming, run
 from bitwright.graph.model_graph import FoldedBatchNorm, ModelGraph, Note
 from bitwright.numerics.stats import ChannelStats, TensorStats
 
@@ -77,7 +77,8 @@ def observe(
             if norm is not None and node.name == norm[0]:
                 seen["norm"] = value
 
-        run(graph, flat, visit)
+        with blaming(flat):
+            run(graph, flat, visit)
         if "norm" in seen:
             here = ChannelStats.of(seen["norm"], axis=1)
             channels = here if channels is None else channels.merge(here)

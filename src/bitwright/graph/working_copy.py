@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from bitwright.errors import ModelError
 from bitwright.graph.model_graph import Note
@@ -66,8 +66,3 @@ def _into_single(module: fx.GraphModule, left: frozenset[torch.dtype]) -> None:
         node.args = tuple(fx.node.map_aggregate(a, single) for a in node.args)
         node.kwargs = {k: fx.node.map_aggregate(v, single) for k, v in node.kwargs.items()}
     module.recompile()
-
-
-def type_names(tensors: Iterable[Tensor]) -> str:
-    """`float32 [2, 3, 8, 8]; int64 [2, 7]`."""
-    return "; ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors)
