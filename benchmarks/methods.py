@@ -4,7 +4,8 @@
         [--schemes w4a4 ...] [--parts table dfq calib seeds] [--rewrites]
 
 Each run is one `bitwright quantize` in a process of its own, verified in ONNX Runtime; rows that
-are in benchmarks/results/methods.csv already are not repeated unless --again is given. Parts:
+are in benchmarks/results/methods.csv already are not repeated unless --again is given. Several of
+these may run side by side: each adds its row to what the file then holds. Parts:
 `table`, all methods; `dfq`, one scale for each weight, where equalisation matters; `calib`, small
 calibration sets drawn anew (figure 1 of the paper); `seeds`, BRECQ and AdaRound with three seeds.
 --rewrites instead checks on every network of the zoo that rewrites leave its answers unchanged.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import importlib.util
 import json
 import os
@@ -23,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,14 @@ from bitwright.methods.catalogue import METHODS
 blocks, units = tuning.BlockReconstruction, METHODS["adaround"]
 tuning.BlockReconstruction = partial(blocks, iterations=int({SHARE} * blocks().iterations))
 METHODS["adaround"] = replace(units, iterations=int({SHARE} * units.iterations))
+cli.main()
+"""
+# The file against the simulation, on so many samples of each run: 256 are the command's own, of
+# which ONNX Runtime's integer kernels take longer than a whole method where photos are concerned.
+VERIFY_SAMPLES = 64
+PLAIN = f"""
+from bitwright import cli, result
+result.VERIFY_SAMPLES = {VERIFY_SAMPLES}
 cli.main()
 """
 CALIB = (10, 100, 1000)
@@ -167,7 +177,7 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
             loader = Path(folder) / "first.py"
             loader.write_text(FIRST.format(root=str(root), test=test, **run))
             tests = f"{loader}:first"
-        program = ["-c", SHORTER] if run["part"] == "seeds" else ["-m", "bitwright.cli"]
+        program = ["-c", SHORTER if run["part"] == "seeds" else PLAIN]
         command = [
             sys.executable, *program, "quantize", f"{root}/models.py:{network}",
             "--data", data, "--eval", tests, *options,
@@ -464,6 +474,19 @@ def save(path: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
+def add(path: Path, found: dict[str, str]) -> None:
+    """Put one row in the place of its like, in what the file holds by now."""
+    with (Path(tempfile.gettempdir()) / f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = [r for r in known(path) if any(r[k] != found[k] for k in IDENTITY)]
+        save(path, [{**dict.fromkeys(found, ""), **r} for r in [*rows, found]])
+
+
+def like(run: dict[str, str], rows: list[dict[str, str]], keys: Sequence[str] = IDENTITY) -> Any:
+    """A row that is the same run, or None."""
+    return next((r for r in rows if all(r[k] == run[k] for k in keys)), None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True)
@@ -481,30 +504,17 @@ def main() -> None:
     if arguments.rewrites:
         rewrites(root)
     else:
-        rows = known(RESULT)
-        asked = [
-            run
-            for part in arguments.parts
-            for run in PARTS[part](arguments.only, arguments.schemes, arguments.methods)
-        ]
-        for run in asked:
-            same = [r for r in rows if all(r[k] == run[k] for k in IDENTITY)]
-            if same and not arguments.again:
-                continue
-            rows = [r for r in rows if r not in same]
-            # The whole calibration set is part of the table, too.
-            there = [
-                r
-                for r in rows
-                if r["part"] == "calib"
-                and run["part"] == "table"
-                and all(r[k] == run[k] for k in IDENTITY[1:])
-            ]
-            found = there[0] | run if there else measure(root, run)
-            rows.append({k: str(v) for k, v in found.items()})
-            rows = [{**dict.fromkeys(rows[-1], ""), **r} for r in rows]
-            print(rows[-1], flush=True)
-            save(RESULT, rows)
+        for part in arguments.parts:
+            for run in PARTS[part](arguments.only, arguments.schemes, arguments.methods):
+                rows = known(RESULT)
+                if like(run, rows) and not arguments.again:
+                    continue
+                # The whole calibration set is part of the table, too.
+                small = [r for r in rows if r["part"] == "calib"] if part == "table" else []
+                there = like(run, small, IDENTITY[1:])
+                found = there | run if there else measure(root, run)
+                add(RESULT, {k: str(v) for k, v in found.items()})
+                print(found, flush=True)
     (HERE.parent / "docs" / "methods_table.md").write_text(page(known(RESULT)))
 
 

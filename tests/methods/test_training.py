@@ -22,6 +22,8 @@ from bitwright.methods.training import (
     minibatches,
     moves,
     never_worse,
+    picked_rows,
+    squared_error,
 )
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.grid import Grid
@@ -141,3 +143,40 @@ def test_activations_are_values_with_gradients(name, args, kwargs):
     assert activation == Activation(name, args, kwargs) and hash(activation)
     x = torch.linspace(-3, 3, 31, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(activation, x + 0.05)
+
+
+def test_rows_are_picked_from_every_group():
+    values = torch.randn(3, 20, 4)
+    picked = torch.tensor([7, 0, 19, 7])
+    assert torch.equal(picked_rows(values, picked), values[:, picked])
+
+
+@pytest.mark.parametrize("input_learned", [False, True])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        None,
+        Activation("relu"),
+        Activation("relu6"),
+        Activation("hardtanh", (-0.5, 2.0)),
+        Activation("clamp", (None, 0.4)),
+        Activation("clamp", (), (("min", 0.1),)),
+        Activation("gelu"),
+        Activation("leaky_relu", (0.2,)),
+    ],
+)
+def test_the_error_behind_an_activation_and_its_gradient_are_autograds(activation, input_learned):
+    """Bit for bit: what is learned does not depend on how few passes over memory it takes."""
+    given = replace(with_rows("depthwise", 4), activation=activation)
+    x = torch.randn(6, 33, 9)
+    x.requires_grad_(input_learned)
+    weight, bias = (torch.randn(*s, requires_grad=True) for s in ((6, 1, 9), (6, 1, 1)))
+    target = behind(given, torch.randn(6, 33, 1))
+    learned = [weight, bias, *([x] if input_learned else [])]
+    plain = (behind(given, x @ weight.transpose(1, 2) + bias) - target).square().mean()
+    loss = squared_error(given, x, weight, bias, target)
+    torch.testing.assert_close(loss, plain)
+    want = torch.autograd.grad(plain / 3.7, learned)
+    got = torch.autograd.grad(loss / 3.7, learned)
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one, other)

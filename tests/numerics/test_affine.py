@@ -242,3 +242,21 @@ def test_gradients_that_nobody_needs_are_not_computed():
     fake_quantize_ste(x, torch.tensor(0.5), torch.tensor(0.0), Grid(2, True)).sum().backward()
     q = torch.round(x.detach() / 0.5)
     assert torch.equal(x.grad, ((q >= -2) & (q <= 1)).float())
+
+
+@pytest.mark.parametrize("grid", [Grid(2, True), Grid(4), Grid(3), Grid(8)])
+@pytest.mark.parametrize("zero", [-3.4, 0.0, 2.5, 7.0, 300.0])
+def test_one_learned_scale_takes_a_shorter_way_to_the_same_bits(grid, zero):
+    """Beside a learned zero point the general form runs; quotients on every half step count."""
+    scale = torch.tensor(0.25, requires_grad=True)
+    halves = torch.arange(-2 * grid.levels, 2 * grid.levels + 1) * 0.5
+    x = torch.cat([halves * 0.25, torch.randn(999), torch.tensor([0.0, 1e30, -1e30])])
+    weight = torch.randn(len(x))
+    free, fixed = torch.tensor(zero, requires_grad=True), torch.tensor(zero)
+    found = {}
+    for point in (free, fixed):
+        out = fake_quantize_ste(x, scale, point, grid)
+        (slope,) = torch.autograd.grad((weight * out).sum(), scale)
+        found[point.requires_grad] = (out.detach(), slope)
+    assert torch.equal(found[True][0], found[False][0])
+    assert torch.equal(found[True][1], found[False][1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,16 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
+# Functions that only clamp: their ends where they are called with none, and the ends' names.
+_CLAMPS: Mapping[str, tuple[float, float]] = {
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "hardtanh": (-1.0, 1.0),
+    "clamp": (-math.inf, math.inf),
+}
+_ENDS = {"min": "low", "max": "high", "min_val": "low", "max_val": "high"}
+
+
 @dataclass(frozen=True)
 class Activation:
     """An elementwise function by its name, with the numbers that it is called with."""
@@ -42,6 +53,22 @@ class Activation:
     def __call__(self, value: Tensor) -> Tensor:
         """The function of a tensor; differentiable."""
         return FUNCTIONS[self.name](value, *self.args, **dict(self.kwargs))
+
+
+def clamps_to(activation: Activation | None) -> tuple[float, float] | None:
+    """The ends of an activation that only clamps, infinite for none at all; None for others."""
+    if activation is None:
+        return (-math.inf, math.inf)
+    given = dict(zip(("low", "high"), activation.args, strict=False))
+    given |= {_ENDS.get(name, name): value for name, value in activation.kwargs}
+    default = _CLAMPS.get(activation.name)
+    if default is None or len(activation.args) > 2 or not set(given) <= {"low", "high"}:
+        return None
+    low, high = (given.get(name, end) for name, end in zip(("low", "high"), default, strict=True))
+    return (
+        -math.inf if low is None else float(low),
+        math.inf if high is None else float(high),
+    )
 
 
 def activation_of(graph: ModelGraph, unit: Unit) -> Activation | None:

@@ -22,7 +22,9 @@ from bitwright.methods.training import (
     minibatches,
     moves,
     never_worse,
+    picked_rows,
     row_loss,
+    squared_error,
     trainable,
 )
 from bitwright.numerics.affine import QParams, fake_quantize_ste, round_half_even
@@ -123,7 +125,7 @@ class AdaQuant:
             if step == settle:
                 state.settle()
             state.schedule(0.5 * (1 + math.cos(math.pi * step / self.iterations)))
-            state.step(problem.samples.x[:, picked], target[:, picked])
+            state.step(picked_rows(problem.samples.x, picked), picked_rows(target, picked))
             if step >= settle and ((step + 1 - settle) % check == 0 or step + 1 == self.iterations):
                 k, scale, bias, qx = found = state.deployed()
                 loss = row_loss(problem, apart, qx, k * scale, bias)
@@ -201,11 +203,11 @@ class _State:
             scale, zero = self._input_quantizer()
             x = fake_quantize_ste(x, scale, zero, self.inputs.grid)
         weight = self._rounded() * self._scale()
-        loss = (behind(self.problem, x @ weight.transpose(1, 2) + self.bias) - target).square()
+        loss = squared_error(self.problem, x, weight, self.bias, target)
         if self.adam is None or not loss.requires_grad:
             return  # only quantisers are learned, and they are settled
         self.adam.zero_grad()
-        loss.mean().backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         self.adam.step()
 
     def _steps(self) -> Tensor:

@@ -16,6 +16,8 @@ from bitwright.methods.training import (
     behind,
     minibatches,
     never_worse,
+    picked_rows,
+    squared_error,
     trainable,
 )
 from bitwright.numerics.affine import fake_quantize, round_half_even
@@ -91,13 +93,13 @@ class AdaRound:
         size = batch_rows(problem.samples, self.rows)
         picks = minibatches(target.shape[1], size, self.iterations, problem.seed)
         for step, picked in enumerate(picks):
-            x = problem.samples.x[:, picked]
+            x = picked_rows(problem.samples.x, picked)
             if inputs is not None:
                 x = fake_quantize(x, inputs)
             h = soft_rounding(v)
             weight = (floor + h).clamp(start.low, start.high) * start.scale
-            out = behind(problem, x @ weight.transpose(1, 2) + start.bias)
-            loss = (out - target[:, picked]).square().mean() / unit_loss
+            goal = picked_rows(target, picked)
+            loss = squared_error(problem, x, weight, start.bias, goal) / unit_loss
             if step >= warm:
                 done = (step - warm) / max(self.iterations - warm, 1)
                 power = self.beta[1] + (self.beta[0] - self.beta[1]) * (1 - done)
