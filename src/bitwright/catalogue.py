@@ -8,10 +8,13 @@ from bitwright.graph.target import BUILT_IN, load_target
 from bitwright.methods.catalogue import METHODS, method
 from bitwright.metrics import METRICS
 from bitwright.prepare import steps as rewrites
+from bitwright.prepare.distil import Distillation
 from bitwright.recipe import make_recipe
 from bitwright.tune_steps import ABOUT, REFINE, tuning_steps
 
 Rows = list[dict[str, str]]
+# What `--data none` is to the lists: data are made instead of given.
+NO_DATA = "none"
 
 
 def catalogue(what: str) -> Rows:
@@ -36,9 +39,10 @@ def methods() -> Rows:
         ),
         *(
             _row(name, "prepare", (name in rewrites.WITH_DATA, False, False), about.paper)
-            | {"cost": f"seconds; {about.text}"}
+            | {"cost": f"{rewrites.COST}; {about.text}"}
             for name, about in rewrites.ABOUT.items()
         ),
+        _row(NO_DATA, "data", (False, False, True), "arXiv 2001.00281") | {"cost": _distilling()},
         *(
             _row(name, "tune", (about.data, False, about.backward), about.paper)
             | {"cost": about.cost}
@@ -58,12 +62,26 @@ def _recipe(name: str) -> dict[str, str]:
     steps = tuning_steps(made.tune)
     if REFINE in steps and made.refine_method:
         own.append(method(made.refine_method))
+    distilled = made.data == NO_DATA
     backward = any(m.needs.backward for m in own) or any(ABOUT[s].backward for s in steps)
     # Ranges of inputs come from data as well, whatever the method.
-    row = _row(name, "recipe", (made.data != "none", made.labels, backward), recipes.about(name))
-    row["cost"] = "; ".join([*(m.needs.cost for m in own), *(ABOUT[s].cost for s in steps)])
+    needs = (not distilled, made.labels, backward or distilled)
+    row = _row(name, "recipe", needs, recipes.about(name))
+    costs = [
+        *([_distilling()] if distilled else []),
+        *(rewrites.COST for _ in rewrites.prepare_steps(made.prepare)),
+        *(m.needs.cost for m in own),
+        *(ABOUT[s].cost for s in steps),
+    ]
+    row["cost"] = "; ".join(dict.fromkeys(costs))
     row["sets"] = ", ".join(f"{key} = {value}" for key, value in recipes.load_recipe(name).items())
     return row
+
+
+def _distilling() -> str:
+    """What it costs to make data that match the statistics of batch-norms."""
+    made = Distillation()
+    return f"{made.iterations} batches of {made.batch} samples through the float network"
 
 
 def targets() -> Rows:

@@ -45,6 +45,7 @@ STEPS: Mapping[str, Step] = {
 }
 # Steps that look at the calibration data; they come after the others, whatever the order.
 WITH_DATA = (SMOOTH,)
+COST = "seconds"
 ABOUT: Mapping[str, About] = {
     "equalize": About("arXiv 1906.04721", "cross-layer equalisation; ReLU6 clips by channel"),
     "equalize-relu": About("arXiv 1906.04721", "the same; ReLU6 becomes ReLU, as in the paper"),
