@@ -224,8 +224,8 @@ def page(rows: list[dict[str, str]]) -> str:
         "AdaRound), 650 photos, 740 photos of dogs. Cells: top-1 / agreement with float answers.",
         "Method s is the wall time of the method's own stages (observing, solving, tuning), one",
         "thread; processor s that of the whole command, evaluation and verification in ONNX",
-        "Runtime included; both are means over the schemes, taken beside other work on the same two",
-        "cores over several sessions: they tell magnitudes. Memory is the peak of any stage.",
+        "Runtime included; both are means over the schemes, taken beside other work on the same",
+        "two cores over several sessions: they tell magnitudes. Memory is the peak of any stage.",
     ]
     lines += _overview([r for r in rows if r["part"] == "table"])
     for network in NETWORKS:
