@@ -167,8 +167,9 @@ def _half_step(end: int, side: int) -> float:
 
     Half a step beyond the end rounds to the end itself where that is even.
     """
-    edge = torch.tensor(end + 0.5 * side)
-    beyond = torch.tensor(math.inf * side)
+    # On the CPU whatever the default device is: these are numbers.
+    edge = torch.tensor(end + 0.5 * side, device="cpu")
+    beyond = torch.tensor(math.inf * side, device="cpu")
     return float(edge if end % 2 else torch.nextafter(edge, beyond))
 
 
