@@ -154,6 +154,8 @@ def _verification(found: Mapping[str, Any]) -> list[str]:
         f"to end {found['agreement']:.2%} of {found['samples']} answers agree, "
         f"{found['optimized']['agreement']:.2%} with optimisations"
     ]
+    if found["optimized"].get("note"):
+        lines.append(f"            note: {found['optimized']['note']}")
     if found.get("first_failure"):
         name = found["first_failure"]
         lines.append(f"            first unit out of tolerance: {name} ({units[name]:.2g})")
