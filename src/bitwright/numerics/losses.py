@@ -87,7 +87,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     _check_same_shape(a, b, "relative_difference")
     if a.numel() == 0:
         return 0.0
-    largest = float((a.double() - b.double()).abs().max())
+    largest = float((a.detach().double() - b.detach().double()).abs().max())
     if largest == 0.0:
         return 0.0
     magnitude = float(a.double().abs().max())
