@@ -347,7 +347,7 @@ def _reading(rows: list[dict[str, str]]) -> list[str]:
         "rounding's divergence; what gains far more where it has seen learns by heart:",
         "",
     ]
-    for method in ("quadratic", "qat-kld", "qat-kld-last", "qat-kld-paper"):
+    for method in OVERFIT[1:]:
         if method in of:
             seen, other = (
                 float(of["nearest"][k]) / float(of[method][k]) for k in ("seen_kl", "kl")
