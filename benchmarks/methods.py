@@ -226,6 +226,7 @@ def page(rows: list[dict[str, str]]) -> str:
         "thread; processor s that of the whole command, evaluation and verification in ONNX",
         "Runtime included; both are means over the schemes, taken beside other work on the same",
         "two cores over several sessions: they tell magnitudes. Memory is the peak of any stage.",
+        f"Each file is verified in ONNX Runtime, later rows on {VERIFY_SAMPLES} samples, not 256.",
     ]
     lines += _overview([r for r in rows if r["part"] == "table"])
     for network in NETWORKS:
