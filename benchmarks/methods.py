@@ -1,13 +1,15 @@
 """Every method and recipe at every scheme: top-1, agreement, seconds, peak memory.
 
     python benchmarks/methods.py --data-root DIR [--only resnet20 ...] [--methods brecq ...]
-        [--schemes w4a4 ...] [--parts table dfq calib seeds] [--rewrites]
+        [--schemes w4a4 ...] [--parts table dfq calib seeds length] [--length 0.3] [--rewrites]
 
 Each run is one `bitwright quantize` in a process of its own, verified in ONNX Runtime; rows that
 are in benchmarks/results/methods.csv already are not repeated unless --again is given. Several of
 these may run side by side: each adds its row to what the file then holds. Parts:
 `table`, all methods; `dfq`, one scale for each weight, where equalisation matters; `calib`, small
-calibration sets drawn anew (figure 1 of the paper); `seeds`, BRECQ and AdaRound with three seeds.
+calibration sets drawn anew (figure 1 of the paper); `seeds`, BRECQ and AdaRound with three seeds;
+`length`, what is lost where the gradient methods take SHORT of their steps. --length shortens those
+of the table, which marks such rows.
 --rewrites instead checks on every network of the zoo that rewrites leave its answers unchanged.
 Writes docs/methods_table.md.
 """
@@ -77,11 +79,54 @@ DFQ = {
 # The file against the simulation, on so many samples of each run: 256 are the command's own, of
 # which ONNX Runtime's integer kernels take longer than a whole method where photos are concerned.
 VERIFY_SAMPLES = 64
-PLAIN = f"""
+PLAIN = """
 from bitwright import cli, result
-result.VERIFY_SAMPLES = {VERIFY_SAMPLES}
+result.VERIFY_SAMPLES = {samples}
+{more}
 cli.main()
 """
+# A share of the steps of every method that descends, their schedules drawn together; the solver
+# they begin at, batch-norm and bias tuning stay as they are.
+SHORTER = """
+from dataclasses import replace
+from bitwright import tuning
+from bitwright.methods.catalogue import METHODS
+from bitwright.tuners import qat
+
+def shorter(made):
+    return replace(made, iterations=max(1, round({length} * made.iterations)))
+
+for name in ("adaquant", "adaround"):
+    METHODS[name] = shorter(METHODS[name])
+for name in ("BlockReconstruction", "WeightTraining"):
+    build = getattr(tuning, name)
+    setattr(tuning, name, lambda build=build, **given: shorter(build(**given)))
+qat.EPOCHS = max(1, round({length} * qat.EPOCHS))
+qat.FALLS = tuple(round({length} * epoch) for epoch in qat.FALLS)
+"""
+# ZeroQ's inputs are the same whatever the scheme: they are made once for all that one call of this
+# script measures, and each row counts the seconds.
+DISTILL_ONCE = """
+import json, time
+from pathlib import Path
+import torch
+from bitwright import distilling
+
+make, made = distilling.distil, Path({made!r})
+
+def distil(*given):
+    if made.is_file():
+        return torch.load(made)
+    start, spent = time.perf_counter(), time.process_time()
+    found = make(*given)
+    seconds = [time.perf_counter() - start, time.process_time() - spent]
+    torch.save(found, made)
+    made.with_suffix(".json").write_text(json.dumps(seconds))
+    return found
+
+distilling.distil = distil
+"""
+SHORT = 0.3
 CALIB = (10, 100, 1000)
 # Where most of a run's time would go into the tests, their first so many; 0 for all.
 TESTS = {"resnet20": 2000, "resnet56": 2000}
@@ -101,6 +146,10 @@ def first():
 """
 OVERFIT = (
     "nearest", "quadratic", "adaquant", "adaround", "brecq",
+    "qat-kld", "qat-kld-last", "qat-kld-paper",
+)  # fmt: skip
+DESCENDING = (
+    "adaround", "brecq", "adaquant", "adaquant, bn, bias", "equalize, adaquant",
     "qat-kld", "qat-kld-last", "qat-kld-paper",
 )  # fmt: skip
 IDENTITY = ("part", "network", "scheme", "method", "target", "calib", "seed", "tests")
@@ -147,20 +196,34 @@ def seeds(networks: list[str], schemes: list[str], methods: list[str]) -> Iterat
                     yield row("seeds", "resnet56", "w4a4", method, seed=seed)
 
 
+def length(networks: list[str], schemes: list[str], methods: list[str]) -> Iterator[dict[str, str]]:
+    for network in ("resnet20", "mobilenet_v2_dogs"):
+        for scheme in ("w4a4", "w3a3"):
+            for method in DESCENDING:
+                if network in networks and scheme in schemes and method in methods:
+                    yield row("length", network, scheme, method)
+
+
 Select = Callable[[list[str], list[str], list[str]], Iterator[dict[str, str]]]
-PARTS: dict[str, Select] = {"table": table, "dfq": dfq, "calib": calib, "seeds": seeds}
+PARTS: dict[str, Select] = {
+    "table": table, "dfq": dfq, "calib": calib, "seeds": seeds, "length": length,
+}  # fmt: skip
 
 
-def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
-    """One run in a fresh folder."""
+def measure(root: Path, run: dict[str, str], length: float, shared: Path) -> dict[str, object]:
+    """One run in a fresh folder, of some length; `shared` is kept from run to run."""
     network, method = run["network"], run["method"]
     options = (DFQ if run["part"] == "dfq" else METHODS)[method]
     calibration, test = DATA[network]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         data = f"{root}/loaders.py:{calibration}"
+        more = SHORTER.format(length=length) if length < 1 else ""
+        made = shared / f"{network}.pt"
+        before_s = times_of(made) if method == "zeroq" else (0.0, 0.0)
         if method == "zeroq":
             data = "none"
+            more = DISTILL_ONCE.format(made=str(made))
         elif int(run["calib"]) < 1000:
             loader = Path(folder) / "subset.py"
             loader.write_text(SUBSET.format(root=str(root), loader=calibration, **run))
@@ -170,8 +233,9 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
             loader = Path(folder) / "first.py"
             loader.write_text(FIRST.format(root=str(root), test=test, **run))
             tests = f"{loader}:first"
+        script = PLAIN.format(samples=VERIFY_SAMPLES, more=more)
         command = [
-            sys.executable, "-c", PLAIN, "quantize", f"{root}/models.py:{network}",
+            sys.executable, "-c", script, "quantize", f"{root}/models.py:{network}",
             "--data", data, "--eval", tests, *options,
             "--scheme", run["scheme"], "--keep", KEEP, "--target", run["target"],
             "--calib", run["calib"], "--seed", run["seed"], "--out", str(out), "--quiet",
@@ -180,6 +244,7 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         if not (out / "metrics.json").is_file():
             raise SystemExit(f"exit {done.returncode}: {' '.join(command)}")
         metrics = json.loads((out / "metrics.json").read_text())
@@ -193,15 +258,25 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
         "agreement": metrics["agreement"],
         "kl": metrics["kl"],
         "weight_bytes": metrics["size"]["weight_bytes"],
-        "method_s": sum(s["seconds"] for s in own),
-        "processor_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "method_s": sum(s["seconds"] for s in own) + before_s[0],
+        "processor_s": spent + before_s[1],
         "peak_mb": max(s["peak_rss_mb"] for s in metrics["stages"]),
         "runtime_agreement": verified["agreement"],
         "verified": verified["passed"],
+        "length": length if method in DESCENDING else 1.0,
         "tuning_kept": "; ".join(f"{t['step']} {t['kept']}" for t in metrics["tuning"]),
         "seen_agreement": seen.get("agreement", ""),
         "seen_kl": seen.get("kl", ""),
     }
+
+
+def times_of(made: Path) -> tuple[float, float]:
+    """The wall and processor seconds that inputs took which are there already."""
+    written = made.with_suffix(".json")
+    if not written.is_file():
+        return 0.0, 0.0
+    wall, processor = json.loads(written.read_text())
+    return wall, processor
 
 
 def on_samples_seen(run: Path, data: str) -> dict[str, Any]:
@@ -227,6 +302,7 @@ def page(rows: list[dict[str, str]]) -> str:
         "Runtime included; both are means over the schemes, taken beside other work on the same",
         "two cores over several sessions: they tell magnitudes. Memory is the peak of any stage.",
         f"Each file is verified in ONNX Runtime, later rows on {VERIFY_SAMPLES} samples, not 256.",
+        "\\*: the method took 0.3 of its steps; what that costs is measured further down.",
     ]
     lines += _overview([r for r in rows if r["part"] == "table"])
     for network in NETWORKS:
@@ -236,6 +312,7 @@ def page(rows: list[dict[str, str]]) -> str:
     lines += _by_heart(rows)
     lines += _part(rows, "seeds", "BRECQ and AdaRound, three seeds")
     lines += _means(rows)
+    lines += _shorter(rows)
     lines += _rewrites()
     return "\n".join(lines) + "\n"
 
@@ -280,6 +357,7 @@ def _network(network: str, rows: list[dict[str, str]]) -> list[str]:
         if found:
             cells = [
                 f"{float(found[s]['top1']):.2%} / {float(found[s]['agreement']):.2%}"
+                f"{'' if taken(found[s]) == 1 else '*'}"
                 if s in found
                 else "-"
                 for s in schemes
@@ -370,6 +448,28 @@ def _means(rows: list[dict[str, str]]) -> list[str]:
             f"Mean of {len(found)} seeds, {method}: top-1 {top1:.2%}, agreement {agreement:.2%}, "
             f"KL {kl:.3g}.  "
         )
+    return lines
+
+
+def _shorter(rows: list[dict[str, str]]) -> list[str]:
+    """What is lost where a method takes a share of its steps, beside the whole of them."""
+    own = [r for r in rows if r["part"] == "length"]
+    if not own:
+        return []
+    lines = ["", f"## {SHORT:g} of the steps", ""]
+    lines += ["| network | scheme | method | agreement: all | short | KL: all | short | method s |"]
+    lines += ["| --- " * 8 + "|"]
+    whole = [r for r in rows if r["part"] == "table" and taken(r) == 1]
+    for short in own:
+        full = like(short, whole, IDENTITY[1:])
+        if full:
+            cells = (f"{float(r['agreement']):.2%}" for r in (full, short))
+            losses = (f"{float(r['kl']):.3g}" for r in (full, short))
+            lines.append(
+                f"| {short['network']} | {short['scheme']} | {short['method']} "
+                f"| {' | '.join(cells)} | {' | '.join(losses)} "
+                f"| {float(full['method_s']):.0f}, {float(short['method_s']):.0f} |"
+            )
     return lines
 
 
@@ -511,6 +611,33 @@ def like(run: dict[str, str], rows: list[dict[str, str]], keys: Sequence[str] = 
     return next((r for r in rows if all(r[k] == run[k] for k in keys)), None)
 
 
+def taken(run: dict[str, str]) -> float:
+    """The share of its steps that a row was measured with."""
+    return float(run.get("length") or 1)
+
+
+def runs(arguments: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """What was asked for and is not there yet, or only at less of its length."""
+    for part in arguments.parts:
+        for run in PARTS[part](arguments.only, arguments.schemes, arguments.methods):
+            there = like(run, known(RESULT))
+            wanted = arguments.length if part == "table" else 0.0
+            if arguments.again or not there or taken(there) < wanted:
+                yield run
+
+
+def of_table(run: dict[str, str], root: Path, length: float, shared: Path) -> dict[str, Any]:
+    """One row; the whole calibration set is part of the table, too."""
+    if run["part"] == "length":
+        return measure(root, run, SHORT, shared)
+    if run["part"] == "table":
+        there = like(run, [r for r in known(RESULT) if r["part"] == "calib"], IDENTITY[1:])
+        if there:
+            return dict(there | run)
+        return measure(root, run, length, shared)
+    return measure(root, run, 1.0, shared)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True)
@@ -518,6 +645,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--schemes", nargs="*", default=list(SCHEMES))
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=["table"])
+    parser.add_argument("--length", type=float, default=1.0, help="share of the steps")
     parser.add_argument("--rewrites", action="store_true")
     parser.add_argument("--pages", action="store_true", help="write the page, measure nothing")
     parser.add_argument("--again", action="store_true")
@@ -529,15 +657,9 @@ def main() -> None:
     if arguments.rewrites:
         rewrites(root)
     elif not arguments.pages:
-        for part in arguments.parts:
-            for run in PARTS[part](arguments.only, arguments.schemes, arguments.methods):
-                rows = known(RESULT)
-                if like(run, rows) and not arguments.again:
-                    continue
-                # The whole calibration set is part of the table, too.
-                small = [r for r in rows if r["part"] == "calib"] if part == "table" else []
-                there = like(run, small, IDENTITY[1:])
-                found = there | run if there else measure(root, run)
+        with tempfile.TemporaryDirectory() as shared:
+            for run in runs(arguments):
+                found = of_table(run, root, arguments.length, Path(shared))
                 add(RESULT, {k: str(v) for k, v in found.items()})
                 print(found, flush=True)
     (HERE.parent / "docs" / "methods_table.md").write_text(page(known(RESULT)))

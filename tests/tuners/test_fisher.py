@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bitwright.graph.capture import capture
-from bitwright.tuners import fisher
+from bitwright.tuners import front
 from bitwright.tuners.fisher import fisher_diagonals
 from networks import Chain, normal, pictures, seeded, small_network
 
@@ -36,7 +36,7 @@ def test_parts_and_limits(monkeypatch):
     graph, x = linear()
     name = graph.unit("m0").calls[0]
     one = fisher_diagonals(graph, {name}, lambda: iter([(x[:64],), (x[64:],)]), 64)
-    monkeypatch.setattr(fisher, "GRAD_BYTES", 1)
+    monkeypatch.setattr(front, "GRAD_BYTES", 1)
     again = fisher_diagonals(graph, {name}, lambda: iter([(x[:64],)]), 64)
     assert torch.allclose(one[name], again[name], rtol=1e-4)
 

@@ -20,14 +20,19 @@ from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, round_half_even
 from bitwright.tuners.descent import is_plain, weight_paths
 from bitwright.tuners.fisher import fisher_diagonals
+from bitwright.tuners.front import Front, named, parts_of
 from bitwright.tuners.judge import Judge
 from bitwright.tuners.network import Deploy, Solved, simulate
 from bitwright.tuners.report import TuneReport, attempted
-from bitwright.tuners.samples import Flat, Open, Samples, bytes_of, in_memory
+from bitwright.tuners.samples import HELD_OUT, Flat, Open, Samples, bytes_of, in_memory
 from bitwright.tuners.straight import differentiable
 
-# What the values behind one block may take, of both networks and for all samples.
-CACHE_BYTES = 512 << 20
+# What is kept in front of one block and behind it, of both networks and for all samples.
+KEPT_BYTES = 512 << 20
+# Samples of one step: as many as make so many positions of the block's output, up to the paper's
+# 32; an image of 112 x 112 is as many rows as a whole batch further on.
+POSITIONS, BATCH = 1 << 14, 32
+PART = 16
 
 
 @dataclass(frozen=True)
@@ -98,20 +103,6 @@ class _Rounding:
         return replace(self.old, q=q, method="brecq", error=error, moves=moves(weight, q, qparams))
 
 
-@dataclass(eq=False)
-class _Cache:
-    """Values in front of a block, of the float and of the quantised network, batch by batch."""
-
-    floats: list[Values]
-    quants: list[Values]
-
-    def moved(self, graph: ModelGraph, quantised: ModelGraph, names: set[str]) -> None:
-        """To a later place."""
-        for index, (true, got) in enumerate(zip(self.floats, self.quants, strict=True)):
-            self.floats[index] = replay(graph, true, names)
-            self.quants[index] = replay(quantised, got, names)
-
-
 def reconstruct_blocks(
     graph: ModelGraph,
     solved: Solved,
@@ -163,11 +154,16 @@ def _learned(
     fisher: Mapping[str, Tensor] = {}
     if options.fisher:
         fisher = fisher_diagonals(graph, ends, samples.fit, options.fisher_samples, options.seed)
-    flats = _as_fit(graph, blocks, samples.fit)
-    fit, apart = _begun(graph, flats), _begun(graph, list(samples.held_out())[: len(flats)])
+    fit, apart = (Front(graph, _in_parts(graph, s)) for s in (samples.fit, samples.held_out))
+    sizes = _sizes(graph, blocks, next(fit.opened()))
     made: dict[str, UnitSolution] = {}
+    simulated = simulate(graph, solved, deploy).graph
     for index, block in enumerate(blocks):
-        simulated = simulate(graph, {**solved, **made}, deploy).graph
+        names = _kept(graph, blocks[index - 1].end if index else "", blocks[index:])
+        kept = 2 * sum(sizes[name] for name in names) + sizes[block.end]
+        most = KEPT_BYTES // max(kept, 1)
+        fit.move(simulated, names, most)
+        apart.move(simulated, names, -(-most // HELD_OUT))
         weight = fisher.get(block.end, torch.ones(()))
         found = _block(graph, simulated, block, {**solved, **made}, (fit, weight, options))
         if found:
@@ -176,44 +172,33 @@ def _learned(
             if errors[1] < errors[0]:
                 made |= found
                 simulated = better
-        if index + 1 < len(blocks):
-            later = {name for b in blocks[index + 1 :] for name in b.begin}
-            names = _known_by(graph, block.end, later)
-            fit.moved(graph, simulated, names)
-            apart.moved(graph, simulated, names)
     return made
 
 
-def _known_by(graph: ModelGraph, end: str, names: set[str]) -> set[str]:
-    """The values among some that are made up to a node."""
-    order = {name: i for i, name in enumerate(graph.nodes())}
-    return {name for name in names if order[name] <= order[end]}
+def _in_parts(graph: ModelGraph, batches: Open) -> Open:
+    return lambda: (part for flat in batches() for part in parts_of(graph, flat, PART))
 
 
-def _as_fit(graph: ModelGraph, blocks: tuple[Block, ...], batches: Open) -> list[Flat]:
-    """As many batches as fit into memory behind the block with the widest ends."""
-    kept: list[Flat] = []
-    room = 1
-    for flat in batches():
-        if not kept:
-            names = {name for block in blocks for name in (*block.begin, block.end)}
-            sizes = {n: bytes_of(v) for n, v in replay(graph, _named(graph, flat), names).items()}
-            widest = max(sum(sizes[name] for name in (*block.begin, block.end)) for block in blocks)
-            room = max(1, CACHE_BYTES // max(2 * widest, 1))
-        kept.append(flat)
-        if len(kept) >= room:
-            break
-    return kept
+def _sizes(graph: ModelGraph, blocks: tuple[Block, ...], flat: Flat) -> dict[str, int]:
+    """The memory of every value at which some block begins or ends, for one part."""
+    names = {name for block in blocks for name in (*block.begin, block.end)}
+    found: dict[str, int] = {}
+
+    def visit(name: str, value: Any) -> None:
+        found[name] = bytes_of(value)
+
+    replay(graph, named(graph, flat), names, visit=visit)
+    return found
 
 
-def _named(graph: ModelGraph, flat: Flat) -> Values:
-    names = [n.name for n in graph.module.graph.nodes if n.op == "placeholder"]
-    return dict(zip(names, flat, strict=True))
-
-
-def _begun(graph: ModelGraph, flats: list[Flat]) -> _Cache:
-    values = [_named(graph, flat) for flat in flats]
-    return _Cache(list(values), list(values))
+def _kept(graph: ModelGraph, end: str, blocks: tuple[Block, ...]) -> set[str]:
+    """What these blocks read of what is made up to a node; nothing named: of the inputs."""
+    nodes = graph.nodes()
+    order = {name: i for i, name in enumerate(nodes)}
+    if not end:
+        return {name for name, node in nodes.items() if node.op == "placeholder"}
+    begin = {name for block in blocks for name in block.begin}
+    return {name for name in begin if order[name] <= order[end]}
 
 
 def _block(
@@ -221,10 +206,10 @@ def _block(
     simulated: ModelGraph,
     block: Block,
     solved: Solved,
-    given: tuple[_Cache, Tensor, BlockReconstruction],
+    given: tuple[Front, Tensor, BlockReconstruction],
 ) -> dict[str, UnitSolution]:
     """The units of one block with their rounding learned."""
-    cache, weight, options = given
+    front, weight, options = given
     paths = weight_paths(simulated.module)
     module = differentiable(simulated.module)
     nodes = plan(replace(graph, module=module), block.begin, [block.end])
@@ -236,24 +221,32 @@ def _block(
     }
     if not learned:
         return {}
-    goals = [replay(graph, true, {block.end})[block.end] for true in cache.floats]
+    goals = [replay(graph, true, {block.end})[block.end] for true in front.floats]
     energy = sum(float((weight * goal.square()).mean()) for goal in goals) / len(goals)
     adam = torch.optim.Adam([r.v for r in learned.values()], lr=options.rate)
     warm = int(options.iterations * options.warm_up)
-    order = _order(len(goals), options.iterations, options.seed)
-    for step, place in enumerate(order):
+    wanted = _samples_of_a_step(graph, block, goals[0])
+    for step, places in enumerate(_order(goals, wanted, options)):
         adam.zero_grad()
         with torch.enable_grad():
             soft = {name: soft_rounding(r.v) for name, r in learned.items()}
-            tensors = {paths[name]: r.numbers(soft[name]) for name, r in learned.items()}
-            out = run_part(module, nodes, cache.quants[place], tensors)
-            loss = (weight * (out - goals[place]).square()).mean() / max(energy, 1e-30)
+            weights = {paths[name]: r.numbers(soft[name]) for name, r in learned.items()}
+            # Parts add their gradients here, so that V sees one backward pass a step.
+            leaves = {path: w.detach().requires_grad_() for path, w in weights.items()}
+            numbers = sum(goals[place].numel() for place in places)
+            for place in places:
+                out = run_part(module, nodes, front.quants[place], leaves)
+                wrong = (weight * (out - goals[place]).square()).sum()
+                torch.autograd.backward(wrong / (numbers * max(energy, 1e-30)))
+            ends = [weights[path] for path, leaf in leaves.items() if leaf.grad is not None]
+            grads = [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
             if step >= warm:
                 done = (step - warm) / max(options.iterations - warm, 1)
                 power = options.beta[1] + (options.beta[0] - options.beta[1]) * (1 - done)
                 rough = [_roughness(graph, name, h, power) for name, h in soft.items()]
-                loss = loss + options.weight * torch.stack(rough).mean()
-        loss.backward()
+                ends.append(options.weight * torch.stack(rough).mean())
+                grads.append(torch.ones(()))
+            torch.autograd.backward(ends, grads)
         adam.step()
     return {n: r.solution(graph.tensor(graph.unit(n).weight)) for n, r in learned.items()}
 
@@ -264,13 +257,24 @@ def _roughness(graph: ModelGraph, name: str, h: Tensor, power: float) -> Tensor:
     return (1 - (2 * h - 1).abs().pow(power)).sum() / channels
 
 
-def _order(count: int, steps: int, seed: int) -> Iterator[int]:
-    """Seeded numbers of batches; every one comes once before any comes again."""
-    generator = torch.Generator().manual_seed(seed)
+def _samples_of_a_step(graph: ModelGraph, block: Block, goal: Tensor) -> int:
+    """As many as make POSITIONS, 32 at most; `goal` is what one part of the samples makes."""
+    unit = graph.unit(block.units[-1])
+    channels = graph.tensor(unit.weight).shape[unit.channel_axis]
+    positions = goal[:1].numel() // channels
+    return min(BATCH, -(-POSITIONS // max(positions, 1)))
+
+
+def _order(goals: list[Tensor], samples: int, options: BlockReconstruction) -> Iterator[list[int]]:
+    """Seeded numbers of the parts of each step; every one comes once before any comes again."""
+    generator = torch.Generator().manual_seed(options.seed)
     left: list[int] = []
-    for _ in range(steps):
-        left = left or torch.randperm(count, generator=generator).tolist()
-        yield left.pop()
+    for _ in range(options.iterations):
+        places: list[int] = []
+        while sum(len(goals[place]) for place in places) < samples and len(places) < len(goals):
+            left = left or torch.randperm(len(goals), generator=generator).tolist()
+            places.append(left.pop())
+        yield places
 
 
 def run_part(
@@ -292,11 +296,11 @@ def run_part(
 
 
 def _error(
-    graph: ModelGraph, simulated: ModelGraph, block: Block, cache: _Cache, weight: Tensor
+    graph: ModelGraph, simulated: ModelGraph, block: Block, front: Front, weight: Tensor
 ) -> float:
     """The weighted squared error behind a block, relative to the output's energy."""
     wrong = whole = 0.0
-    for true, got in zip(cache.floats, cache.quants, strict=True):
+    for true, got in zip(front.floats, front.quants, strict=True):
         goal = replay(graph, true, {block.end})[block.end]
         out = replay(simulated, got, {block.end})[block.end]
         wrong += float((weight * (out - goal).square()).sum())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.execute import class_rows, compute, last_uses, walk
+from bitwright.graph.execute import class_rows, compute, last_uses
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.tuners.descent import GRAD_BYTES
-from bitwright.tuners.samples import Flat, Open, bytes_of, fixed_batch, size_of, take_rows
+from bitwright.tuners.front import parts_of
+from bitwright.tuners.samples import Flat, Open, size_of
 
 
 def fisher_diagonals(
@@ -37,7 +36,7 @@ def fisher_diagonals(
     free = any(size is None for spec in graph.inputs for size in spec.shape[1:])
     done = 0
     for flat in batches():
-        for part in _parts(graph, flat):
+        for part in parts_of(graph, flat):
             if done >= limit:
                 break
             done += size_of(part)
@@ -62,27 +61,6 @@ def _over_samples(gradient: Tensor, free: bool) -> Tensor:
 def _normal(total: Tensor) -> Tensor:
     mean = total.mean()
     return (total / mean).float() if bool(mean > 0) else torch.ones_like(total).float()
-
-
-def _parts(graph: ModelGraph, flat: Flat) -> Iterator[Flat]:
-    """A batch in parts whose values can wait for the backward pass together."""
-    if fixed_batch(graph):
-        yield flat
-        return
-    first = take_rows(flat, torch.arange(1))
-    assert first is not None
-    held = 0
-
-    def visit(_: fx.Node, value: object) -> None:
-        nonlocal held
-        held += bytes_of(value)
-
-    walk(graph.module, first, visit)
-    rows = max(1, GRAD_BYTES // max(held, 1))
-    for begin in range(0, size_of(flat), rows):
-        part = take_rows(flat, torch.arange(begin, min(begin + rows, size_of(flat))))
-        if part is not None:
-            yield part
 
 
 def _gradients(

@@ -1,0 +1,70 @@
+"""Values in front of a place: the same whether a part was there from the start or joined later."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from quantised import quantised
+
+from bitwright.graph.blocks import find_blocks
+from bitwright.graph.replay import replay
+from bitwright.tuners import brecq, front
+from bitwright.tuners.brecq import BlockReconstruction, reconstruct_blocks
+from bitwright.tuners.front import Front, named, parts_of
+from bitwright.tuners.network import simulate
+from networks import Residual, normal, pictures, seeded, small_network
+
+
+@pytest.fixture
+def made():
+    return quantised(seeded(Residual).eval(), normal(64, 3, 8, 8), "w3a8")
+
+
+def parts(made, rows=8):
+    return lambda: (p for flat in made.samples().fit() for p in parts_of(made.graph, flat, rows))
+
+
+@pytest.mark.parametrize("room", [(1, 2, 99), (99, 1, 4), (0, 0, 0), (3, 3, 3)])
+def test_parts_leave_and_join_with_the_values_of_a_whole_pass(made, room):
+    simulated = simulate(made.graph, made.solved, made.deploy).graph
+    kept = Front(made.graph, parts(made))
+    flats = list(parts(made)())
+    ends = [{"x"}, *({block.end} for block in find_blocks(made.graph)[:2])]
+    for names, most in zip(ends, room, strict=True):
+        kept.move(simulated, names, most)
+        assert len(kept.floats) == len(kept.quants) == min(max(most, 1), len(flats))
+        for flat, true, got in zip(flats, kept.floats, kept.quants, strict=False):
+            for graph, found in ((made.graph, true), (simulated, got)):
+                wanted = replay(graph, named(graph, flat), names)
+                assert wanted.keys() == found.keys()
+                assert all(torch.equal(found[name], wanted[name]) for name in names)
+
+
+def test_parts_hold_every_sample_in_order(made, monkeypatch):
+    (flat,) = [f for f in made.samples(batch=64).fit()]
+    for most in (None, 7, 1):
+        got = list(parts_of(made.graph, flat, most))
+        assert torch.equal(torch.cat([part[0] for part in got]), flat[0])
+        assert most is None or max(len(part[0]) for part in got) <= most
+    monkeypatch.setattr(front, "GRAD_BYTES", 1)
+    assert {len(part[0]) for part in parts_of(made.graph, flat)} == {1}
+
+
+def test_blocks_are_solved_with_little_memory(monkeypatch):
+    """One part in front of each block, and a step of one sample, still bring answers nearer."""
+    made = quantised(small_network(), pictures(96), "w3a8")
+    monkeypatch.setattr(brecq, "KEPT_BYTES", 1)
+    monkeypatch.setattr(brecq, "PART", 4)
+    monkeypatch.setattr(brecq, "POSITIONS", 1)
+    given = (made.graph, made.solved, made.deploy, made.samples())
+    found, report = reconstruct_blocks(*given, BlockReconstruction(iterations=60))
+    assert report.after.no_worse(report.before)
+    assert any(not torch.equal(s.q, made.solved[n].q) for n, s in found.items()) == report.kept
+
+
+@pytest.mark.parametrize(("shape", "most"), [((12, 3, 8, 8), 32), ((40, 3, 128, 128), 1)])
+def test_a_step_has_so_many_positions(made, shape, most):
+    block = find_blocks(made.graph)[0]
+    channels = made.graph.tensor(made.graph.unit(block.units[-1]).weight).shape[0]
+    goal = torch.zeros(shape[0], channels, *shape[2:])
+    assert brecq._samples_of_a_step(made.graph, block, goal) == most
