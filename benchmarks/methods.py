@@ -198,10 +198,10 @@ def seeds(networks: list[str], schemes: list[str], methods: list[str]) -> Iterat
 
 def length(networks: list[str], schemes: list[str], methods: list[str]) -> Iterator[dict[str, str]]:
     for network in ("resnet20", "mobilenet_v2_dogs"):
-        for scheme in ("w4a4", "w3a3"):
+        if network in networks and "w4a4" in schemes:
             for method in DESCENDING:
-                if network in networks and scheme in schemes and method in methods:
-                    yield row("length", network, scheme, method)
+                if method in methods:
+                    yield row("length", network, "w4a4", method)
 
 
 Select = Callable[[list[str], list[str], list[str]], Iterator[dict[str, str]]]

@@ -24,15 +24,15 @@ from bitwright.tuners.front import Front, named, parts_of
 from bitwright.tuners.judge import Judge
 from bitwright.tuners.network import Deploy, Solved, simulate
 from bitwright.tuners.report import TuneReport, attempted
-from bitwright.tuners.samples import HELD_OUT, Flat, Open, Samples, bytes_of, in_memory
+from bitwright.tuners.samples import HELD_OUT, Flat, Open, Samples, bytes_of, in_memory, size_of
 from bitwright.tuners.straight import differentiable
 
 # What is kept in front of one block and behind it, of both networks and for all samples.
 KEPT_BYTES = 512 << 20
-# Samples of one step: as many as make so many positions of the block's output, up to the paper's
-# 32; an image of 112 x 112 is as many rows as a whole batch further on.
-POSITIONS, BATCH = 1 << 14, 32
-PART = 16
+# Samples of one step: as many as make so many positions of the block's output, but no more than
+# so many; an image of 112 x 112 is as many rows as a whole batch further on. What is kept is cut
+# into parts of at least so many.
+POSITIONS, BATCH, LEAST = 1 << 14, 24, 8
 
 
 @dataclass(frozen=True)
@@ -154,18 +154,22 @@ def _learned(
     fisher: Mapping[str, Tensor] = {}
     if options.fisher:
         fisher = fisher_diagonals(graph, ends, samples.fit, options.fisher_samples, options.seed)
-    fit, apart = (Front(graph, _in_parts(graph, s)) for s in (samples.fit, samples.held_out))
-    sizes = _sizes(graph, blocks, next(fit.opened()))
+    sizes = _sizes(graph, blocks, next(samples.fit()))
+    steps = {block: _samples_of_a_step(graph, block, sizes[block.end]) for block in blocks}
+    about = max(LEAST, min(steps.values()))
+    fit, apart = (Front(graph, _in_parts(graph, s, about)) for s in (samples.fit, samples.held_out))
+    part = size_of(next(fit.opened()))
     made: dict[str, UnitSolution] = {}
     simulated = simulate(graph, solved, deploy).graph
     for index, block in enumerate(blocks):
         names = _kept(graph, blocks[index - 1].end if index else "", blocks[index:])
         kept = 2 * sum(sizes[name] for name in names) + sizes[block.end]
-        most = KEPT_BYTES // max(kept, 1)
+        most = KEPT_BYTES // max(kept * part, 1)
         fit.move(simulated, names, most)
         apart.move(simulated, names, -(-most // HELD_OUT))
         weight = fisher.get(block.end, torch.ones(()))
-        found = _block(graph, simulated, block, {**solved, **made}, (fit, weight, options))
+        given = (fit, weight, max(1, round(steps[block] / part)), options)
+        found = _block(graph, simulated, block, {**solved, **made}, given)
         if found:
             better = simulate(graph, {**solved, **made, **found}, deploy).graph
             errors = [_error(graph, g, block, apart, weight) for g in (simulated, better)]
@@ -175,20 +179,28 @@ def _learned(
     return made
 
 
-def _in_parts(graph: ModelGraph, batches: Open) -> Open:
-    return lambda: (part for flat in batches() for part in parts_of(graph, flat, PART))
+def _in_parts(graph: ModelGraph, batches: Open, about: int) -> Open:
+    return lambda: (part for flat in batches() for part in parts_of(graph, flat, about))
 
 
 def _sizes(graph: ModelGraph, blocks: tuple[Block, ...], flat: Flat) -> dict[str, int]:
-    """The memory of every value at which some block begins or ends, for one part."""
+    """The memory of every value at which some block begins or ends, for one sample."""
     names = {name for block in blocks for name in (*block.begin, block.end)}
     found: dict[str, int] = {}
 
     def visit(name: str, value: Any) -> None:
-        found[name] = bytes_of(value)
+        found[name] = -(-bytes_of(value) // size_of(flat))
 
     replay(graph, named(graph, flat), names, visit=visit)
     return found
+
+
+def _samples_of_a_step(graph: ModelGraph, block: Block, size: int) -> int:
+    """As many as make POSITIONS, BATCH at most; `size` is the memory of one sample's output."""
+    unit = graph.unit(block.units[-1])
+    weight = graph.tensor(unit.weight)
+    channels = weight.shape[unit.channel_axis] * weight.element_size()
+    return min(BATCH, -(-POSITIONS // max(size // channels, 1)))
 
 
 def _kept(graph: ModelGraph, end: str, blocks: tuple[Block, ...]) -> set[str]:
@@ -206,10 +218,10 @@ def _block(
     simulated: ModelGraph,
     block: Block,
     solved: Solved,
-    given: tuple[Front, Tensor, BlockReconstruction],
+    given: tuple[Front, Tensor, int, BlockReconstruction],
 ) -> dict[str, UnitSolution]:
     """The units of one block with their rounding learned."""
-    front, weight, options = given
+    front, weight, parts, options = given
     paths = weight_paths(simulated.module)
     module = differentiable(simulated.module)
     nodes = plan(replace(graph, module=module), block.begin, [block.end])
@@ -225,8 +237,7 @@ def _block(
     energy = sum(float((weight * goal.square()).mean()) for goal in goals) / len(goals)
     adam = torch.optim.Adam([r.v for r in learned.values()], lr=options.rate)
     warm = int(options.iterations * options.warm_up)
-    wanted = _samples_of_a_step(graph, block, goals[0])
-    for step, places in enumerate(_order(goals, wanted, options)):
+    for step, places in enumerate(_order(len(goals), parts, options)):
         adam.zero_grad()
         with torch.enable_grad():
             soft = {name: soft_rounding(r.v) for name, r in learned.items()}
@@ -257,22 +268,14 @@ def _roughness(graph: ModelGraph, name: str, h: Tensor, power: float) -> Tensor:
     return (1 - (2 * h - 1).abs().pow(power)).sum() / channels
 
 
-def _samples_of_a_step(graph: ModelGraph, block: Block, goal: Tensor) -> int:
-    """As many as make POSITIONS, 32 at most; `goal` is what one part of the samples makes."""
-    unit = graph.unit(block.units[-1])
-    channels = graph.tensor(unit.weight).shape[unit.channel_axis]
-    positions = goal[:1].numel() // channels
-    return min(BATCH, -(-POSITIONS // max(positions, 1)))
-
-
-def _order(goals: list[Tensor], samples: int, options: BlockReconstruction) -> Iterator[list[int]]:
+def _order(count: int, parts: int, options: BlockReconstruction) -> Iterator[list[int]]:
     """Seeded numbers of the parts of each step; every one comes once before any comes again."""
     generator = torch.Generator().manual_seed(options.seed)
     left: list[int] = []
     for _ in range(options.iterations):
         places: list[int] = []
-        while sum(len(goals[place]) for place in places) < samples and len(places) < len(goals):
-            left = left or torch.randperm(len(goals), generator=generator).tolist()
+        while len(places) < min(parts, count):
+            left = left or torch.randperm(count, generator=generator).tolist()
             places.append(left.pop())
         yield places
 

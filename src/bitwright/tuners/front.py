@@ -52,8 +52,14 @@ def named(graph: ModelGraph, flat: Flat) -> Values:
     return dict(zip(names, flat, strict=True))
 
 
-def parts_of(graph: ModelGraph, flat: Flat, most: int | None = None) -> Iterator[Flat]:
-    """A batch in parts, each so small that its values can wait for a backward pass together."""
+def parts_of(graph: ModelGraph, flat: Flat, about: int | None = None) -> Iterator[Flat]:
+    """A batch in equal parts, each so small that its values can wait for a backward pass together.
+
+    Args:
+        graph: the network; where its batch size is fixed, the batch stays whole.
+        flat: the batch.
+        about: so many samples in a part, as nearly as equal parts allow; fewer for want of memory.
+    """
     if fixed_batch(graph):
         yield flat
         return
@@ -66,9 +72,10 @@ def parts_of(graph: ModelGraph, flat: Flat, most: int | None = None) -> Iterator
         held += bytes_of(value)
 
     walk(graph.module, first, visit)
-    rows = max(1, GRAD_BYTES // max(held, 1))
-    rows = rows if most is None else min(rows, most)
-    for begin in range(0, size_of(flat), rows):
-        part = take_rows(flat, torch.arange(begin, min(begin + rows, size_of(flat))))
+    size = size_of(flat)
+    count = -(-size // max(1, GRAD_BYTES // max(held, 1)))
+    count = max(count, round(size / about) if about else 1)
+    for rows in torch.arange(size).tensor_split(count):
+        part = take_rows(flat, rows)
         if part is not None:
             yield part
