@@ -43,10 +43,11 @@ bits about 7), and 5.9 on SqueezeNet, which has no batch-norms. One photo is 0.1
 The same networks with tuned biases are among [the pipelines](pipelines.md), MobileNet-V2 there a
 point lower at the same agreement.
 
-The gradient methods of the second table bring little beyond that: on MobileNet-V2 AdaQuant agrees
-on 92.2 % and AdaRound on 91.8 %, level with the quadratic solver at five and six times its
-processor time; on Lite0 AdaQuant agrees on 91.5 %, a point less at three times. What learns more
-weights at once does worse with 400 photos: BRECQ 87.2 %, QAT-KLD 83.5 %. Equalising before AdaQuant
+The gradient methods of the second table bring little beyond that: on MobileNet-V2 BRECQ agrees on
+93.5 %, AdaQuant on 92.2 % and AdaRound on 91.8 %, where the quadratic solver has 91.8 % in a fifth
+of their processor time, and 92.7 % with batch-norms tuned; on Lite0 AdaQuant agrees on 91.5 %, a
+point less at three times. What learns all weights at once does worse with 400 photos: QAT-KLD
+agrees on 83.5 %, and at its published rates it diverges on both ResNets. Equalising before AdaQuant
 costs ten points there."""
 
 
