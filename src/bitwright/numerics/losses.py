@@ -90,7 +90,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     largest = float((a.detach().double() - b.detach().double()).abs().max())
     if largest == 0.0:
         return 0.0
-    magnitude = float(a.double().abs().max())
+    magnitude = float(a.detach().double().abs().max())
     return largest / magnitude if magnitude > 0.0 else math.inf
 
 
