@@ -659,6 +659,8 @@ def main() -> None:
     parser.add_argument("--pages", action="store_true", help="write the page, measure nothing")
     parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
+    if not 0 < arguments.length <= 1:
+        parser.error(f"--length {arguments.length:g}: a share of the steps, above 0, at most 1")
     root = arguments.data_root.absolute()
     if not (root / "models.py").is_file():
         print(f"no benchmark data at {arguments.data_root}: nothing measured")

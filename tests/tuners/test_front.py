@@ -40,6 +40,21 @@ def test_parts_leave_and_join_with_the_values_of_a_whole_pass(made, room):
                 assert all(torch.equal(found[name], wanted[name]) for name in names)
 
 
+@pytest.mark.parametrize(("room", "passes"), [((99, 99, 99), 1), ((2, 2, 2), 1), ((99, 1, 99), 2)])
+def test_samples_are_read_again_only_where_some_can_join(made, room, passes):
+    opened = []
+
+    def counted():
+        opened.append(1)
+        return parts(made)()
+
+    kept = Front(made.graph, counted)
+    simulated = simulate(made.graph, made.solved, made.deploy).graph
+    for most in room:
+        kept.move(simulated, {"x"}, most)
+    assert len(opened) == passes
+
+
 def test_parts_hold_every_sample_in_order(made, monkeypatch):
     (flat,) = made.samples(batch=64).fit()
     for most in (None, 7, 1):

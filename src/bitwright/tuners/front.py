@@ -27,23 +27,31 @@ class Front:
         graph: the float network.
         opened: opens a pass over the samples, in parts.
         floats, quants: for each part the values by name.
+        complete: whether every sample is there.
     """
 
     graph: ModelGraph
     opened: Open
     floats: list[Values] = field(default_factory=list)
     quants: list[Values] = field(default_factory=list)
+    complete: bool = False
 
     def move(self, quantised: ModelGraph, names: set[str], most: int) -> None:
         """To a later place, with so many parts at most; at least one."""
-        del self.floats[max(1, most) :], self.quants[max(1, most) :]
+        most = max(1, most)
+        self.complete &= len(self.floats) <= most
+        del self.floats[most:], self.quants[most:]
         for index, (true, got) in enumerate(zip(self.floats, self.quants, strict=True)):
             self.floats[index] = replay(self.graph, true, names)
             self.quants[index] = replay(quantised, got, names)
-        for flat in islice(self.opened(), len(self.floats), max(1, most)):
+        # A pass may read every sample from disk: none where nothing can join.
+        if self.complete or len(self.floats) == most:
+            return
+        for flat in islice(self.opened(), len(self.floats), most):
             given = named(self.graph, flat)
             self.floats.append(replay(self.graph, given, names))
             self.quants.append(replay(quantised, given, names))
+        self.complete = len(self.floats) < most
 
 
 def named(graph: ModelGraph, flat: Flat) -> Values:
