@@ -13,6 +13,7 @@ from bitwright.graph.execute import channels_last, compute, last_uses
 from bitwright.graph.model_graph import drop_unused_tensors, get_tensor, set_tensor, shallow_copy
 from bitwright.numerics.affine import QParams, fake_quantize
 from bitwright.numerics.grid import Grid
+from bitwright.tuners.pointwise import narrow_strides_apart
 
 
 class _Through(torch.autograd.Function):
@@ -87,6 +88,7 @@ def differentiable(module: fx.GraphModule) -> fx.GraphModule:
             node.target = _quantizer
         elif is_stored_weight(node):
             _put_numbers(copy, node)
+    narrow_strides_apart(copy)
     copy.graph.eliminate_dead_code()
     drop_unused_tensors(copy)
     return copy
