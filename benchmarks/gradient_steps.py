@@ -2,10 +2,10 @@
 
     python benchmarks/gradient_steps.py [--steps 50]
 
-One step learns weight, bias and the input's scale of one unit from a minibatch of its rows. `plain`
-writes it as formulas for autograd; `package` takes the package's rows, quantiser and loss. Both run
-by turns, on one thread, and learn the same but for rounding. Needs no data. Writes
-docs/gradient_steps.md.
+A step of AdaQuant's kind learns weight, bias and the input's scale of one unit from a minibatch of
+its rows; one of AdaRound's learns where each weight is rounded. `plain` writes it as formulas for
+autograd; `package` takes the package's rows, quantiser, loss and slopes. Both run by turns, on one
+thread, and learn the same but for rounding. Needs no data. Writes docs/gradient_steps.md.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,8 +31,10 @@ from bitwright.methods.problem import Samples, UnitProblem
 from bitwright.methods.training import batch_rows, picked_rows, squared_error
 from bitwright.numerics.affine import QParams, fake_quantize_ste
 from bitwright.numerics.grid import Grid
+from bitwright.numerics.soft_rounding import GAMMA, ZETA, begin_at, pull, slope, soft_rounding
 
 GRID = Grid(4)
+STEP, POWER, PULL = 0.05, 8.0, 1e-4
 ROUNDS = 5
 
 
@@ -123,13 +126,62 @@ def package(learned: Learned, picked: Tensor) -> None:
     learned.updated(squared_error(problem, x, learned.weight, learned.bias, y))
 
 
-Step = Callable[[Learned, Tensor], None]
+@dataclass(eq=False)
+class Rounded:
+    """What AdaRound learns of a unit, and its optimiser."""
+
+    problem: UnitProblem
+
+    def __post_init__(self) -> None:
+        steps = self.problem.weight / STEP
+        self.floor = steps.floor()
+        self.weight = begin_at(steps - self.floor)
+        self.adam = torch.optim.Adam([self.weight], lr=1e-2)
+
+    def error(self, h: Tensor, x: Tensor, y: Tensor, own: bool) -> Tensor:
+        """The output's error at some rounding, by the package's loss or by formulas."""
+        weight, activation = (self.floor + h).clamp(-8, 7) * STEP, self.problem.activation
+        y = y if activation is None else activation(y)
+        if own:
+            return squared_error(self.problem, x, weight, torch.zeros(()), y)
+        out = x @ weight.transpose(1, 2)
+        return ((out if activation is None else activation(out)) - y).square().mean()
 
 
-def timed(step: Step, problem: UnitProblem, steps: int) -> tuple[float, Learned]:
+def plain_rounding(learned: Rounded, picked: Tensor) -> None:
+    """The formulas, for autograd."""
+    samples, v = learned.problem.samples, learned.weight.requires_grad_()
+    assert samples is not None
+    h = (torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+    loss = learned.error(h, samples.x[:, picked], samples.y[:, picked], own=False)
+    loss = loss + PULL * (1 - (2 * h - 1).abs().pow(POWER)).sum()
+    learned.adam.zero_grad()
+    loss.backward()
+    learned.adam.step()
+
+
+def package_rounding(learned: Rounded, picked: Tensor) -> None:
+    """The same step as AdaRound takes it."""
+    samples, v = learned.problem.samples, learned.weight
+    assert samples is not None
+    h = soft_rounding(v).requires_grad_()
+    x, y = picked_rows(samples.x, picked), picked_rows(samples.y, picked)
+    (grad,) = torch.autograd.grad(learned.error(h, x, y, own=True), h)
+    v.grad = slope(v, grad + pull(h.detach(), POWER, PULL))
+    learned.adam.step()
+
+
+Step = Callable[[Any, Tensor], None]
+KINDS: dict[str, tuple[type[Learned | Rounded], Step, Step]] = {
+    "adaquant": (Learned, plain, package),
+    "adaround": (Rounded, plain_rounding, package_rounding),
+}
+
+
+def timed(make: Any, step: Step, problem: UnitProblem, steps: int) -> tuple[float, Any]:
     """Processor seconds of some steps."""
     assert problem.samples is not None
-    learned, generator = Learned(problem), torch.Generator().manual_seed(1)
+    learned, generator = make(problem), torch.Generator().manual_seed(1)
     rows, size = problem.samples.x.shape[1], batch_rows(problem.samples, 1024)
     begin = time.process_time()
     for _ in range(steps):
@@ -137,19 +189,21 @@ def timed(step: Step, problem: UnitProblem, steps: int) -> tuple[float, Learned]
     return time.process_time() - begin, learned
 
 
-def measured(shape: Shape, steps: int) -> dict[str, object]:
+def measured(kind: str, shape: Shape, steps: int) -> dict[str, object]:
     """Both by turns; the median of the ratios."""
     problem = problem_of(shape)
+    make, by_formulas, by_package = KINDS[kind]
     ratios, best = [], float("inf")
     for _ in range(ROUNDS):
-        slow, one = timed(plain, problem, steps)
-        fast, other = timed(package, problem, steps)
+        slow, one = timed(make, by_formulas, problem, steps)
+        fast, other = timed(make, by_package, problem, steps)
         apart = float(
             (one.weight - other.weight).detach().abs().max() / one.weight.detach().abs().max()
         )
         ratios.append(slow / fast)
         best = min(best, fast / steps)
     return {
+        "kind": kind,
         "unit": shape.name,
         "ratio": statistics.median(ratios),
         "least": min(ratios),
@@ -165,25 +219,28 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for shape in SHAPES:
-        rows.append(measured(shape, arguments.steps))
-        print(rows[-1], flush=True)
+    for kind in KINDS:
+        for shape in SHAPES:
+            rows.append(measured(kind, shape, arguments.steps))
+            print(rows[-1], flush=True)
     write_csv(RESULTS / "gradient_steps.csv", rows)
     columns = {
+        "step": "{kind}",
         "unit": "{unit}",
         "plain / package": "{ratio:.2f}",
         "least to most": "{least:.2f} to {most:.2f}",
         "package, ms a step": "{step_ms:.2f}",
-        "weights apart": "{apart:.1e}",
+        "apart": "{apart:.1e}",
     }
     text = [
         "# A step of the gradient methods",
         "",
         "Written by `python benchmarks/gradient_steps.py`. A step of AdaQuant's kind (weight, bias",
-        "and the input's scale of one unit learn from a minibatch) written as formulas for",
-        f"autograd, and as the package takes it: processor time by turns, one thread, {ROUNDS}",
-        f"rounds of {arguments.steps} steps, on a machine that does other work. *Weights apart* is",
-        "the largest difference of what both have learned, relative to the largest weight.",
+        "and the input's scale of one unit learn from a minibatch) and one of AdaRound's (the",
+        "rounding of each weight learns, behind the warm-up) written as formulas for autograd, and",
+        f"as the package takes it: processor time by turns, one thread, {ROUNDS} rounds of",
+        f"{arguments.steps} steps, on a machine that does other work. *Apart* is the largest",
+        "difference of what both have learned (weights, or V), relative to the largest.",
         "",
         markdown(rows, columns),
         "",

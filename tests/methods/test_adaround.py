@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from unit_problems import with_rows
 
 from bitwright.graph.rows import weight_rows
-from bitwright.methods.adaround import GAMMA, ZETA, AdaRound, soft_rounding
+from bitwright.methods.adaround import AdaRound
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.training import Start
 from bitwright.run.digest import digest
@@ -22,21 +21,6 @@ def steps_of(given, found):
     """Weights in steps of the solution's scale, and its integers, both without the zero point."""
     start = Start.of(given, given.unit, found)
     return start.weight / start.scale, start.k, start
-
-
-def test_the_soft_rounding_formula():
-    v = torch.linspace(-8, 8, 200, dtype=torch.float64)
-    want = [min(max(1.2 / (1 + math.exp(-x)) - 0.1, 0.0), 1.0) for x in v.tolist()]
-    assert (ZETA, GAMMA) == (1.1, -0.1)
-    assert soft_rounding(v).tolist() == pytest.approx(want, abs=1e-12)
-    assert soft_rounding(torch.tensor([-9.0, 0.0, 9.0])).tolist() == [0, 0.5, 1]
-
-
-def test_soft_rounding_begins_at_the_weight_itself():
-    """The logit that the method starts from: floor + h(V) is the float weight."""
-    rest = torch.linspace(0.001, 0.999, 50, dtype=torch.float64)
-    v = torch.logit((rest - GAMMA) / (ZETA - GAMMA))
-    assert torch.allclose(soft_rounding(v), rest)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

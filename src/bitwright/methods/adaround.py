@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
@@ -21,8 +20,7 @@ from bitwright.methods.training import (
     trainable,
 )
 from bitwright.numerics.affine import fake_quantize, round_half_even
-
-ZETA, GAMMA = 1.1, -0.1
+from bitwright.numerics.soft_rounding import begin_at, pull, slope, soft_rounding
 
 
 @dataclass(frozen=True)
@@ -86,33 +84,28 @@ class AdaRound:
         unit_loss = float(target.square().mean().clamp_min(1e-30))
         steps = start.weight / start.scale
         floor = steps.floor()
-        rest = (steps - floor).clamp(1e-4, 1 - 1e-4)
-        v = torch.logit((rest - GAMMA) / (ZETA - GAMMA)).requires_grad_()
+        v = begin_at(steps - floor)
         adam = torch.optim.Adam([v], lr=self.rate)
         warm = int(self.iterations * self.warm_up)
         size = batch_rows(problem.samples, self.rows)
+        share = float(torch.tensor(self.weight) / (v.shape[1] * v.shape[0]))
         picks = minibatches(target.shape[1], size, self.iterations, problem.seed)
         for step, picked in enumerate(picks):
             x = picked_rows(problem.samples.x, picked)
             if inputs is not None:
                 x = fake_quantize(x, inputs)
-            h = soft_rounding(v)
+            h = soft_rounding(v).requires_grad_()
             weight = (floor + h).clamp(start.low, start.high) * start.scale
             goal = picked_rows(target, picked)
             loss = squared_error(problem, x, weight, start.bias, goal) / unit_loss
-            if step >= warm:
-                done = (step - warm) / max(self.iterations - warm, 1)
-                power = self.beta[1] + (self.beta[0] - self.beta[1]) * (1 - done)
-                rough = 1 - (2 * h - 1).abs().pow(power)
-                loss = loss + self.weight * rough.sum() / rough.shape[1] / rough.shape[0]
-            adam.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            (grad,) = torch.autograd.grad(loss, h)
+            with torch.no_grad():
+                if step >= warm:
+                    done = (step - warm) / max(self.iterations - warm, 1)
+                    power = self.beta[1] + (self.beta[0] - self.beta[1]) * (1 - done)
+                    grad += pull(h, power, share)
+                v.grad = slope(v, grad)
             adam.step()
-        up = round_half_even(soft_rounding(v.detach()))
+        up = round_half_even(soft_rounding(v))
         k = (floor + up).clamp(start.low, start.high)
         return as_solution(problem, start, k, start.scale, start.bias, inputs, self.name)
-
-
-def soft_rounding(v: Tensor) -> Tensor:
-    """h(V) = clamp(sigmoid(V) (zeta - gamma) + gamma, 0, 1)."""
-    return (torch.sigmoid(v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)

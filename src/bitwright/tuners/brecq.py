@@ -14,10 +14,10 @@ from bitwright.graph.blocks import Block, find_blocks
 from bitwright.graph.execute import compute, last_uses
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import Values, plan, replay
-from bitwright.methods.adaround import GAMMA, ZETA, soft_rounding
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, round_half_even
+from bitwright.numerics.soft_rounding import begin_at, pull, slope, soft_rounding
 from bitwright.tuners.descent import is_plain, weight_paths
 from bitwright.tuners.fisher import fisher_diagonals
 from bitwright.tuners.front import Front, named, parts_of
@@ -81,8 +81,7 @@ class _Rounding:
         """Begin at the float weight, where it lies within the range."""
         steps = weight.float() / old.weight.scale
         floor = steps.floor()
-        rest = (steps - floor).clamp(1e-4, 1 - 1e-4)
-        return cls(old, floor, torch.logit((rest - GAMMA) / (ZETA - GAMMA)).requires_grad_())
+        return cls(old, floor, begin_at(steps - floor))
 
     def within(self, steps: Tensor) -> Tensor:
         """Steps on the grid."""
@@ -90,13 +89,13 @@ class _Rounding:
         return steps.clamp(min=grid.qmin - zero, max=grid.qmax - zero)
 
     def numbers(self, h: Tensor) -> Tensor:
-        """The weight as the network computes with it; a gradient reaches V."""
+        """The weight as the network computes with it; a gradient reaches h."""
         return self.within(self.floor + h) * self.old.weight.scale
 
     def solution(self, weight: Tensor) -> UnitSolution:
         """What lies above one half goes up."""
         qparams = self.old.weight
-        k = self.within(self.floor + round_half_even(soft_rounding(self.v.detach())))
+        k = self.within(self.floor + round_half_even(soft_rounding(self.v)))
         q = (k + qparams.zero_point).to(qparams.grid.dtype)
         change = (dequantize(q, qparams) - weight).double().square().sum()
         error = float(change / weight.double().square().sum().clamp_min(1e-30))
@@ -238,9 +237,8 @@ def _block(
     adam = torch.optim.Adam([r.v for r in learned.values()], lr=options.rate)
     warm = int(options.iterations * options.warm_up)
     for step, places in enumerate(_order(len(goals), parts, options)):
-        adam.zero_grad()
+        soft = {name: soft_rounding(r.v).requires_grad_() for name, r in learned.items()}
         with torch.enable_grad():
-            soft = {name: soft_rounding(r.v) for name, r in learned.items()}
             weights = {paths[name]: r.numbers(soft[name]) for name, r in learned.items()}
             # Parts add their gradients here, so that V sees one backward pass a step.
             leaves = {path: w.detach().requires_grad_() for path, w in weights.items()}
@@ -251,21 +249,18 @@ def _block(
                 torch.autograd.backward(wrong / (numbers * max(energy, 1e-30)))
             ends = [weights[path] for path, leaf in leaves.items() if leaf.grad is not None]
             grads = [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
+            torch.autograd.backward(ends, grads)
+        for name, rounding in learned.items():
+            h = soft[name]
+            grad = torch.zeros_like(h) if h.grad is None else h.grad
             if step >= warm:
                 done = (step - warm) / max(options.iterations - warm, 1)
                 power = options.beta[1] + (options.beta[0] - options.beta[1]) * (1 - done)
-                rough = [_roughness(graph, name, h, power) for name, h in soft.items()]
-                ends.append(options.weight * torch.stack(rough).mean())
-                grads.append(torch.ones(()))
-            torch.autograd.backward(ends, grads)
+                channels = h.shape[graph.unit(name).channel_axis]
+                grad += pull(h.detach(), power, options.weight / (len(learned) * channels))
+            rounding.v.grad = slope(rounding.v, grad)
         adam.step()
     return {n: r.solution(graph.tensor(graph.unit(n).weight)) for n, r in learned.items()}
-
-
-def _roughness(graph: ModelGraph, name: str, h: Tensor, power: float) -> Tensor:
-    """How far a weight is from being rounded: the sum over a channel, mean over channels."""
-    channels = h.shape[graph.unit(name).channel_axis]
-    return (1 - (2 * h - 1).abs().pow(power)).sum() / channels
 
 
 def _order(count: int, parts: int, options: BlockReconstruction) -> Iterator[list[int]]:
