@@ -54,11 +54,16 @@ def gradients(shape: str, times: int):
     """Those of the output's square with respect to input and weight, several times over."""
     graph, x = graph_of(shape)
     narrow_strides_apart(graph.module)
-    weight = graph.units[0].weight
+    unit = graph.units[0]
+    weight = unit.weight
     for _ in range(times):
         leaves = x.clone().requires_grad_(), graph.tensor(weight).clone().requires_grad_()
         y = first_tensor(run_with(graph.module, (leaves[0],), {weight: leaves[1]}))
         yield y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
+        if unit.bias is not None:  # by itself it asks the library for the weight's gradient too
+            alone = {unit.bias: graph.tensor(unit.bias).clone().requires_grad_()}
+            y = first_tensor(run_with(graph.module, (x,), alone))
+            torch.autograd.grad(y.square().sum(), list(alone.values()))
 
 
 def in_double(shape: str):
