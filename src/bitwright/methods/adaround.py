@@ -88,7 +88,7 @@ class AdaRound:
         adam = torch.optim.Adam([v], lr=self.rate)
         warm = int(self.iterations * self.warm_up)
         size = batch_rows(problem.samples, self.rows)
-        share = float(torch.tensor(self.weight) / (v.shape[1] * v.shape[0]))
+        share = self.weight / (v.shape[0] * v.shape[1])
         picks = minibatches(target.shape[1], size, self.iterations, problem.seed)
         for step, picked in enumerate(picks):
             x = picked_rows(problem.samples.x, picked)
