@@ -33,6 +33,20 @@ def found(net, *inputs):
     return graph, blocks
 
 
+class Flattened(Residual):
+    """The size of the batch is read first and needed last, as EfficientNet-Lite's view does."""
+
+    def forward(self, x):
+        size = x.shape[0]
+        return super().forward(x).view(size, -1)
+
+
+def test_a_size_does_not_keep_a_block_open():
+    _, blocks = found(seeded(Flattened), torch.zeros(2, 3, 8, 8))
+    own = [set(b.units) for b in blocks]
+    assert own == [{"stem"}, {"a1", "a2"}, {"b1", "b2", "short"}, {"head"}]
+
+
 def test_residual_blocks():
     graph, blocks = found(seeded(Residual), torch.zeros(2, 3, 8, 8))
     own = [set(b.units) for b in blocks]

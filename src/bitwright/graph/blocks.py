@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from bitwright.graph.model_graph import ModelGraph
@@ -70,6 +71,8 @@ def _touched(nodes: list[fx.Node], calls: set[str]) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in nodes:
         value = node.meta.get("val")
+        if isinstance(value, (int, torch.SymInt)):
+            continue  # a size, read from an early value and used at the very end, tells no number
         floats = isinstance(value, Tensor) and value.dtype.is_floating_point
         begins = node.name in calls or (node.op == "placeholder" and floats)
         if begins or any(source in found for source in node.all_input_nodes):
