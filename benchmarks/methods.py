@@ -323,7 +323,11 @@ def _marked(rows: list[dict[str, str]]) -> list[str]:
     if not shares:
         return []
     named = ", ".join(f"{share:g}" for share in shares)
-    return [f"\\*: the method took {named} of its steps; what that costs is further down."]
+    return [
+        f"\\*: the method took {named} of its steps; what that costs is further down. QAT-KLD",
+        "begins at nearest rounding: where that is at chance level, so short a run may not leave",
+        "it, and its cell tells little of a whole one.",
+    ]
 
 
 def _overview(rows: list[dict[str, str]]) -> list[str]:

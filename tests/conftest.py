@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from onnxscript import TracedOnnxFunction
 from torch import nn
 
 from bitwright import cli
@@ -25,9 +23,6 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 # Two threads on two shared cores wait for each other far longer than they compute.
 torch.set_num_threads(1)
-# Every torch.onnx.export reads the source of five hundred functions anew, a second each time; a
-# process of a user's does it once, this one hundreds of times.
-TracedOnnxFunction.function_ir = property(functools.cache(TracedOnnxFunction.function_ir.fget))
 
 
 def pytest_addoption(parser):

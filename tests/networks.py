@@ -97,6 +97,14 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Flattened(Residual):
+    """The size of the batch is read first and needed last, as EfficientNet-Lite's view does."""
+
+    def forward(self, x):
+        size = x.shape[0]
+        return super().forward(x).view(size, -1)
+
+
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

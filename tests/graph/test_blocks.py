@@ -10,7 +10,17 @@ from torch import nn
 from bitwright.graph.blocks import find_blocks
 from bitwright.graph.capture import capture
 from bitwright.graph.replay import replay
-from networks import Chain, Residual, Tied, TwoTowers, normal, pictures, seeded, small_network
+from networks import (
+    Chain,
+    Flattened,
+    Residual,
+    Tied,
+    TwoTowers,
+    normal,
+    pictures,
+    seeded,
+    small_network,
+)
 
 
 class Masked(nn.Module):
@@ -31,14 +41,6 @@ def found(net, *inputs):
     blocks = find_blocks(graph)
     assert [u for b in blocks for u in b.units] == [u.name for u in graph.units]
     return graph, blocks
-
-
-class Flattened(Residual):
-    """The size of the batch is read first and needed last, as EfficientNet-Lite's view does."""
-
-    def forward(self, x):
-        size = x.shape[0]
-        return super().forward(x).view(size, -1)
 
 
 def test_a_size_does_not_keep_a_block_open():

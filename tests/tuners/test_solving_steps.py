@@ -25,7 +25,7 @@ from bitwright.tuners.brecq import BlockReconstruction, _learned, reconstruct_bl
 from bitwright.tuners.judge import Judge
 from bitwright.tuners.network import simulate
 from bitwright.tuners.qat import WeightTraining, train_weights
-from networks import Chain, Residual, normal, pictures, seeded, small_network
+from networks import Chain, Flattened, Residual, normal, pictures, seeded, small_network
 
 BRECQ = BlockReconstruction(iterations=12, fisher_samples=32)
 QAT = WeightTraining(iterations=12, checks=3, batch=16)
@@ -124,6 +124,18 @@ def test_a_narrow_strided_shortcut_is_learned_the_same_every_time():
     first, second = (_learned(*given, BlockReconstruction(iterations=40)) for _ in range(2))
     assert not torch.equal(first["short"].q, made.solved["short"].q)
     assert all(torch.equal(first[name].q, second[name].q) for name in made.solved if name in first)
+
+
+def test_a_size_among_what_a_block_reads_changes_nothing():
+    """The last block reads the batch's size beside its values; the integers are those without."""
+    found = []
+    for net in (Residual, Flattened):
+        made = quantised(seeded(net).eval(), normal(64, 3, 8, 8), "w3a8")
+        given = (made.graph, made.solved, made.deploy, made.samples(batch=25))
+        found.append(_learned(*given, BlockReconstruction(iterations=40)))
+    plain, flattened = found
+    assert len(plain) > 2 and set(plain) == set(flattened)
+    assert all(torch.equal(plain[name].q, flattened[name].q) for name in plain)
 
 
 def test_few_samples_are_learned_by_heart_without_early_stopping():
