@@ -32,6 +32,29 @@ def test_of_a_softmax():
     assert torch.allclose(found[scores][0], top / top.mean(), rtol=0.1)
 
 
+def test_where_the_network_is_sure():
+    """Signs come nearer to the closed form than a class drawn for each sample would."""
+    graph, x = linear()
+    x = 80.0 * x[:256]
+    name = graph.unit("m0").calls[0]
+    with torch.no_grad():
+        p = graph.module(x).softmax(1)
+        inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        weight = graph.tensor("m1.weight")
+        each = (weight.T @ inner @ weight).diagonal(dim1=1, dim2=2)
+    want = each.mean(0) / each.mean()
+    signs, drawn = [], []
+    for seed in range(20):
+        found = fisher_diagonals(graph, {name}, lambda: iter([(x,)]), len(x), seed)[name][0]
+        generator = torch.Generator().manual_seed(seed)
+        classes = torch.multinomial(p, 1, generator=generator)[:, 0]
+        by_luck = ((torch.eye(3)[classes] - p) @ weight).square().mean(0)
+        signs.append(float((found - want).norm() / want.norm()))
+        drawn.append(float((by_luck / by_luck.mean() - want).norm() / want.norm()))
+    assert p.max(1).values.mean() > 0.95
+    assert sum(signs) < 0.8 * sum(drawn), (sum(signs), sum(drawn))
+
+
 def test_parts_and_limits(monkeypatch):
     graph, x = linear()
     name = graph.unit("m0").calls[0]

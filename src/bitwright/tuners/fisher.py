@@ -18,9 +18,12 @@ def fisher_diagonals(
 ) -> dict[str, Tensor]:
     """For each value the mean squared gradient of the answer's log-likelihood, with mean 1.
 
-    Equation: F = E_x E_(y ~ p(y|x)) (d log p(y|x) / d z)^2, one y drawn for each sample from the
-    float network's own answer; where an answer is a number, its density is a Gaussian of deviation
-    1. So no label is needed. The mean is over samples, and over positions where those may differ
+    Equation: F = E_x E_(y ~ p(y|x)) (d log p(y|x) / d z)^2 = E_x diag(J^T (diag p - p p^T) J), J
+    how scores depend on z; p is the float network's own answer, so no label is needed. One y drawn
+    for each sample would be the wrong class so seldom where the network is sure that F is a matter
+    of luck; instead F = E_r (J^T r)^2 with r = sqrt(p) e - p (sqrt(p) . e), e of random signs: r's
+    covariance is the matrix in the middle. Where an answer is a number, its density is a Gaussian
+    of deviation 1, and r = e. The mean is over samples, and over positions where those may differ
     in number, so F has the shape of one sample or of the channels alone.
     Reference: Li et al. (BRECQ), arXiv 2102.05426, section 3.2.
 
@@ -29,7 +32,7 @@ def fisher_diagonals(
         names: of the values.
         batches: opens a pass over samples.
         limit: so many samples at most.
-        seed: of the draws.
+        seed: of the signs.
     """
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
@@ -83,15 +86,17 @@ def _gradients(
             values[node] = value
             for dead in last.get(node, ()):
                 values.pop(dead, None)
-        score = _log_likelihood(class_rows(graph.answer.of(result)), generator)
+        rows = class_rows(graph.answer.of(result))
+        score = (rows * _projection(rows.detach(), generator)).sum()
         found = torch.autograd.grad(score, list(kept.values()), allow_unused=True)
     return {n: g for n, g in zip(kept, found, strict=True) if g is not None}
 
 
-def _log_likelihood(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """The sum over samples of log p(y|x), y drawn from p."""
-    if rows.shape[-1] > 1:
-        logs = torch.log_softmax(rows, dim=-1)
-        drawn = torch.multinomial(logs.detach().exp(), 1, generator=generator)
-        return logs.gather(1, drawn).sum()
-    return (rows * torch.randn(rows.shape, generator=generator)).sum()
+def _projection(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Random vectors whose covariance is Fisher's matrix of these scores."""
+    signs = 2.0 * torch.randint(0, 2, rows.shape, generator=generator) - 1.0
+    if rows.shape[-1] == 1:
+        return signs
+    p = torch.softmax(rows, dim=-1)
+    r = p.sqrt() * signs
+    return r - p * r.sum(dim=-1, keepdim=True)
