@@ -51,8 +51,8 @@ at two to three times. There divergence tells another order: AdaQuant with tuned
 biases has less than half of the quadratic solver's. What learns all weights at once does worse with
 a few hundred photos: QAT-KLD agrees on 83.5 % on MobileNet-V2, on 74.3 % on Lite0 (0.3 of its
 steps), and at its published rates it diverges on both ResNets and on Lite0. Choosing ranges alone
-does not do: LAPQ agrees on 64.6 % on Lite0, the most among what rounds to nearest. Equalising before
-AdaQuant costs ten points on MobileNet-V2 and sixteen on Lite0."""
+does not do: LAPQ agrees on 64.6 % on Lite0, the most among what rounds to nearest. Equalising
+before AdaQuant costs ten points on MobileNet-V2 and sixteen on Lite0."""
 
 
 def cells(study: Study) -> list[Cell]:
