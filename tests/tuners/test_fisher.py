@@ -17,17 +17,22 @@ def linear():
     return capture(net, (x[:2],)), x
 
 
+def closed_form(graph, x):
+    """The answers, and diag(W^T (diag p - p p^T) W) in front of the last layer."""
+    with torch.no_grad():
+        p = graph.module(x).softmax(1)
+        inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        weight = graph.tensor("m1.weight")
+        return p, (weight.T @ inner @ weight).diagonal(dim1=1, dim2=2).mean(0)
+
+
 def test_of_a_softmax():
     """At the scores: E p (1 - p); before a layer W: diag(W^T (diag p - p p^T) W)."""
     graph, x = linear()
     scores, hidden = graph.unit("m1").calls[0], graph.unit("m0").calls[0]
     found = fisher_diagonals(graph, {scores, hidden}, lambda: iter([(x,)]), len(x))
-    with torch.no_grad():
-        p = graph.module(x).softmax(1)
-        inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-        weight = graph.tensor("m1.weight")
-        whole = (weight.T @ inner @ weight).diagonal(dim1=1, dim2=2).mean(0)
-        top = (p * (1 - p)).mean(0)
+    p, whole = closed_form(graph, x)
+    top = (p * (1 - p)).mean(0)
     assert torch.allclose(found[hidden][0], whole / whole.mean(), rtol=0.1)
     assert torch.allclose(found[scores][0], top / top.mean(), rtol=0.1)
 
@@ -37,12 +42,9 @@ def test_where_the_network_is_sure():
     graph, x = linear()
     x = 80.0 * x[:256]
     name = graph.unit("m0").calls[0]
-    with torch.no_grad():
-        p = graph.module(x).softmax(1)
-        inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-        weight = graph.tensor("m1.weight")
-        each = (weight.T @ inner @ weight).diagonal(dim1=1, dim2=2)
-    want = each.mean(0) / each.mean()
+    p, want = closed_form(graph, x)
+    want = want / want.mean()
+    weight = graph.tensor("m1.weight").detach()
     signs, drawn = [], []
     for seed in range(20):
         found = fisher_diagonals(graph, {name}, lambda: iter([(x,)]), len(x), seed)[name][0]

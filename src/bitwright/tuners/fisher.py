@@ -94,7 +94,8 @@ def _gradients(
 
 def _projection(rows: Tensor, generator: torch.Generator) -> Tensor:
     """Random vectors whose covariance is Fisher's matrix of these scores."""
-    signs = 2.0 * torch.randint(0, 2, rows.shape, generator=generator) - 1.0
+    drawn = torch.randint(0, 2, rows.shape, generator=generator, device=generator.device)
+    signs = 2.0 * drawn.to(rows) - 1.0
     if rows.shape[-1] == 1:
         return signs
     p = torch.softmax(rows, dim=-1)
