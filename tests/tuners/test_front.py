@@ -70,7 +70,7 @@ def test_blocks_are_solved_with_little_memory(monkeypatch):
     """One part in front of each block, and a step of one sample, still bring answers nearer."""
     made = quantised(small_network(), pictures(96), "w3a8")
     monkeypatch.setattr(brecq, "KEPT_BYTES", 1)
-    monkeypatch.setattr(brecq, "LEAST", 4)
+    monkeypatch.setattr(brecq, "LEAST", 2)
     monkeypatch.setattr(brecq, "POSITIONS", 1)
     given = (made.graph, made.solved, made.deploy, made.samples())
     found, report = reconstruct_blocks(*given, BlockReconstruction(iterations=60))
@@ -78,7 +78,7 @@ def test_blocks_are_solved_with_little_memory(monkeypatch):
     assert any(not torch.equal(s.q, made.solved[n].q) for n, s in found.items()) == report.kept
 
 
-@pytest.mark.parametrize(("side", "samples"), [(8, 24), (32, 16), (128, 1)])
+@pytest.mark.parametrize(("side", "samples"), [(8, 8), (32, 4), (128, 1)])
 def test_a_step_has_so_many_positions(made, side, samples):
     block = find_blocks(made.graph)[0]
     channels = made.graph.tensor(made.graph.unit(block.units[-1]).weight).shape[0]

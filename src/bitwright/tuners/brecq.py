@@ -31,8 +31,9 @@ from bitwright.tuners.straight import differentiable
 KEPT_BYTES = 512 << 20
 # Samples of one step: as many as make so many positions of the block's output, but no more than
 # so many; an image of 112 x 112 is as many rows as a whole batch further on. What is kept is cut
-# into parts of at least so many.
-POSITIONS, BATCH, LEAST = 1 << 14, 24, 8
+# into parts of at least so many. For the same time, many coarse steps on few samples end nearer to
+# the float network than few fine ones on many (docs/methods.md).
+POSITIONS, BATCH, LEAST = 1 << 12, 8, 4
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class BlockReconstruction:
         seed: of the order of batches.
     """
 
-    iterations: int = 500
-    rate: float = 1e-2
+    iterations: int = 1000
+    rate: float = 6e-2
     weight: float = 0.01
     warm_up: float = 0.2
     beta: tuple[float, float] = (20.0, 2.0)
