@@ -74,7 +74,7 @@ def test_blocks_are_solved_with_little_memory(monkeypatch):
     monkeypatch.setattr(brecq, "POSITIONS", 1)
     given = (made.graph, made.solved, made.deploy, made.samples())
     found, report = reconstruct_blocks(*given, BlockReconstruction(iterations=60))
-    assert report.after.no_worse(report.before)
+    assert report.after.soft <= report.before.soft
     assert any(not torch.equal(s.q, made.solved[n].q) for n, s in found.items()) == report.kept
 
 

@@ -22,7 +22,7 @@ from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.grid import Grid
 from bitwright.tuners import qat
 from bitwright.tuners.brecq import BlockReconstruction, _learned, reconstruct_blocks
-from bitwright.tuners.judge import Judge
+from bitwright.tuners.judge import Judge, Loss
 from bitwright.tuners.network import simulate
 from bitwright.tuners.qat import WeightTraining, train_weights
 from networks import Chain, Flattened, Residual, normal, pictures, seeded, small_network
@@ -71,6 +71,8 @@ def test_solutions_are_on_their_grids_and_reported_as_deployed(step, kind):
             assert solution.bias is old.bias and len(solution.moves) <= 2
     assert report.stage == step and report.kept == bool(report.units)
     if step not in ("qat-kld-last", "qat-kld-paper"):
+        assert report.after.soft <= report.before.soft
+    if step not in ("brecq", "qat-kld-last", "qat-kld-paper"):
         assert report.after.no_worse(report.before)
     if step == "brecq":
         judge = Judge.of(made.graph, made.samples().held_out)
@@ -98,6 +100,17 @@ def test_learning_brings_answers_nearer_on_samples_not_seen():
     ):
         assert report.kept
         assert fresh(stitch(made.graph, made.deploy(found))).soft < 0.8 * start.soft
+
+
+@pytest.mark.parametrize(
+    ("soft", "plain", "kept"), [(0.5, 1.1, True), (1.1, 0.5, False), (float("nan"), 0.5, False)]
+)
+def test_blocks_are_kept_where_softened_answers_come_nearer(monkeypatch, soft, plain, kept):
+    made = quantised(small_network(), pictures(48), "w4a4")
+    losses = iter((Loss(1.0, 1.0), Loss(soft, plain)))
+    monkeypatch.setattr(Judge, "__call__", lambda *_: next(losses))
+    _, report = applied("brecq", made)
+    assert report.kept == kept and report.tried.plain == plain
 
 
 def test_a_block_is_solved_for_its_own_output():
