@@ -127,12 +127,6 @@ def distil(*given):
 distilling.distil = distil
 """
 SHORT = 0.3
-# Until all of these are measured again.
-OLDER = [
-    "BRECQ's Fisher weights came of a class drawn for each sample when its rows were measured, not",
-    "of random signs as now, but for ResNet-20 (all of its steps), the three seeds and",
-    "EfficientNet-Lite0 at w8a8.",
-]
 CALIB = (10, 100, 1000)
 # Where most of a run's time would go into the tests, their first so many; 0 for all.
 TESTS = {"resnet20": 2000, "resnet56": 2000}
@@ -309,7 +303,6 @@ def page(rows: list[dict[str, str]]) -> str:
         "two cores over several sessions: they tell magnitudes. Memory is the peak of any stage.",
         f"Each file is verified in ONNX Runtime, later rows on {VERIFY_SAMPLES} samples, not 256.",
         *_marked(rows),
-        *OLDER,
     ]
     lines += _overview([r for r in rows if r["part"] == "table"])
     for network in NETWORKS:

@@ -25,7 +25,7 @@ class AboutStep:
 
 ABOUT: Mapping[str, AboutStep] = {
     LAPQ: AboutStep(True, False, "arXiv 1911.07190", "200 forward passes over 128 samples"),
-    BRECQ: AboutStep(True, True, "arXiv 2102.05426", "500 batches through each block"),
+    BRECQ: AboutStep(True, True, "arXiv 2102.05426", "1000 batches of 8 through each block"),
     QAT: AboutStep(True, True, "arXiv 1911.12491", "300 batches through the whole network"),
     QAT_LAST: AboutStep(True, True, "arXiv 1911.12491", "the same, without early stopping"),
     QAT_PAPER: AboutStep(True, True, "arXiv 1911.12491", "ten passes through the whole network"),
