@@ -43,16 +43,17 @@ bits about 7), and 5.9 on SqueezeNet, which has no batch-norms. One photo is 0.1
 The same networks with tuned biases are among [the pipelines](pipelines.md), MobileNet-V2 there a
 point lower at the same agreement.
 
-The gradient methods of the second table bring little beyond that: on MobileNet-V2 BRECQ agrees on
-93.5 %, AdaQuant on 92.2 % and AdaRound on 91.8 %, where the quadratic solver has 91.8 % in a fifth
-of their processor time, and 92.7 % with batch-norms tuned; on Lite0 AdaQuant agrees on 91.5 %,
-AdaRound on 90.6 % and BRECQ on 90.3 % (these two with 0.3 of their steps), one to two points less
-at two to three times. There divergence tells another order: AdaQuant with tuned batch-norms and
-biases has less than half of the quadratic solver's. What learns all weights at once does worse with
-a few hundred photos: QAT-KLD agrees on 83.5 % on MobileNet-V2, on 74.3 % on Lite0 (0.3 of its
-steps), and at its published rates it diverges on both ResNets and on Lite0. Choosing ranges alone
-does not do: LAPQ agrees on 64.6 % on Lite0, the most among what rounds to nearest. Equalising
-before AdaQuant costs ten points on MobileNet-V2 and sixteen on Lite0."""
+The gradient methods of the second table bring little beyond that: on MobileNet-V2 BRECQ agrees
+on 92.4 %, AdaQuant on 92.2 % and AdaRound on 91.8 %, where the quadratic solver has 91.8 % in a
+third to a sixth of their processor time, and 92.7 % with batch-norms tuned; on Lite0 BRECQ
+agrees on 92.2 %, AdaQuant on 91.5 % and AdaRound on 90.6 % (with 0.3 of its steps), half a point
+to two points less than the quadratic solver at two to three times its cost. By divergence BRECQ
+comes first on MobileNet-V2, with three quarters of the quadratic solver's; on Lite0 it has two
+thirds, and AdaQuant with tuned batch-norms and biases less than half. What learns all weights at
+once does worse with a few hundred photos: QAT-KLD agrees on 83.5 % on MobileNet-V2, on 74.3 % on
+Lite0 (0.3 of its steps), and at its published rates it diverges on both ResNets and on Lite0.
+Choosing ranges alone does not do: LAPQ agrees on 64.6 % on Lite0, the most among what rounds to
+nearest. Equalising before AdaQuant costs ten points on MobileNet-V2 and sixteen on Lite0."""
 
 
 def cells(study: Study) -> list[Cell]:
