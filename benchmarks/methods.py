@@ -469,6 +469,7 @@ def _shorter(rows: list[dict[str, str]]) -> list[str]:
     own = [r for r in rows if r["part"] == "length"]
     if not own:
         return []
+    own.sort(key=lambda r: (NETWORKS.index(r["network"]), DESCENDING.index(r["method"])))
     lines = ["", f"## {SHORT:g} of the steps", ""]
     lines += ["| network | scheme | method | agreement: all | short | KL: all | short | method s |"]
     lines += ["| --- " * 8 + "|"]
