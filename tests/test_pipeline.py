@@ -174,11 +174,22 @@ def test_inputs_that_stay_float_are_not_counted_as_quantised():
     assert result.assignment.edges == {}
 
 
-def test_poor_agreement_is_said_with_a_remedy():
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "w2a2 by nearest rounding is too coarse here. Keep the first and last unit finer"),
+        (
+            {"tune": "brecq", "keep": "first=w8a8"},
+            "w2a2 by nearest rounding and brecq is too coarse here. Use more bits",
+        ),
+    ],
+)
+def test_poor_agreement_is_said_with_a_remedy(options, said):
     events = []
-    bw.quantize(network(), [IMAGES], scheme="w2a2", progress=Progress([events.append]))
+    progress = Progress([events.append])
+    bw.quantize(network(), [IMAGES], scheme="w2a2", progress=progress, **options)
     notes = [e.text for e in events if e.kind == "note"]
-    assert any("answers agree" in n and "--keep" in n for n in notes)
+    assert any("answers agree" in n and said in n for n in notes)
 
 
 def test_saving_twice_and_over_another_run(result, run, tmp_path):

@@ -231,11 +231,13 @@ def evaluate_job(
 
 def _warn_if_poor(metrics: Mapping[str, Any], recipe: Recipe, progress: Progress) -> None:
     if metrics["agreement"] < 0.9:
+        tuned = f" and {recipe.tune}" if recipe.tune else ""
+        finer = "Keep the first and last unit finer (--keep first,last=w8a8), or use"
         progress.note(
             "evaluate",
             f"only {metrics['agreement']:.1%} of the answers agree with the float network: "
-            f"{recipe.scheme} by {recipe.method} rounding is too coarse here. Keep the first and "
-            "last unit finer (--keep first,last=w8a8), or use more bits (--scheme w8a8).",
+            f"{recipe.scheme} by {recipe.method} rounding{tuned} is too coarse here. "
+            f"{'Use' if recipe.keep else finer} more bits (--scheme w8a8).",
         )
 
 
