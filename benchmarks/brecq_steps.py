@@ -52,7 +52,7 @@ from bitwright import cli, result, tuning
 from bitwright.tuners import brecq
 
 result.VERIFY_SAMPLES = 64
-brecq.POSITIONS, brecq.BATCH, brecq.LEAST = {samples} << 9, {samples}, {least}
+brecq.POSITIONS, brecq.BATCH, brecq.LEAST = {positions}, {samples}, {least}
 tuning.BlockReconstruction = partial(
     brecq.BlockReconstruction, iterations={steps}, rate={rate}
 )
@@ -62,21 +62,22 @@ cli.main()
 
 @dataclass(frozen=True)
 class Way:
-    """A recipe, and for BRECQ how it descends."""
+    """A recipe, and for BRECQ how it descends: a step has so many samples or positions at most."""
 
     recipe: str
     steps: int = 0
     rate: float = 0.0
     samples: int = 0
+    positions: int = 0
 
 
 WAYS = (
     Way("adaround"),
-    Way("brecq", 500, 0.01, 24),
-    Way("brecq", 1000, 0.01, 24),
-    Way("brecq", 1000, 0.06, 24),
-    Way("brecq", 1000, 0.01, 8),
-    Way("brecq", 1000, 0.06, 8),
+    Way("brecq", 500, 0.01, 24, 1 << 14),
+    Way("brecq", 1000, 0.01, 24, 24 << 9),
+    Way("brecq", 1000, 0.06, 24, 24 << 9),
+    Way("brecq", 1000, 0.01, 8, 8 << 9),
+    Way("brecq", 1000, 0.06, 8, 8 << 9),
 )
 
 
@@ -127,7 +128,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         if own:
             line["s"] = statistics.fmean(float(r["processor_s"]) for r in own)
             lines.append(line)
-    columns = {"recipe": "{recipe}", "steps": "{steps}", "rate": "{rate}", "samples": "{samples}"}
+    columns = {name: f"{{{name}}}" for name in asdict(WAYS[0])}
     for scheme in SCHEMES:
         columns[f"{scheme} agreement"] = f"{{{scheme}_agreement:.2%}}"
         columns[f"{scheme} KL"] = f"{{{scheme}_kl:.4f}}"
@@ -138,7 +139,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "Written by `python benchmarks/brecq_steps.py --data-root DIR`. ResNet-20, first and last",
         "unit at 8 bits, 1000 calibration images. Compared with the float network on a development",
         "set: the calibration images mirrored, moved, blurred and with noise. Means of seeds",
-        f"{' and '.join(map(str, SEEDS))}; samples: of one step, at most.",
+        f"{' and '.join(map(str, SEEDS))}; a step has so many samples, or as many as make so many",
+        "positions of a block's output where those are fewer. The first line of BRECQ is what it",
+        "did before, the last what it does.",
         "",
         markdown(lines, columns),
         "",
