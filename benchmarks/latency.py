@@ -32,7 +32,7 @@ import torch
 from tables import DOCS, RESULTS, data_root, machine, markdown, write_csv
 
 import bitwright as bw
-from bitwright.commands import run_quantize
+from bitwright.cli.commands import run_quantize
 from bitwright.export.latency import LatencyTable, predict
 from bitwright.export.latency_csv import read_latencies, write_latencies
 from bitwright.export.timing import conditions_here

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import bitwright as bw
+from bitwright.cli.table_commands import Request, run_allocate
 from bitwright.errors import BitwrightError, BudgetError, DataError, RecipeError
 from bitwright.export.latency import predict
 from bitwright.export.latency_csv import latency_text, read_latencies
@@ -19,7 +20,6 @@ from bitwright.search.cost import weight_bits
 from bitwright.search.energy import energy_pj, energy_table
 from bitwright.search.latency import in_nanoseconds
 from bitwright.search.table import read_table
-from bitwright.table_commands import Request, run_allocate
 from networks import pictures, small_network
 
 MENU = "w8a8,w4a8,w2a8"

@@ -583,7 +583,7 @@ def test_an_interruption_says_how_to_resume(bitwright, user, tmp_path, monkeypat
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitwright.commands.run", interrupted)
+    monkeypatch.setattr("bitwright.cli.commands.run", interrupted)
     out = tmp_path / "a run"
     done = bitwright("quantize", f"{user}:net", "--data", f"{user}:calib", "--out", out)
     assert done.code == 130

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitwright.console import comparison
+from bitwright.cli.console import comparison
 
 VERIFIED = {
     "passed": True,

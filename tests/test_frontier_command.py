@@ -13,9 +13,9 @@ import torch
 
 import bitwright as bw
 from bitwright import cli
+from bitwright.cli.table_commands import FrontierRequest, traced
 from bitwright.graph.choice import Choice
 from bitwright.knees import candidates
-from bitwright.table_commands import FrontierRequest, traced
 from networks import pictures, small_network
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from scipy.stats import binom
 from torch import nn
 
 import bitwright as bw
-from bitwright import table_commands
+from bitwright.cli import table_commands
 from bitwright.errors import RecipeError
 from bitwright.graph.choice import Choice
 from bitwright.lossless import Agreement, Search, told

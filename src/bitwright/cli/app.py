@@ -11,22 +11,22 @@ from typing import Annotated, Any
 
 import typer
 
-from bitwright.console import Console, comparison, doctor_lines, listing
-from bitwright.console_table import (
+from bitwright.cli.console import Console, comparison, doctor_lines, listing
+from bitwright.cli.console_table import (
     allocation_lines,
     explanation_lines,
     frontier_lines,
     latency_lines,
 )
-from bitwright.errors import BitwrightError, InterruptedRun, RecipeError
-from bitwright.run.memory import keep_heap
-from bitwright.table_commands import (
+from bitwright.cli.table_commands import (
     FrontierRequest,
     Request,
     run_allocate,
     run_explain,
     run_frontier,
 )
+from bitwright.errors import BitwrightError, InterruptedRun, RecipeError
+from bitwright.run.memory import keep_heap
 
 app = typer.Typer(
     name="bitwright",
@@ -70,7 +70,7 @@ _NOT_OF_RECIPE = ("recipe", "out", "store", "workers", "quiet")
 
 def _commands() -> Any:
     """The commands that work on networks; they load torch, which those on a table do without."""
-    return importlib.import_module("bitwright.commands")
+    return importlib.import_module("bitwright.cli.commands")
 
 
 def _set(**values: Any) -> dict[str, Any]:
@@ -304,7 +304,3 @@ def main() -> None:
     except BitwrightError as error:
         print(f"bitwright: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,6 +13,7 @@ from typing import Any
 
 from bitwright import recipe as recipes
 from bitwright import runs
+from bitwright.cli.table_commands import FrontierRequest, traced, write_frontier
 from bitwright.errors import InputError, ModelError, RecipeError
 from bitwright.export import rundir
 from bitwright.export.latency import Conditions
@@ -40,7 +41,6 @@ from bitwright.sources.batches import Dataset, take
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.specs import resolve_spec
 from bitwright.stages import flat_example
-from bitwright.table_commands import FrontierRequest, traced, write_frontier
 
 
 def run_quantize(
