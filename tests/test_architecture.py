@@ -25,6 +25,7 @@ LAYERS = {
     "export": 3,
     "metrics": 3,
     "squad": 1,
+    "class_metrics": 1,
     "search": 3,
     "tuners": 3,
     "recipe": 4,

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from bitwright import squad
+from bitwright import class_metrics, squad
 from bitwright.errors import DataError, RecipeError, unknown
 from bitwright.sources.guard import Foreign
 from bitwright.sources.specs import load_object
@@ -143,7 +143,8 @@ def _of_spans(score: Callable[[str, str], float], name: str) -> Score:
             raise DataError(
                 f"the metric {name} needs a network that marks answers (start_logits and "
                 "end_logits) and questions with their answers. Give hf:FOLDER of a network for "
-                "question answering, and X.jsonl with question, context and answers."
+                "question answering, and X.jsonl with question, context and answers; for labels "
+                "of classes use --metric macro_f1."
             )
         total = 0.0
         for (start, end), label in zip(outputs, labels, strict=True):
@@ -154,14 +155,32 @@ def _of_spans(score: Callable[[str, str], float], name: str) -> Score:
     return of
 
 
+def _no_score(*_: object) -> tuple[float, int]:
+    return 0.0, 0
+
+
 METRICS = {
     "top1": Metric("top1", _top1, True, "share of inputs whose highest score is the label's"),
+    "top5": Metric(
+        "top5", class_metrics.top5, True, "share of inputs whose label is among the five highest"
+    ),
     "accuracy": Metric("accuracy", _top1, True, "the same, as texts are used to it"),
     "agreement": Metric(
-        "agreement", lambda *_: (0.0, 0), False, "share of inputs with the float network's answer"
+        "agreement", _no_score, False, "share of inputs with the float network's answer"
+    ),
+    "miou": Metric(
+        "miou", _no_score, True, "mean intersection over union of the classes of pixels",
+        class_metrics.miou,
+    ),
+    "macro_f1": Metric(
+        "macro_f1", _no_score, True, "mean F1 of the classes", class_metrics.macro_f1
+    ),
+    "perplexity": Metric(
+        "perplexity", _no_score, True, "exp of the mean loss a token; less is better",
+        class_metrics.Perplexity,
     ),
     "spearman": Metric(
-        "spearman", lambda *_: (0.0, 0), True, "rank correlation of similarities of pairs", Spearman
+        "spearman", _no_score, True, "rank correlation of similarities of pairs", Spearman
     ),
     "f1": Metric("f1", _of_spans(squad.f1, "f1"), True, "F1 of answers' words, as in SQuAD 1.1"),
     "exact_match": Metric(
