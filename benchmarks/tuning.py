@@ -28,10 +28,11 @@ from bitwright.recipe import make_recipe
 from bitwright.run.memory import keep_heap, peak_rss_mb, reset_peak
 from bitwright.run.progress import Progress
 from bitwright.solving import solve
+from bitwright.solving.assembly import assemble
 from bitwright.sources.batches import Dataset, rebatch, take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.models import example_inputs_of
-from bitwright.stages import assemble, choices_of, forward_of, menu_of
+from bitwright.stages import choices_of, forward_of, menu_of
 from bitwright.tuners.bias import BiasTuning, tune_biases
 from bitwright.tuners.bn import BatchNormTuning, tune_batchnorms
 from bitwright.tuners.network import Deploy, Solved

@@ -35,10 +35,10 @@ from zoo_tables import page
 import bitwright as bw
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import load_packed, save_packed
+from bitwright.export.samples import flat_example
 from bitwright.export.verify import verify
 from bitwright.graph.execute import bind, first_tensor, walk
 from bitwright.graph.simulate import stitch
-from bitwright.stages import flat_example
 
 HERE = Path(__file__).parent
 RESULTS = Path("/tmp/bitwright-zoo/results.jsonl")

@@ -18,8 +18,10 @@ from bitwright.methods.nearest import Nearest
 from bitwright.numerics.ranges import range_rule
 from bitwright.search.sample_loss import Divergence
 from bitwright.search.sensitivity import Subject
+from bitwright.solving.assembly import assemble
+from bitwright.solving.grids import input_grids
+from bitwright.solving.work import problem
 from bitwright.sources.batches import as_batch
-from bitwright.stages import assemble, input_grids, problem
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from bitwright.graph.sites import find_sites
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
 from bitwright.preparing import shared_stats
-from bitwright.solutions import stitched
 from bitwright.solving import bound_batches
+from bitwright.solving.assembly import stitched
 from bitwright.tuners.samples import Samples, split_samples
 from networks import pictures, small_network
 

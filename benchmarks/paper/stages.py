@@ -25,11 +25,11 @@ from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.allocate import IP, SOLVERS, allocate
 from bitwright.search.table import Table
-from bitwright.solutions import stitched
+from bitwright.solving.assembly import assemble, stitched
 from bitwright.sources.batches import Dataset, rebatch
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
-from bitwright.stages import assemble, choices_of, forward_of, menu_of
+from bitwright.stages import choices_of, forward_of, menu_of
 from bitwright.tabulating import Base, measured_menu
 from bitwright.tuning import Configuration, tune_job
 

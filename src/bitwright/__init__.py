@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bitwright.runs import load
     from bitwright.search.allocate import allocate
     from bitwright.solving import Work, solve
-    from bitwright.stages import assemble, input_grids, task_grids
+    from bitwright.solving.assembly import assemble
+    from bitwright.solving.grids import input_grids, task_grids
     from bitwright.tabulating import measure
     from bitwright.tuning import Configuration, tune
 
@@ -54,9 +55,9 @@ _HOMES = {
     "Result": "result",
     "Work": "solving",
     "allocate": "search.allocate",
-    "assemble": "stages",
+    "assemble": "solving.assembly",
     "capture": "graph.capture",
-    "input_grids": "stages",
+    "input_grids": "solving.grids",
     "load": "runs",
     "load_target": "graph.target",
     "measure": "tabulating",
@@ -64,7 +65,7 @@ _HOMES = {
     "quantize": "pipeline",
     "solve": "solving",
     "stitch": "graph.simulate",
-    "task_grids": "stages",
+    "task_grids": "solving.grids",
     "tune": "tuning",
 }
 

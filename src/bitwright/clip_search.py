@@ -22,7 +22,8 @@ from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.powell import Vector, parabola_minimum, powell
 from bitwright.numerics.ranges import LpRange, weight_qparams
 from bitwright.solving import Edges, Work
-from bitwright.stages import active_sites, assemble, input_grids
+from bitwright.solving.assembly import assemble
+from bitwright.solving.grids import active_sites, input_grids
 from bitwright.tuners.judge import Judge, Loss
 from bitwright.tuners.network import Solved
 from bitwright.tuners.report import TuneReport, attempted

@@ -31,7 +31,7 @@ from bitwright.search.frontier import Frontier, Point, trace
 from bitwright.search.menu import Selection
 from bitwright.search.program import FEASIBLE
 from bitwright.search.table import Table
-from bitwright.stages import assemble
+from bitwright.solving.assembly import assemble
 from bitwright.tuning import Configuration
 
 COMPLEXITY = "bops"

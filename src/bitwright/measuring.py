@@ -28,7 +28,9 @@ from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import UnitSolution, solve_unit
 from bitwright.numerics.ranges import range_rule
 from bitwright.run.progress import Progress
-from bitwright.stages import active_sites, assemble, input_grids, problem
+from bitwright.solving.assembly import assemble
+from bitwright.solving.grids import active_sites, input_grids
+from bitwright.solving.work import problem
 
 # Speed does not depend on the numbers: the cheapest ranges and rounding do.
 _RANGE = "minmax"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bitwright.export.latency import LatencyTable
 from bitwright.export.latency_csv import latency_text, parse_latencies
+from bitwright.export.samples import flat_example
 from bitwright.export.timing import conditions_here
 from bitwright.measuring import Settings, latencies
 from bitwright.preparing import Job, Prepared
@@ -12,7 +13,7 @@ from bitwright.run.digest import code_version, digest
 from bitwright.run.progress import Progress
 from bitwright.search.budget import parse_budgets
 from bitwright.search.latency import LATENCY
-from bitwright.stages import flat_example, stream
+from bitwright.stages import stream
 
 # One sample and one thread: what a latency is usually asked of.
 SETTINGS = Settings(batch=1, threads=1, repetitions=25, checks=0)

@@ -44,20 +44,14 @@ from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.record import as_record
 from bitwright.search.table import Table
-from bitwright.solutions import stitched
 from bitwright.solving import Edges, solve
+from bitwright.solving.assembly import assemble, stitched
+from bitwright.solving.grids import sites_in_use
 from bitwright.sources.batches import take
 from bitwright.sources.data import as_dataset
 from bitwright.sources.lengths import batched
 from bitwright.sources.models import example_inputs_of
-from bitwright.stages import (
-    assemble,
-    choices_of,
-    forward_of,
-    menu_of,
-    sites_in_use,
-    stream,
-)
+from bitwright.stages import choices_of, forward_of, menu_of, stream
 from bitwright.tuning import Configuration, tune_job, tuning_record
 
 

@@ -29,10 +29,11 @@ from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.progress import Progress
 from bitwright.run.store import Entries, NullStore, Store
 from bitwright.solving import Edges, Work, bound_batches
+from bitwright.solving.grids import input_grids, sites_in_use, task_grids
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
-from bitwright.stages import input_grids, menu_of, rewrite, sites_in_use, stream, task_grids
+from bitwright.stages import menu_of, rewrite, stream
 from bitwright.tune_steps import tuning_steps
 from bitwright.tuners.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 

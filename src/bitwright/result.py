@@ -21,6 +21,7 @@ from bitwright.export.latency_csv import write_latencies
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import save_packed
 from bitwright.export.rundir import RunDirectory
+from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verify import verify as verify_file
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, stitch
@@ -32,7 +33,6 @@ from bitwright.run.files import write_atomically
 from bitwright.run.progress import Event, Progress
 from bitwright.search.table import Row, Table, write_table
 from bitwright.sources.batches import Dataset, take
-from bitwright.stages import flat_example, verification_batches
 
 VERIFY_SAMPLES = 256
 

@@ -16,6 +16,7 @@ from bitwright.export import rundir
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import Packed, load_packed
 from bitwright.export.rundir import RunDirectory
+from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verify import verify as verify_file
 from bitwright.graph.capture import Inputs, capture
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
@@ -34,7 +35,7 @@ from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
 from bitwright.sources.lengths import batched, trimming
 from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
-from bitwright.stages import flat_example, forward_of, rewrite, verification_batches
+from bitwright.stages import forward_of, rewrite
 
 VERIFY_SAMPLES = 1000
 # Sizes to stand for a free batch and a free length.

@@ -11,17 +11,16 @@ from torch import nn
 
 from bitwright.graph.choice import Choice
 from bitwright.graph.simulate import Assignment, stitch
-from bitwright.methods.problem import UnitSolution
 from bitwright.preparing import Job, Menu, Prepared, edges_of, work_on
 from bitwright.run.progress import Progress
 from bitwright.search.sample_loss import SampleLoss
 from bitwright.search.sensitivity import Values, loss_of_network
 from bitwright.solving import Edges, Work, solve
+from bitwright.solving.assembly import assemble, stitched
 from bitwright.solving.parallel import Solved
-from bitwright.solving.work import install_edges
 from bitwright.sources.batches import Batch, take
 from bitwright.sources.lengths import batched
-from bitwright.stages import assemble, choices_of, forward_of
+from bitwright.stages import choices_of, forward_of
 
 TABLE_BATCH = 16
 
@@ -97,23 +96,6 @@ def solve_menu(job: Job, prepared: Prepared, menu: Menu, progress: Progress) -> 
     first = next(iter(table_batches(job)))
     loss = loss_of_network(work.graph, first, recipe.labels)
     return Solutions(job, prepared, work, base, edges, solved, loss)
-
-
-def stitched(
-    work: Work, solved: Solved, choices: Mapping[str, Choice], edges: Edges
-) -> tuple[dict[str, UnitSolution], Edges]:
-    """The solutions of one configuration and the edges that go with them."""
-    own = dict(edges)
-    chosen: dict[str, UnitSolution] = {}
-    for unit in work.graph.units:
-        choice = choices[unit.name]
-        if choice.is_float:
-            for site in work.sites_of.get(unit.name, ()):
-                own.pop((site.source, site.reader), None)
-            continue
-        chosen[unit.name] = solved[unit.name, choice]
-        install_edges(work, unit, chosen[unit.name], own)
-    return chosen, own
 
 
 def table_batches(job: Job) -> Iterator[Batch]:

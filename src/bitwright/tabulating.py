@@ -35,20 +35,14 @@ from bitwright.search.sensitivity import (
 from bitwright.search.sensitivity import measure as parts_of
 from bitwright.search.smooth import Seen, smoothed
 from bitwright.search.table import Row, Table
-from bitwright.solutions import (
-    TABLE_BATCH,
-    Solutions,
-    figures,
-    solve_menu,
-    stitched,
-    table_batches,
-)
+from bitwright.solutions import TABLE_BATCH, Solutions, figures, solve_menu, table_batches
 from bitwright.solving import Edges, Work
+from bitwright.solving.assembly import assemble, stitched
 from bitwright.solving.keys import run_key
 from bitwright.solving.parallel import Solved
 from bitwright.sources.batches import rebatch
 from bitwright.sources.data import as_dataset
-from bitwright.stages import assemble, stream
+from bitwright.stages import stream
 from bitwright.tying import groups_in, tied
 
 Changes = dict[str, dict[Choice, Change | None]]

@@ -18,7 +18,8 @@ from bitwright.numerics.affine import QParams
 from bitwright.preparing import Job, Prepared, edges_of, work_on
 from bitwright.run.progress import Progress
 from bitwright.solving import Edges, Work, solve
-from bitwright.stages import active_sites, assemble
+from bitwright.solving.assembly import assemble
+from bitwright.solving.grids import active_sites
 from bitwright.tune_steps import (
     BIAS,
     BIAS_ANALYTIC,

@@ -26,10 +26,10 @@ from bitwright.export.latency_csv import (
     write_latencies,
 )
 from bitwright.export.onnx_file import unit_values
+from bitwright.export.samples import flat_example
 from bitwright.export.timing import Timing, operator_ms, spread
 from bitwright.graph.choice import FLOAT, Choice, parse_menu
 from bitwright.measuring import Settings, feed_of, latencies, menu_for, time_networks
-from bitwright.stages import flat_example
 from networks import Tied, normal, pictures, seeded, small_network
 
 HERE = Conditions("ort-cpu", 1, 1, "this one", "1.0")

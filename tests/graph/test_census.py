@@ -11,7 +11,7 @@ from bitwright.graph.census import census
 from bitwright.graph.choice import FLOAT, Choice
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
-from bitwright.stages import active_sites
+from bitwright.solving.grids import active_sites
 from networks import normal, seeded
 
 

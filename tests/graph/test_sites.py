@@ -10,7 +10,7 @@ from bitwright.graph.capture import capture
 from bitwright.graph.choice import FLOAT, Choice
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import Target, load_target
-from bitwright.stages import active_sites
+from bitwright.solving.grids import active_sites
 from networks import Chain, Tied, normal, seeded
 
 UNIT_EDGES = {

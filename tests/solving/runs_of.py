@@ -23,7 +23,8 @@ from bitwright.numerics.ranges import range_rule
 from bitwright.run.digest import digest
 from bitwright.run.store import Counts
 from bitwright.solving import Work, bound_batches, solve
-from bitwright.stages import assemble, input_grids, task_grids
+from bitwright.solving.assembly import assemble
+from bitwright.solving.grids import input_grids, task_grids
 from networks import normal, pictures
 
 QUADRATIC = QuadraticSolver(weight_range="minmax")

@@ -17,7 +17,9 @@ from bitwright.graph.target import load_target
 from bitwright.graph.ties import grid_classes
 from bitwright.methods.nearest import Nearest
 from bitwright.numerics.ranges import range_rule
-from bitwright.stages import assemble, input_grids, problem
+from bitwright.solving.assembly import assemble
+from bitwright.solving.grids import input_grids
+from bitwright.solving.work import problem
 from bitwright.tuners.network import Deploy
 from bitwright.tuners.samples import Samples, split_samples
 from bitwright.tuners.scales import Grids

@@ -18,6 +18,7 @@ from bitwright.errors import InputError, ModelError, RecipeError
 from bitwright.export import rundir
 from bitwright.export.latency import Conditions
 from bitwright.export.latency_csv import read_latencies, write_latencies
+from bitwright.export.samples import flat_example
 from bitwright.export.timing import conditions_here
 from bitwright.graph.capture import capture
 from bitwright.graph.census import census
@@ -40,7 +41,6 @@ from bitwright.search.ran import Ran
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.specs import resolve_spec
-from bitwright.stages import flat_example
 
 
 def run_quantize(

@@ -167,3 +167,9 @@ def _work(
     channels = weight.shape[channel_axis(kind, weight)]
     positions = out // channels // batch
     return positions * weight.numel(), positions
+
+
+def fits(unit: Unit, group: int) -> bool:
+    """Whether groups of that size divide a linear layer's inputs."""
+    width = unit.shape[1 - unit.channel_axis]
+    return len(unit.shape) == 2 and width % group == 0 and width > group

@@ -14,13 +14,13 @@ from bitwright.graph.units import input_of
 from bitwright.methods.problem import UnitSolution, solve_unit
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
+from bitwright.solving.assembly import deployed_bias
 from bitwright.solving.collect import Collector, Grids, Part, collect_batch, plan_of
 from bitwright.solving.cuts import Cut, Places, batches_of, moved, places
 from bitwright.solving.keys import run_key, unit_key
 from bitwright.solving.parallel import Solved
 from bitwright.solving.ranges import grids_by_output
 from bitwright.solving.work import Edges, Task, Tick, Work, inputs_key, install_edges, problem_of
-from bitwright.stages import deployed_bias
 
 
 def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:

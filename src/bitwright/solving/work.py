@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +21,6 @@ from bitwright.numerics.affine import QParams
 from bitwright.numerics.stats import TensorStats
 from bitwright.run.store import Entries, NullStore
 from bitwright.solving.collect import Collector
-from bitwright.stages import problem
 
 Edges = dict[tuple[str, str], QParams]
 Open = Callable[[], Iterator[Any]]
@@ -159,3 +159,32 @@ def bound_batches(graph: ModelGraph, batches: Callable[[], Iterator[Any]]) -> Op
             yield bind(graph, inputs)
 
     return walk
+
+
+def problem(
+    graph: ModelGraph,
+    unit: Unit,
+    choice: Choice,
+    target: Target,
+    inputs: tuple[QParams | None, ...],
+    seed: int,
+    method: str = "",
+) -> UnitProblem:
+    """What a method sees of one unit."""
+    text = f"{seed}|{unit.name}|{choice}|{method}"
+    own_seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+    return UnitProblem(
+        unit=unit,
+        name=unit.name,
+        kind=unit.kind,
+        weight=graph.tensor(unit.weight),
+        bias=graph.tensor(unit.bias) if unit.bias else None,
+        channel_axis=unit.channel_axis,
+        groups=unit.groups,
+        choice=choice,
+        grid=target.weight_grid(choice.sum_bits),
+        symmetric=target.weight_symmetric,
+        per_channel=target.weight_per_channel,
+        inputs=inputs,
+        seed=own_seed,
+    )

@@ -1,0 +1,37 @@
+"""The samples that a file is exported with, and those that it is verified on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitwright.graph.execute import bind
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.sources.batches import Dataset, rebatch, take
+from bitwright.sources.lengths import batched
+
+VERIFY_BATCH = 8
+
+
+def verification_batches(dataset: Dataset, limit: int) -> Iterator[Any]:
+    """The inputs of a verification, few at a time: two runtimes hold activations beside us.
+
+    Texts come by turns padded, as they will be in use, and without: many lengths and sizes, one
+    among them.
+    """
+    for index, batch in enumerate(rebatch(take(dataset, limit), VERIFY_BATCH)):
+        if index % 2 and dataset.trim:
+            alone = Dataset(dataset.spec, partial(iter, (batch,)), trim=True)
+            yield from (part.inputs for part in batched(alone, VERIFY_BATCH))
+        else:
+            yield batch.inputs
+
+
+def flat_example(graph: ModelGraph, inputs: Any) -> tuple[Tensor, ...]:
+    """Two samples as the graph's flat inputs, for export."""
+    flat = [t for t in bind(graph, inputs) if isinstance(t, Tensor)]
+    return tuple(torch.cat([t, t])[:2] if t.shape[0] < 2 else t[:2] for t in flat)

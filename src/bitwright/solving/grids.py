@@ -1,0 +1,80 @@
+"""The input grids of quantised edges, and which edges are quantised at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bitwright.graph.choice import Choice
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.sites import Site
+from bitwright.graph.target import Target
+from bitwright.numerics.affine import QParams
+from bitwright.numerics.exact import exact_range
+from bitwright.numerics.ranges import RangeRule
+from bitwright.numerics.stats import TensorStats
+
+CHAIN_BITS = 8
+
+
+def input_grids(
+    sites: Iterable[Site],
+    stats: Mapping[str, TensorStats],
+    choices: Mapping[str, Choice],
+    target: Target,
+    rule: RangeRule,
+) -> dict[tuple[str, str], QParams]:
+    """The grid of every quantised edge, from the statistics of its root."""
+    made: dict[tuple[str, int], QParams] = {}
+    edges: dict[tuple[str, str], QParams] = {}
+    for site in sites:
+        bits = CHAIN_BITS if site.unit is None else choices[site.unit].a_bits
+        if not bits or site.root not in stats:
+            continue
+        key = (site.root, bits)
+        if key not in made:
+            grid = target.input_grid(bits)
+            low, high = rule.of_stats(stats[site.root], grid, target.input_symmetric)
+            made[key] = exact_range(low, high, grid, target.input_symmetric, site.clamped)
+        edges[site.source, site.reader] = made[key]
+    return edges
+
+
+def task_grids(
+    graph: ModelGraph,
+    menu: Mapping[str, tuple[Choice, ...]],
+    sites: Iterable[Site],
+    stats: Mapping[str, TensorStats],
+    target: Target,
+    rule: RangeRule,
+) -> dict[tuple[str, Choice], tuple[QParams | None, ...]]:
+    """The input grids of every choice of every unit, one a call; None where the input is float."""
+    own = [site for site in sites if site.unit is not None]
+    places = {(s.unit, s.call): (s.source, s.reader) for s in own}
+    by_bits: dict[int, dict[tuple[str, str], QParams]] = {}
+    for bits in sorted({c.a_bits for choices in menu.values() for c in choices if c.a_bits}):
+        same = {unit.name: Choice(8, bits) for unit in graph.units}
+        wanted = [s for s in own if any(c.a_bits == bits for c in menu[str(s.unit)])]
+        by_bits[bits] = input_grids(wanted, stats, same, target, rule)
+    return {
+        (unit.name, choice): tuple(
+            by_bits.get(choice.a_bits, {}).get(places.get((unit.name, call), ("", "")))
+            for call in range(len(unit.calls))
+        )
+        for unit in graph.units
+        for choice in menu[unit.name]
+    }
+
+
+def sites_in_use(sites: Iterable[Site], menu: Mapping[str, tuple[Choice, ...]]) -> tuple[Site, ...]:
+    """The sites that matter: none of float units, and no chain where nothing is quantised."""
+    if all(choice.is_float for choices in menu.values() for choice in choices):
+        return ()
+    quantized = {name for name, choices in menu.items() if not all(c.is_float for c in choices)}
+    return tuple(s for s in sites if s.unit is None or s.unit in quantized)
+
+
+def active_sites(
+    sites: Iterable[Site], graph: ModelGraph, choices: Mapping[str, Choice]
+) -> tuple[Site, ...]:
+    """The sites in use under one configuration."""
+    return sites_in_use(sites, {unit.name: (choices[unit.name],) for unit in graph.units})
