@@ -28,6 +28,7 @@ from bitwright.graph.model_graph import (
     named_tensors,
     set_tensor,
 )
+from bitwright.graph.names import in_forward_order, know_dataclasses, leaf_names
 from bitwright.graph.working_copy import working_copy
 
 Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
@@ -62,10 +63,12 @@ def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
             f"the network {type(model).__name__} is in training mode: batch-norms and dropout "
             "would change with the data. Call .eval() on it first."
         )
+    kwargs = in_forward_order(model, kwargs)
     args, kwargs = (pytree.tree_map(_at_least_two, part) for part in (args, kwargs))
     model, converted = working_copy(model)
-    program = _export(model, args, kwargs)
     expected = _answers(model, args, kwargs)
+    know_dataclasses(expected)
+    program = _export(model, args, kwargs)
     module = program.module(check_guards=False) if _has_check_guards(program) else program.module()
     assert isinstance(module, fx.GraphModule)
     _drop_bookkeeping(module)
@@ -75,7 +78,9 @@ def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
     found = units.find_units(module, flat)
     inputs = _input_specs(module, program, flat)
     notes = [*converted, *notes, *_static_batch(inputs)]
-    graph = ModelGraph(module, found, inputs, folded, tuple(notes), answer_of(expected))
+    graph = ModelGraph(
+        module, found, inputs, folded, tuple(notes), answer_of(expected), leaf_names(expected)
+    )
     _check_same_outputs(expected, graph, args, kwargs)
     return graph
 
@@ -117,7 +122,6 @@ def _export(model: nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedPr
                 program = program.run_decompositions({})
             return program
     except _EXPORT_ERRORS as error:
-        _answers(model, args, kwargs)  # blames the inputs where the network itself refuses them
         raise CaptureError(explain(model, error)) from error
 
 

@@ -95,7 +95,8 @@ class ModelGraph:
 
     ``module`` is an fx.GraphModule over ATen operators that takes and returns what the user's
     network does. Nothing after capture writes to it: a changed network is a new GraphModule that
-    shares the tensors that did not change. ``answer`` tells which outputs are compared.
+    shares the tensors that did not change. ``answer`` tells which outputs are compared,
+    ``outputs`` what the network calls each leaf of its result.
     """
 
     module: fx.GraphModule
@@ -104,6 +105,7 @@ class ModelGraph:
     folded: Mapping[str, FoldedBatchNorm]
     notes: tuple[Note, ...]
     answer: Answer = FIRST
+    outputs: tuple[str, ...] = ()
 
     def unit(self, name: str) -> Unit:
         """The unit of that name."""

@@ -48,22 +48,25 @@ class PortableGraph:
     folded: Mapping[str, FoldedBatchNorm]
     notes: tuple[Note, ...]
     answer: Answer
+    outputs: tuple[str, ...]
 
 
 def portable(graph: ModelGraph) -> PortableGraph:
     """The graph as data; tensors are shared, not copied."""
     folded = dict(graph.folded)
     return PortableGraph(
-        _as_rows(graph.module), graph.units, graph.inputs, folded, graph.notes, graph.answer
-    )
+        _as_rows(graph.module), graph.units, graph.inputs, folded, graph.notes, graph.answer,
+        graph.outputs,
+    )  # fmt: skip
 
 
 def restored(carried: PortableGraph) -> ModelGraph:
     """The graph again: the same nodes, names and values."""
     module = _as_module(carried.module)
     return ModelGraph(
-        module, carried.units, carried.inputs, carried.folded, carried.notes, carried.answer
-    )
+        module, carried.units, carried.inputs, carried.folded, carried.notes, carried.answer,
+        carried.outputs,
+    )  # fmt: skip
 
 
 def _as_rows(module: fx.GraphModule) -> PortableModule:
