@@ -9,7 +9,8 @@ from bitwright.export.timing import conditions_here
 from bitwright.measuring import Settings, latencies
 from bitwright.preparing import Job, Prepared
 from bitwright.recipe import Recipe
-from bitwright.run.digest import code_version, digest
+from bitwright.run.code import code_version
+from bitwright.run.digest import digest
 from bitwright.run.progress import Progress
 from bitwright.search.budget import parse_budgets
 from bitwright.search.latency import LATENCY
@@ -39,7 +40,7 @@ def menu_latency(job: Job, prepared: Prepared, progress: Progress) -> LatencyTab
     conditions = conditions_here(target.name, SETTINGS.batch, SETTINGS.threads)
     menu = {name: tuple(choices) for name, choices in prepared.menu.items()}
     key = digest(
-        code_version("export", "measuring"),
+        code_version(latencies),
         LATENCY,
         graph.digest(),
         target,

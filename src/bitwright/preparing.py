@@ -25,6 +25,7 @@ from bitwright.prepare.smooth import NAME as SMOOTH
 from bitwright.prepare.smooth import apply_changes, find_changes
 from bitwright.prepare.steps import prepare_steps
 from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule
+from bitwright.run.code import code_version
 from bitwright.run.digest import digest, fingerprinted
 from bitwright.run.progress import Progress
 from bitwright.run.store import Entries, NullStore, Store
@@ -137,7 +138,9 @@ def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prep
         whole = Samples(batches, lambda: iter(()), observation.samples, 0)
         return Prepared(graph, target, menu, sites, observation, digest(*seen), whole)
     parted = split_samples(graph, batches, share)
-    return Prepared(graph, target, menu, sites, observation, digest(*seen, share), parted)
+    # How samples are parted decides what is solved on.
+    data = digest(*seen, share, code_version(split_samples))
+    return Prepared(graph, target, menu, sites, observation, data, parted)
 
 
 def shared_stats(

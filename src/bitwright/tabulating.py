@@ -17,7 +17,7 @@ from bitwright.graph.simulate import Assignment, sites_by_unit
 from bitwright.graph.variants import Groups
 from bitwright.preparing import Job, Prepared
 from bitwright.pricing import Prices, file_share, input_sizes, table_of
-from bitwright.run.digest import code_version, digest
+from bitwright.run.digest import digest
 from bitwright.run.memory import trim_heap
 from bitwright.run.progress import Progress
 from bitwright.run.store import Entries
@@ -161,8 +161,7 @@ def _key(job: Job, work: Work, base: Mapping[str, Choice], edges: Edges) -> str:
     # The digest of the data leaves labels out; here they count where they are looked at.
     labels = [batch.labels for batch in table_batches(job)] if job.recipe.labels else None
     return digest(
-        code_version("search/sensitivity", "search/sample_loss"),
-        run_key(work, "table", edges),
+        run_key(measured_menu, work, "table", edges),
         [(name, str(choice)) for name, choice in base.items()],
         job.recipe.table_samples,
         TABLE_BATCH,

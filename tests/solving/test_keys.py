@@ -11,6 +11,7 @@ from torch import nn
 
 from bitwright.graph.choice import parse_scheme
 from bitwright.methods.catalogue import METHODS
+from bitwright.solving import solve
 from bitwright.solving.keys import run_key, unit_key
 from networks import Chain, seeded
 
@@ -22,7 +23,7 @@ def base(seed=0):
 
 
 def key(run, mode="parallel", edges=None):
-    return run_key(run.work, mode, run.edges if edges is None else edges)
+    return run_key(solve, run.work, mode, run.edges if edges is None else edges)
 
 
 CHANGES = {

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-# What can change the bits of a solution: these files and folders of the package, and torch itself.
-SOLVING_CODE = ("graph", "methods", "numerics", "solving", "stages")
-_PACKAGE = Path(__file__).parents[1]
 
 Feed = Callable[[Any], None]
 
@@ -41,28 +35,6 @@ def digest(*values: Any) -> str:
     for index, value in enumerate(values):
         _feed(sha.update, value, f"value {index}")
     return sha.hexdigest()
-
-
-@functools.cache
-def code_version(*more: str) -> str:
-    """Digest of the source code that solutions depend on, of further parts, and of torch's version.
-
-    Args:
-        more: folders or modules of the package, such as `search/sensitivity`.
-    """
-    return source_digest(_PACKAGE, (*SOLVING_CODE, *more))
-
-
-def source_digest(package: Path, parts: tuple[str, ...]) -> str:
-    """Digest of torch's version and of the Python files under some parts of a package."""
-    files: dict[str, str] = {}
-    for part in parts:
-        found = [*(package / part).rglob("*.py"), package / f"{part}.py"]
-        for path in found:
-            if path.is_file():
-                name = path.relative_to(package).as_posix()
-                files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return digest(str(torch.__version__), files)
 
 
 def _feed(feed: Feed, value: Any, place: str) -> None:

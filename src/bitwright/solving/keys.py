@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import Unit
-from bitwright.run.digest import code_version, digest
+from bitwright.run.code import code_version
+from bitwright.run.digest import digest
 from bitwright.solving.collect import Grids
 from bitwright.solving.work import Edges, Work, inputs_key
 
 
-def run_key(work: Work, mode: str, edges: Edges) -> str:
-    """What all solutions of a run share: network, data, target, method, mode and seed.
+def run_key(keyed: Callable[..., object], work: Work, mode: str, edges: Edges) -> str:
+    """What all solutions of a run share: code, network, data, target, method, mode and seed.
+
+    `keyed` is the function whose outcome is kept: its code counts, and the method's.
 
     In the sequential mode the grids of all edges count too, for those before a unit shape what it
     is given.
     """
     ranges = sorted((k, inputs_key((qp,))) for k, qp in edges.items()) if mode != "parallel" else ()
     return digest(
-        code_version(),
+        code_version(keyed, type(work.method)),
         work.graph.digest(),
         work.data,
         work.target,

@@ -46,7 +46,7 @@ Shared = tuple[PortableGraph, tuple[Plan, ...]]
 def solve_parallel(work: Work, edges: Edges, tick: Tick) -> Solved:
     """Solve every (unit, choice) of the menu in as few passes as memory allows."""
     grids = _grids(work)
-    base = run_key(work, "parallel", edges)
+    base = run_key(solve_parallel, work, "parallel", edges)
     units = {unit.name: unit for unit in work.graph.units}
     keys = {t: unit_key(base, units[t[0]], t[1], grids[t]) for t in work.tasks()}
     solved: Solved = {}

@@ -39,7 +39,7 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:
     solved: Solved = {}
     found: Places | None = None
     cut = Cut(whole=False)
-    key = run_key(work, "sequential", edges)
+    key = run_key(solve_sequential, work, "sequential", edges)
     for index, unit in enumerate(work.graph.units):
         choice = work.menu[unit.name][0]
         if not choice.is_float:
