@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bitwright.catalogue import catalogue
-from bitwright.prepare.steps import ABOUT as PREPARE
+from bitwright.prepare.names import ABOUT as PREPARE
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.tune_steps import STEPS as TUNE
 

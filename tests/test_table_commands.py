@@ -210,4 +210,6 @@ def test_a_damaged_run(bitwright, run):
     assert "cannot be read" in bitwright("frontier", run).err
     (run / "recipe.toml").write_text("budget = ")
     write_table(run / "table.csv", make_table(rows()))
-    assert "recipe.toml is damaged" in bitwright("allocate", run, "--budget", "size<=0.2").err
+    assert (
+        "recipe.toml is not valid TOML" in bitwright("allocate", run, "--budget", "size<=0.2").err
+    )

@@ -85,6 +85,7 @@ class InterruptedRun(BitwrightError):
 def unknown(kind: str, value: str, known: Iterable[str], where: str = "") -> str:
     """One message for every name that is looked up: value, place, nearest known name."""
     names = sorted(known)
+    value = str(value)
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     place = f" in {where}" if where else ""

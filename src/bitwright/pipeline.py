@@ -40,6 +40,7 @@ from bitwright.preparing import (
 from bitwright.pricing import Prices, table_of
 from bitwright.recipe import Recipe, make_recipe
 from bitwright.result import Result
+from bitwright.run.device import check_device
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.record import as_record
@@ -111,6 +112,8 @@ def run(job: Job, progress: Progress) -> Result:
     """Run every stage of a job, in order."""
     keep_heap()
     recipe = job.recipe
+    check_device(recipe.device)
+    metric(recipe.metric)
     torch.manual_seed(recipe.seed)
     with progress.stage("capture"):
         job, original = captured(job)

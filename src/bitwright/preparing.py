@@ -21,9 +21,8 @@ from bitwright.graph.ties import shared_grids
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
-from bitwright.prepare.smooth import NAME as SMOOTH
+from bitwright.prepare.names import SMOOTH, prepare_steps
 from bitwright.prepare.smooth import apply_changes, find_changes
-from bitwright.prepare.steps import prepare_steps
 from bitwright.recipe import BY_OUTPUT, Recipe, tensor_rule
 from bitwright.run.code import code_version
 from bitwright.run.digest import digest, fingerprinted

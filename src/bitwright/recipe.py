@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
@@ -13,20 +13,14 @@ from typing import Any
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import load_target
-from bitwright.methods.catalogue import method
-from bitwright.metrics import metric
-from bitwright.numerics.ranges import range_rule
-from bitwright.prepare.steps import prepare_steps
-from bitwright.search.allocate import SOLVERS
+from bitwright.names import METHODS, RANGES, SOLVERS, check_metric, check_name
+from bitwright.prepare.names import prepare_steps
+from bitwright.run.device import parse_device
+from bitwright.run.texts import parse_toml, read_text
 from bitwright.search.budget import parse_budgets
 from bitwright.search.cost import DEGRADATIONS
 from bitwright.search.ties import parse_ties
 from bitwright.tune_steps import REFINE, check_tuning, tuning_steps
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the same reader under its older name
-    import tomli as tomllib
 
 VERSION = 1
 BUILT_IN = (
@@ -47,6 +41,9 @@ BY_OUTPUT = "output"
 MODES = ("parallel", "sequential")
 # Methods that solve weights with several grids a channel.
 GROUPED = ("nearest", "quadratic")
+# TOML, torch and the file formats count in 64 bits.
+MOST = 1 << 63
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Recipe:
         batch: samples in a forward pass.
         size, mean, std, crop: preprocessing of image folders where the model brings none, or
             instead of it; 0, empty and -1 mean not stated.
-        device: cpu or cuda.
+        device: cpu, cuda, cuda:N or mps.
         seed: of everything random.
     """
 
@@ -141,9 +138,8 @@ class Recipe:
                 f"the recipe has version {self.version}; this bitwright reads {VERSION}. Remove "
                 "the key 'version' and check the keys against 'bitwright list recipes'."
             )
-        method(self.method)
-        if self.mode not in MODES:
-            raise RecipeError(unknown("mode", self.mode, MODES, "--mode"))
+        check_name("method", self.method, METHODS, "--method")
+        check_name("mode", self.mode, MODES, "--mode")
         choice = parse_scheme(self.scheme)
         keep = parse_keep(self.keep)
         target = load_target(self.target)
@@ -164,7 +160,7 @@ class Recipe:
                 "refine. Add the step 'refine' to tune, or leave refine_method out."
             )
         if self.refine_method:
-            method(self.refine_method)
+            check_name("method", self.refine_method, METHODS, "refine_method")
         again = self.refine_method in ("", self.method)
         if again and REFINE in tuning_steps(self.tune) and self.mode == "sequential":
             raise RecipeError(
@@ -172,16 +168,17 @@ class Recipe:
                 f"already solved so by {self.method}. Leave 'refine' out, use --mode parallel, or "
                 "name another refine_method."
             )
-        metric(self.metric)
-        range_rule(tensor_rule(self))
-        range_rule(self.weight_range)
+        check_metric(self.metric)
+        check_name("range rule", tensor_rule(self), RANGES, "--activation-range")
+        check_name("range rule", self.weight_range, RANGES, "--weight-range")
         if self.calib < 0 or self.batch < 1 or self.table_samples < 0:
             raise RecipeError(
                 f"calib is {self.calib}, table_samples {self.table_samples}, batch {self.batch}: "
                 "samples are counted from 1 (0 takes all; a batch has at least one)."
             )
-        if self.device.split(":")[0] not in ("cpu", "cuda", "mps"):
-            raise RecipeError(unknown("device", self.device, ("cpu", "cuda", "mps"), "--device"))
+        parse_device(self.device)
+        if not 0 <= self.seed < MOST:
+            raise RecipeError(f"seed is {self.seed}: it is a whole number from 0 to 2^63 - 1.")
         return self
 
     def _check_allocation(self) -> None:
@@ -195,8 +192,7 @@ class Recipe:
             _check_bits(
                 choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name
             )
-        if self.solver not in SOLVERS:
-            raise RecipeError(unknown("solver", self.solver, SOLVERS, "--solver"))
+        check_name("solver", self.solver, SOLVERS, "--solver")
         parse_budgets(self.budget)
         parse_ties(self.ties)
         self._check_search_options()
@@ -288,17 +284,45 @@ def update(recipe: Recipe, values: Mapping[str, Any], place: str) -> Recipe:
 def _typed(key: str, value: Any, place: str) -> Any:
     default = getattr(Recipe(), key)
     if isinstance(default, tuple):
-        good = isinstance(value, (list, tuple)) and all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
-        )
-        if good:
+        if isinstance(value, (list, tuple)) and all(map(_is_number, value)):
             return tuple(float(v) for v in value)
-    elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool):
+    elif isinstance(default, float):
+        if _is_number(value):
+            return float(value)
+    elif isinstance(default, int) and not isinstance(default, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and -MOST <= value < MOST:
+            return value
+    elif isinstance(value, type(default)):
         return value
-    wanted = "a list of numbers" if isinstance(default, tuple) else type(default).__name__
-    raise RecipeError(f"{place}: {key!r} has the value {value!r}; it must be {wanted}.")
+    raise RecipeError(
+        f"{place}: {key!r} has the value {_brief(value)}; it must be {_wanted(default)}."
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number that a float holds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -MOST <= value < MOST if isinstance(value, int) else math.isfinite(value)
+
+
+def _wanted(default: Any) -> str:
+    kinds = {
+        bool: "true or false",
+        int: "a whole number below 2^63",
+        float: "a finite number",
+        tuple: "a list of finite numbers",
+    }
+    return kinds.get(type(default), "a text")
+
+
+def _brief(value: Any) -> str:
+    """The value as it stands in a message: its start, where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep; an integer of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def about(name: str) -> str:
@@ -321,20 +345,10 @@ def load_recipe(name: str) -> dict[str, Any]:
             raise RecipeError(
                 unknown("recipe", name, BUILT_IN, "--recipe") + " Or give a TOML file."
             )
-        if not path.is_file():
+        if not path.exists():
             raise RecipeError(f"recipe file {name!r} does not exist. Check the path.")
-        text = _read(path)
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe {name!r} is not valid TOML: {error}.") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe file {str(path)!r} cannot be read as text: {error}.") from error
+        text = read_text(path, RecipeError, "Give a recipe as 'bitwright quantize' writes it.")
+    return parse_toml(text, f"recipe {name!r}", RecipeError)
 
 
 def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:

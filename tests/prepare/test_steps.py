@@ -6,7 +6,8 @@ import pytest
 
 import bitwright as bw
 from bitwright.errors import RecipeError
-from bitwright.prepare.steps import ABOUT, STEPS, WITH_DATA, prepare_steps
+from bitwright.prepare.names import ABOUT, WITH_DATA, prepare_steps
+from bitwright.prepare.steps import STEPS
 from networks import pictures, small_network
 
 

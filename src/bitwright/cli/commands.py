@@ -30,9 +30,11 @@ from bitwright.graph.target import BUILT_IN, load_target
 from bitwright.knees import candidates, run_candidates
 from bitwright.measuring import Measured, Settings, latencies, menu_for
 from bitwright.metrics import METRICS
+from bitwright.metrics import metric as find_metric
 from bitwright.pipeline import run
 from bitwright.preparing import Job
 from bitwright.recipe import Recipe, make_recipe
+from bitwright.run.device import check_device
 from bitwright.run.jobs import read_workers
 from bitwright.run.progress import Progress
 from bitwright.run.store import Store
@@ -61,6 +63,8 @@ def run_quantize(
         raise RecipeError("no MODEL: name the network, for example models.py:resnet20.")
     if not made.data:
         raise RecipeError("no --data: name calibration data, for example loaders.py:calib.")
+    check_device(made.device)
+    find_metric(made.metric)
     directory = rundir.create(out, recipes.to_toml(made))
     progress.listeners.append(rundir.log_listener(directory))
     source = load_model(made.model, Path(made.weights) if made.weights else None)

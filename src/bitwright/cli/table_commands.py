@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from bitwright.export import rundir
 from bitwright.export.latency_csv import read_latencies
 from bitwright.export.rundir import RunDirectory
 from bitwright.run.files import write_atomically
+from bitwright.run.texts import parse_toml
 from bitwright.search.allocate import Allocation, allocate
 from bitwright.search.budget import parse_budgets
 from bitwright.search.chart import draw
@@ -26,11 +26,6 @@ from bitwright.search.ran import Ran
 from bitwright.search.record import read_allocation, write_allocation
 from bitwright.search.shortfall import require
 from bitwright.search.table import Table, make_table, read_table
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the same reader under its older name
-    import tomli as tomllib
 
 FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
 ONE_POINT = "one point"
@@ -201,12 +196,8 @@ def _resolved(request: Request, directory: RunDirectory) -> Request:
 
 
 def _settings(directory: RunDirectory) -> Mapping[str, Any]:
-    try:
-        return tomllib.loads(directory.read_text(rundir.RECIPE))
-    except tomllib.TOMLDecodeError as error:
-        raise RunDirectoryError(
-            f"{directory[rundir.RECIPE]} is damaged: {error}. Correct it, or name another run."
-        ) from error
+    text = directory.read_text(rundir.RECIPE)
+    return parse_toml(text, str(directory[rundir.RECIPE]), RunDirectoryError)
 
 
 def _tables(costs: Sequence[str]) -> dict[str, UserTable]:

@@ -25,9 +25,13 @@ _RATES = {"top1": "top-1", "top5": "top-5", "accuracy": "accuracy", "agreement":
 
 def number(value: object) -> float | None:
     """A finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return None
+    return found if math.isfinite(found) else None
 
 
 def mapping(value: object) -> Mapping[str, Any]:

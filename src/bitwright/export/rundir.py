@@ -14,6 +14,7 @@ from typing import Any
 from bitwright.errors import RunDirectoryError
 from bitwright.run.files import write_atomically
 from bitwright.run.progress import Event
+from bitwright.run.texts import parse_json, read_text
 
 RECIPE, CENSUS, TABLE, ALLOCATION = "recipe.toml", "census.json", "table.csv", "allocation.json"
 METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx", "verify.json"
@@ -39,25 +40,16 @@ class RunDirectory:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run."""
-        try:
-            found = json.loads(self.read_text(name))
-        except json.JSONDecodeError as error:
-            raise RunDirectoryError(
-                f"{self[name]} is damaged: {error}. Quantise again into a new --out."
-            ) from error
+        remedy = "Quantise again into a new --out."
+        found = parse_json(self.read_text(name), str(self[name]), RunDirectoryError, remedy)
         if not isinstance(found, dict):
             raise RunDirectoryError(f"{self[name]} is damaged: it holds no object.")
         return found
 
     def read_text(self, name: str) -> str:
         """Read a text file of the run."""
-        try:
-            return self[name].read_text()
-        except OSError as error:
-            raise RunDirectoryError(
-                f"{self[name]} cannot be read ({error.strerror}). Is {self.path} the folder that "
-                "'bitwright quantize' wrote (--out)?"
-            ) from error
+        remedy = f"Is {self.path} the folder that 'bitwright quantize' wrote (--out)?"
+        return read_text(self[name], RunDirectoryError, remedy)
 
     def sizes(self) -> dict[str, int]:
         """The files of the run and their sizes on disk."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
@@ -11,13 +10,9 @@ from typing import Any
 
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import ALLOWED_BITS
-from bitwright.graph.operators import CHAIN
+from bitwright.names import OPERATORS
 from bitwright.numerics.grid import Grid
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the same reader under its older name
-    import tomli as tomllib
+from bitwright.run.texts import parse_toml, read_text
 
 BUILT_IN = ("ort-cpu", "ort-linear", "paper", "per-tensor", "weights-only")
 READS = "reads"
@@ -88,8 +83,8 @@ def load_target(name: str) -> Target:
     if more and not Path(name).is_file():
         target = load_target(base)
         for word in more:
-            if word not in CHAIN.values():
-                raise RecipeError(unknown("operator", word, set(CHAIN.values()), f"target {name}"))
+            if word not in OPERATORS:
+                raise RecipeError(unknown("operator", word, OPERATORS, f"target {name}"))
         chain = tuple(dict.fromkeys((*target.chain, *more)))
         return replace(target, name=name, chain=chain)
     if name in BUILT_IN:
@@ -100,17 +95,14 @@ def load_target(name: str) -> Target:
         raise RecipeError(
             unknown("target", name, BUILT_IN) + " Or give a TOML file of your own: --target X.toml."
         )
-    if not path.is_file():
+    if not path.exists():
         raise RecipeError(f"target file {name!r} does not exist. Check the path.")
-    return parse_target(path.read_text(), name)
+    return parse_target(read_text(path, RecipeError, "Give a target as a TOML file."), name)
 
 
 def parse_target(text: str, place: str) -> Target:
     """Read a target from TOML text; `place` names it in errors."""
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{place} is not valid TOML: {error}.") from error
+    raw = parse_toml(text, place, RecipeError)
     known = {f.name: f for f in fields(Target)}
     for key in raw:
         if key not in known:
@@ -150,12 +142,13 @@ def _value(key: str, value: Any, place: str) -> Any:
             f"{place}: key {key!r} has the value {value!r}; it must be a {wanted.__name__}."
         )
     if key in ("weight_bits", "input_bits"):
-        wrong = [b for b in value if b not in ALLOWED_BITS]
+        # 8.0 and true are equal to integers, but are none.
+        wrong = [b for b in value if type(b) is not int or b not in ALLOWED_BITS]
         if wrong:
             raise RecipeError(f"{place}: {key} holds {wrong[0]!r}. Bits are 2 to 8, or 16.")
-    for kind, known in {"chain": set(CHAIN.values()), "ties": set(JOINS)}.items():
+    for kind, known in {"chain": OPERATORS, "ties": set(JOINS)}.items():
         for word in value if key == kind else ():
-            if word not in known:
+            if not isinstance(word, str) or word not in known:
                 what = "operator" if kind == "chain" else "tie"
                 raise RecipeError(unknown(what, str(word), known, place))
     if key == "points" and value not in (PARALLEL, SUM):

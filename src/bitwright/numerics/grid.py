@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from bitwright.errors import RecipeError
+
+if TYPE_CHECKING:
+    import torch
 
 # What is stored; a sum of several low-bit tensors has a grid of any width up to the widest.
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -46,6 +48,9 @@ class Grid:
     @property
     def dtype(self) -> torch.dtype:
         """The least torch dtype that holds the grid: one byte up to 8 bits, two bytes beyond."""
+        # Here, not above: recipes and targets are checked without torch.
+        import torch
+
         if self.bits > 8:
             return torch.int16 if self.signed else torch.uint16
         return torch.int8 if self.signed else torch.uint8

@@ -21,10 +21,11 @@ from bitwright.graph.units import input_of
 from bitwright.numerics.affine import dequantize, fake_quantize, quantize
 from bitwright.numerics.exact import exact_range
 from bitwright.numerics.stats import ChannelStats
+from bitwright.prepare.names import SMOOTH
 from bitwright.prepare.rescale import by_input, put, put_bias, scaled_inputs
 
 aten = torch.ops.aten
-NAME = "smooth"
+NAME = SMOOTH
 # How far the channels' widths go into the weights: 0 not at all, 1 all of it.
 POWERS = (0.5, 0.65, 0.8, 1.0)
 SHRINK = tuple(1.0 - 0.06 * i for i in range(14))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import Choice
+from bitwright.names import SOLVERS
 from bitwright.search.advice import Attainable, Number, Relaxation, attainable, binding, relaxations
 from bitwright.search.budget import Budget
 from bitwright.search.cost import UserTable
@@ -31,7 +32,6 @@ from bitwright.search.solver import solve
 from bitwright.search.table import Row, Table
 
 IP = "ip"
-SOLVERS = (IP, ACCURACY, COMPRESSION)
 SECONDS = 60.0
 # Advice is worth less than the allocation: a large table with several budgets gets what fits.
 _ADVICE_SECONDS = 5.0

@@ -12,6 +12,7 @@ from typing import Any
 from bitwright.errors import RunDirectoryError
 from bitwright.graph.choice import Choice
 from bitwright.run.files import write_atomically
+from bitwright.run.texts import parse_json, read_text
 from bitwright.search.advice import Attainable, Relaxation
 from bitwright.search.allocate import Allocation, Spent, Uniform
 from bitwright.search.table import Row, Table
@@ -96,13 +97,10 @@ def read_allocation(path: Path, table: Table) -> Allocation:
     Raises:
         RunDirectoryError: damaged, or of another table.
     """
+    remedy = "Make it with 'bitwright allocate RUN --budget ...'."
+    text = read_text(path, RunDirectoryError, remedy)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return _read(record, table)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{path} cannot be read ({error.strerror}). Make it with 'bitwright allocate RUN'."
-        ) from error
+        return _read(parse_json(text, str(path), RunDirectoryError, remedy), table)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunDirectoryError(
             f"{path} is damaged ({type(error).__name__}: {error}). Make it again with 'bitwright "

@@ -14,6 +14,7 @@ from typing import Any
 from bitwright.errors import RunDirectoryError, unknown
 from bitwright.graph.choice import ALLOWED_BITS, FLOAT, Choice
 from bitwright.run.files import write_atomically
+from bitwright.run.texts import read_text as _plain_text
 
 FLOAT_BITS = 32
 COLUMNS = (
@@ -229,15 +230,7 @@ def read_text(path: Path) -> str:
     Raises:
         RunDirectoryError: it cannot be read, or is no text.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{path} cannot be read ({error.strerror}). Is this a run that 'bitwright quantize' "
-            "wrote?"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RunDirectoryError(f"{path} is not a CSV file: {error}. {REMEDY}") from error
+    return _plain_text(path, RunDirectoryError, REMEDY).removeprefix("\ufeff")
 
 
 def parse_csv(
