@@ -43,6 +43,16 @@ def test_sums_equal_direct_computation(sizes):
     assert found["relative_noise"] == pytest.approx(float(noise), rel=1e-5)
 
 
+def test_no_divergence_is_negative():
+    """Of two classes the sure one rounds to log 1 = 0, and what is left is the other's -1e-291."""
+    outputs = iter([torch.tensor([[670.0, 0.0]]), torch.tensor([[669.0, 0.0]])])
+    found = compare(lambda _: next(outputs), lambda _: next(outputs), batches(50)[:1], None)
+    assert found["kl"] == 0.0 and str(found["kl"]) == "0.0"
+    outputs = iter([torch.tensor([[1.0, 0.0]]), torch.tensor([[torch.nan, 0.0]])])
+    found = compare(lambda _: next(outputs), lambda _: next(outputs), batches(50)[:1], None)
+    assert found["kl"] != found["kl"]
+
+
 def test_a_network_agrees_with_itself():
     found = compare(forward(W), forward(W), batches(50, labels=False), None)
     assert found["agreement"] == 1.0 and found["relative_noise"] == 0.0

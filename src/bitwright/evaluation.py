@@ -66,7 +66,9 @@ class Tally:
                 found[name][self.metric.name] = value
         found["answers"] = self.answers
         found["agreement"] = self.same / max(self.rows, 1)
-        found["kl"] = self.divergence / max(self.rows, 1)
+        divergence = self.divergence / max(self.rows, 1)
+        # None is negative; a sum of terms that rounding has left can be.
+        found["kl"] = 0.0 if divergence <= 0.0 else divergence
         found["relative_noise"] = self.noise / self.signal if self.signal else 0.0
         return found
 

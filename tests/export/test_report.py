@@ -108,7 +108,7 @@ def test_verdict_is_one_sentence_with_the_given_numbers():
     page = rendered(full())
     assert (
         "w8a8 in 49 of 50 units: top-1 82.9 % against 83.1 % float (-0.2 points), "
-        "agreement 98.6 %, model.safetensors 1/3.9 of float; "
+        "agreement 98.6 % [97.1, 99.4], model.safetensors 1/3.9 of float; "
         "verified in ONNX Runtime: 50 of 50 units agree." in page.text
     )
 
@@ -116,9 +116,10 @@ def test_verdict_is_one_sentence_with_the_given_numbers():
 @pytest.mark.parametrize(
     "shown",
     [
-        "83.12 %", "82.91 %", "-0.21 points", "98.60 %", "0.00123",  # accuracy
+        "83.12 % [79.5, 86.2]", "82.91 % [79.3, 86.0]", "-0.21 points",  # accuracy
+        "98.60 % [97.1, 99.4]", "0.00123",
         "18.60 MB", "4.60 MB", "4.77 MB (0.256 of float)", "4.90 MB", "6.25 % of float",  # size
-        "1.50 s, peak 321 MB", "6.25 s, peak 654 MB, loss 0.25",  # stages
+        "1.50 s, peak 321 MB", "6.25 s, peak 654 MB, KL divergence 0.25",  # stages
         "blocks.7.conv", "32×16×3×3", "1.24 k", "5.6 M", "31.2 dB", "2.5e-07 ✓",  # units
         "4 bits, range -1 to 1, about 2.00 % outside, relative error 0.125",  # histogram
         "softmax", "attention is float", "kept in float by --keep",  # float
@@ -224,7 +225,7 @@ def test_failed_verification_leads_the_page_and_names_the_unit():
 
 def test_label_free_run_shows_agreement_and_asks_for_labels():
     text = rendered(full(float={}, quantized={})).text
-    assert "units: agreement 98.6 %, model" in text
+    assert "units: agreement 98.6 % [97.1, 99.4], model" in text
     assert "--eval DATA --metric top1" in text
 
 
@@ -245,6 +246,43 @@ def test_good_w8a8_is_told_that_there_is_room():
 
 def test_few_samples_are_called_few():
     assert "Measured on 10 samples: one answer is 10.0 %" in rendered(full(samples=10)).text
+
+
+def test_one_sample_is_no_good_news():
+    """All answers of one sample agree: the page must not say that all is good."""
+    text = rendered(full(samples=1, agreement=1.0, float={}, quantized={})).text
+    assert "Look closer." in text and "Good." not in text
+    assert "Measured on 1 sample of the evaluation data" in text
+    assert "Measured on 1 sample: one answer is 100.0 %" in text
+    assert "Good." in rendered(full(samples=60, agreement=1.0)).text
+
+
+def test_stages_show_words_not_keys():
+    stages = [{"name": "bn", "seconds": 1.0, "loss_before": 0.5, "units_changed": 3, "my_key": 2}]
+    text = rendered(full(stages=stages)).text
+    assert "KL divergence before 0.5, units changed 3, my key 2" in text
+    assert "_" not in text[text.index("Time and memory") : text.index("What stays float")]
+
+
+def test_what_stays_float_takes_one_line_a_reason():
+    data = full(units=3)
+    ops = [{"op": "relu", "count": 1, "reason": "an activation"} for _ in range(17)]
+    ops += [{"op": "relu_", "count": 2, "reason": "an activation"}, {"op": "x", "count": 1}]
+    kept = [{"name": f"u{i}", "w_bits": 0, "reason": "kept by --keep"} for i in range(9)]
+    text = rendered(replace(data, census={"units": kept, "float_ops": ops})).text
+    assert "relu 19 an activation" in text and text.count("an activation") == 1
+    assert "u0, u1, u2, u3, u4, u5 and 3 more 9 kept by --keep" in text
+    ops.append({"op": "tanh", "count": 2, "reason": "an activation"})
+    text = rendered(replace(data, census={"units": [], "float_ops": ops})).text
+    assert "relu ×19, tanh ×2 21 an activation" in text
+
+
+def test_a_metric_of_which_less_is_better_is_lost_when_it_grows():
+    figures = {"float": {"perplexity": 20.0}, "quantized": {"perplexity": 24.0}}
+    assert "Look closer." in rendered(full(**figures)).text
+    figures = {"float": {"perplexity": 24.0}, "quantized": {"perplexity": 20.0}}
+    text = rendered(full(**figures)).text
+    assert "Good." in text and "perplexity 20 against 24 float (-4)" in text
 
 
 def test_notes_are_not_repeated_where_they_are_warnings():

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitwright.cli.console import Console, comparison, doctor_lines, listing
+from bitwright.cli.console import Console, doctor_lines, listing
 from bitwright.cli.console_table import (
     allocation_lines,
     explanation_lines,
@@ -26,6 +26,7 @@ from bitwright.cli.table_commands import (
     run_frontier,
 )
 from bitwright.errors import BitwrightError, InterruptedRun, RecipeError
+from bitwright.export.summary import comparison
 from bitwright.run.memory import keep_heap
 
 app = typer.Typer(

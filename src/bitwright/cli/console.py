@@ -13,6 +13,7 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from bitwright.errors import InterruptedRun
+from bitwright.export.rates import counted
 from bitwright.run.progress import Event, Progress
 
 _PLAIN_SECONDS = 10.0
@@ -102,72 +103,6 @@ class Console:
             sys.stdout.flush()
 
 
-def comparison(outcome: Mapping[str, Any]) -> list[str]:
-    """Float against quantised, sizes, verification, and where the report is."""
-    lines: list[str] = []
-    metrics = outcome.get("metrics")
-    if metrics:
-        lines += _accuracy(metrics)
-        lines += _sizes(metrics.get("size", {}))
-    if outcome.get("lossless"):
-        lines.append(f"lossless    {outcome['lossless']['told']}")
-    if outcome.get("verify"):
-        lines += _verification(outcome["verify"])
-    if outcome.get("out"):
-        lines += ["", f"report:  {outcome['out']}/report.html"]
-    return lines
-
-
-def _accuracy(metrics: Mapping[str, Any]) -> list[str]:
-    lines = ["", f"{'':12}{'float':>10}{'quantised':>12}"]
-    for name, value in metrics.get("float", {}).items():
-        other = metrics["quantized"][name]
-        lines.append(
-            f"{name:12}{value:>10.2%}{other:>12.2%}   ({100 * (other - value):+.2f} points)"
-        )
-    on = metrics.get("evaluated_on", "the data given")
-    what = " mean cosine" if metrics.get("answers") == "embedding" else ""
-    lines.append(
-        f"agreement   {metrics['agreement']:.2%}{what} of {metrics['samples']} samples "
-        f"({on}), KL {metrics['kl']:.2g}"
-    )
-    return lines
-
-
-def _sizes(size: Mapping[str, Any]) -> list[str]:
-    if not size.get("file_bytes"):
-        return []
-    whole = size["float_bytes"]
-    return [
-        f"size        {_mb(whole)} float, model.safetensors {_mb(size['file_bytes'])} "
-        f"({size['file_bytes'] / whole:.3f}), model.onnx {_mb(size['onnx_bytes'])} "
-        f"({size['onnx_bytes'] / whole:.3f})"
-    ]
-
-
-def _verification(found: Mapping[str, Any]) -> list[str]:
-    units = found.get("units", {})
-    good = sum(1 for v in units.values() if v is not None and v <= found["tolerance"])
-    state = "verified in ONNX Runtime" if found["passed"] else "NOT VERIFIED in ONNX Runtime"
-    lines = [
-        f"verify      {state}: {good} of {len(units)} units agree to {found['tolerance']:g}; end "
-        f"to end {found['agreement']:.2%} of {found['samples']} answers agree, "
-        f"{found['optimized']['agreement']:.2%} with optimisations"
-    ]
-    if found["optimized"].get("note"):
-        lines.append(f"            note: {found['optimized']['note']}")
-    if found.get("first_failure"):
-        name = found["first_failure"]
-        lines.append(f"            first unit out of tolerance: {name} ({units[name]:.2g})")
-    return lines
-
-
-def _mb(count: float | None) -> str:
-    if count is None:
-        return "?"
-    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
 def doctor_lines(found: Mapping[str, Any]) -> list[str]:
     """The census and the plan as a person reads them."""
     rows = found["census"]["units"]
@@ -182,7 +117,7 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
             f"{row['activation'] or '-'}{extra}"
         )
     plan = found["plan"]
-    lines += ["", f"{len(rows)} units are quantised. What stays in float:"]
+    lines += ["", f"{counted(len(rows), 'unit is', 'units are')} quantised. What stays in float:"]
     lines += [f"  {o['count']:4} x {o['op']}: {o['reason']}" for o in found["census"]["float_ops"]]
     lines += [f"  note: {n['place']}: {n['text']}" for n in found["census"]["notes"]]
     lines += [

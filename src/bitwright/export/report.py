@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from itertools import accumulate
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -16,8 +15,11 @@ from markupsafe import Markup
 
 from bitwright.export import report_text as text
 from bitwright.export import svg
+from bitwright.export.advice import advice
+from bitwright.export.rates import counted
+from bitwright.export.report_bars import size_bars, stage_bars
+from bitwright.export.report_words import facts, float_operators, notes
 
-_STAGE_KEYS = ("name", "seconds", "peak_rss_mb")
 _LEVELS = {"good": "Good", "warn": "Look closer", "bad": "Failed", "none": "Nothing measured"}
 
 # Sorts a table by the column whose heading is pressed; without it the page lacks nothing else.
@@ -70,16 +72,6 @@ class ReportData:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A horizontal bar: where it starts and ends as percentages of the whole."""
-
-    label: str
-    shown: str
-    start: float
-    width: float
-
-
-@dataclass(frozen=True)
 class Cell:
     """A table cell: the text, a number to sort by, and a CSS class."""
 
@@ -105,19 +97,19 @@ def render_report(data: ReportData) -> str:
         accuracy=_accuracy(data.metrics),
         measured_on=_measured_on(data.metrics),
         verification=_verification(data.verify),
-        sizes=_sizes(data),
+        sizes=size_bars(data.metrics, data.files),
         bops=text.number(data.metrics.get("bops_ratio")),
         files=[(name, text.shown_bytes(size)) for name, size in data.files.items()],
         strips=_strips(units),
         legend=_legend(units),
         table=_table(units, data.verify),
         histograms=[_histogram(entry) for entry in data.histograms],
-        stages=_stages(text.rows(data.metrics.get("stages"))),
-        float_ops=_float_operators(data.census),
-        notes=[note for note in _notes(data.census) if note not in data.warnings],
-        protocol=_facts(data.census.get("protocol")),
-        environment=_facts(data.metrics.get("environment")),
-        advice=text.advice(summary, units, data.census.get("calibration_samples")),
+        stages=stage_bars(text.rows(data.metrics.get("stages"))),
+        float_ops=float_operators(data.census),
+        notes=[note for note in notes(data.census) if note not in data.warnings],
+        protocol=facts(data.census.get("protocol")),
+        environment=facts(data.metrics.get("environment")),
+        advice=advice(summary, units, data.census.get("calibration_samples")),
         sorter=sorter,
         sorter_hash=base64.b64encode(hashlib.sha256(sorter.encode()).digest()).decode(),
     )
@@ -141,11 +133,12 @@ def _template() -> Template:
 def _accuracy(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Rows of (name, float, quantised, difference)."""
     before, after = (text.mapping(metrics.get(key)) for key in ("float", "quantized"))
+    samples = metrics.get("samples")
     found = [
         (
             text.metric_name(key),
-            text.shown_metric(key, before.get(key)),
-            text.shown_metric(key, after.get(key)),
+            text.with_interval(key, before.get(key), samples),
+            text.with_interval(key, after.get(key), samples),
             text.shown_difference(key, before.get(key), after.get(key)),
         )
         for key in dict.fromkeys((*before, *after))
@@ -157,7 +150,8 @@ def _accuracy(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         ("relative_noise", "relative noise of the output"),
     ):
         if text.number(metrics.get(key)) is not None:
-            found.append((name, "", text.shown_metric(key, metrics[key]), ""))
+            shown = text.with_interval(key, metrics[key], None if vectors else samples)
+            found.append((name, "", shown, ""))
     return found
 
 
@@ -165,7 +159,8 @@ def _measured_on(metrics: Mapping[str, Any]) -> str:
     samples = text.number(metrics.get("samples"))
     if samples is None:
         return ""
-    return f"Measured on {samples:.0f} samples of the {metrics.get('evaluated_on', 'data given')}."
+    on = metrics.get("evaluated_on", "data given")
+    return f"Measured on {counted(samples, 'sample')} of the {on}. {text.LEGEND}."
 
 
 def _verification(verify: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -175,59 +170,13 @@ def _verification(verify: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     facts = [("passed", text.shown_value(verify.get("passed")))]
     for key, name in (("agreement", "answers that agree"), ("samples", "samples")):
         if key in verify:
-            facts.append((name, text.shown_metric(key, verify[key])))
+            facts.append((name, text.with_interval(key, verify[key], verify.get("samples"))))
     for key in ("max_difference", "max_relative_difference", "tolerance", "first_failure"):
         if key in verify:
             found = text.number(verify[key])
             shown = text.shown_value(verify[key]) if found is None else f"{found:.3g}"
             facts.append((key.replace("_", " "), shown))
     return facts
-
-
-def _sizes(data: ReportData) -> list[Bar]:
-    size = text.mapping(data.metrics.get("size"))
-    figures = {
-        "float network": size.get("float_bytes"),
-        "quantised weights alone": size.get("weight_bytes"),
-        "model.safetensors": size.get("file_bytes", data.files.get("model.safetensors")),
-        "model.onnx": size.get("onnx_bytes", data.files.get("model.onnx")),
-    }
-    known = {name: found for name, v in figures.items() if (found := text.number(v)) is not None}
-    most = max(known.values(), default=0.0) or 1.0
-    whole = known.get("float network")
-    return [
-        Bar(
-            name,
-            text.shown_bytes(value) + (f" ({value / whole:.3f} of float)" if whole else ""),
-            0.0,
-            100 * value / most,
-        )
-        for name, value in known.items()
-    ]
-
-
-def _stages(stages: Sequence[Mapping[str, Any]]) -> list[Bar]:
-    """The stages one after the other along one axis of time."""
-    spent = [max(text.number(stage.get("seconds")) or 0.0, 0.0) for stage in stages]
-    total = sum(spent) or 1.0
-    starts = accumulate(spent, initial=0.0)
-    return [
-        Bar(str(stage.get("name", "?")), _stage(stage), 100 * start / total, 100 * seconds / total)
-        for stage, start, seconds in zip(stages, starts, spent, strict=False)
-    ]
-
-
-def _stage(stage: Mapping[str, Any]) -> str:
-    seconds, peak = text.number(stage.get("seconds")), text.number(stage.get("peak_rss_mb"))
-    parts = ["time not known" if seconds is None else f"{seconds:.2f} s"]
-    if peak is not None:
-        parts.append(f"peak {peak:.0f} MB")
-    parts += [
-        f"{key} {text.shown_metric(key, value)}"
-        for key, value in stage.items()
-        if key not in _STAGE_KEYS
-    ]
-    return ", ".join(parts)
 
 
 # ---- units -----------------------------------------------------------------------------------
@@ -346,39 +295,3 @@ def _numbers(values: object) -> list[float]:
         return []
     found = [text.number(value) for value in values]
     return [] if None in found else [value for value in found if value is not None]
-
-
-# ---- words -----------------------------------------------------------------------------------
-
-
-def _float_operators(census: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows of (what, how many, why): operators, then units that were kept."""
-    operators = [
-        (str(row.get("op", "?")), text.shown_count(row.get("count")), str(row.get("reason", "")))
-        for row in text.rows(census.get("float_ops"))
-    ]
-    units = [
-        (str(unit.get("name", "?")), "1", str(unit.get("reason") or "no reason recorded"))
-        for unit in text.rows(census.get("units"))
-        if "w_bits" in unit and not unit["w_bits"]
-    ]
-    return units + operators
-
-
-def _notes(census: Mapping[str, Any]) -> list[str]:
-    """Notes as lines, whether they are text or (place, text)."""
-    found = census.get("notes")
-    return [
-        f"{note.get('place', '?')}: {note.get('text', '')}"
-        if isinstance(note, Mapping)
-        else str(note)
-        for note in (found if isinstance(found, list) else [])
-    ]
-
-
-def _facts(record: object) -> list[tuple[str, str]]:
-    """A record as (name, value) lines."""
-    return [
-        (str(key).replace("_", " "), text.shown_value(value))
-        for key, value in text.mapping(record).items()
-    ]

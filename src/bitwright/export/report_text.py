@@ -1,23 +1,28 @@
-"""The words of the report: numbers as people read them, the verdict, what to do next."""
+"""The words of the report: numbers as people read them, and the verdict."""
 
 from __future__ import annotations
 
 import math
-import shlex
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-POOR_AGREEMENT, GOOD_AGREEMENT = 0.9, 0.98
-POOR_DROP, GOOD_DROP = 0.02, 0.005
-FEW_SAMPLES, FEW_CALIBRATION = 100, 256
-WEAK_DB = 6.0
-MISSING = "–"
+from bitwright.export.rates import FEW_SAMPLES, interval
 
-_RATES = {"top1": "top-1", "top5": "top-5", "accuracy": "accuracy", "agreement": "agreement",
-          "f1": "F1", "exact_match": "exact match", "spearman": "Spearman"}  # fmt: skip
+POOR_AGREEMENT, POOR_DROP = 0.9, 0.02
+MISSING = "–"
+LEGEND = "[low, high] holds the true rate 95 times in 100 (Wilson's interval)"
+
+# Shares of samples, or means of something between 0 and 1 over them: what an interval is known of.
+PROPORTIONS = {"top1": "top-1", "top5": "top-5", "accuracy": "accuracy", "agreement": "agreement",
+               "f1": "F1", "exact_match": "exact match"}  # fmt: skip
+_RATES = {**PROPORTIONS, "macro_f1": "macro F1", "miou": "mean IoU", "spearman": "Spearman"}
+_NAMES = {**_RATES, "perplexity": "perplexity", "loss": "KL divergence",
+          "loss_before": "KL divergence before", "kl": "KL divergence",
+          "units_changed": "units changed"}  # fmt: skip
+# Metrics of which less is better.
+_LESS = {"perplexity"}
 
 
 # ---- numbers ---------------------------------------------------------------------------------
@@ -46,7 +51,7 @@ def rows(value: object) -> list[Mapping[str, Any]]:
 
 def metric_name(key: str) -> str:
     """A metric's key as people write it."""
-    return _RATES.get(key, key)
+    return _NAMES.get(key, key.replace("_", " "))
 
 
 def shown_metric(key: str, value: object, digits: int = 2) -> str:
@@ -63,9 +68,20 @@ def shown_difference(key: str, before: object, after: object, digits: int = 2) -
     if first is None or second is None:
         return MISSING
     if key not in _RATES:
-        return f"{second - first:+.4g}"
+        return f"{second - first:+.4g}" if second != first else "0"
     points = round(100 * (second - first), digits) + 0.0
     return f"{points:+.{digits}f} points" if points else f"{0:.{digits}f} points"
+
+
+def shown_interval(key: str, value: object, samples: object) -> str:
+    """The 95 % interval of a rate, such as [89.5, 99.6]; empty where none is known."""
+    found = interval(number(value), number(samples)) if key in PROPORTIONS else None
+    return "" if found is None else str(found)
+
+
+def with_interval(key: str, value: object, samples: object) -> str:
+    """A metric, and its interval where it is a rate."""
+    return f"{shown_metric(key, value)} {shown_interval(key, value, samples)}".rstrip()
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -135,13 +151,22 @@ class Summary:
     units_good: int
     units_checked: int
     first_failure: str | None
+    vectors: bool = False
+
+    @property
+    def sure(self) -> str:
+        """The interval of the agreement; a mean cosine has none."""
+        return "" if self.vectors else shown_interval("agreement", self.agreement, self.samples)
 
     @property
     def drop(self) -> float | None:
-        """How much of the metric is lost."""
-        if self.before is None or self.after is None:
+        """How much of the metric is lost: as it stands for rates, else relative to float."""
+        if self.metric is None or self.before is None or self.after is None:
             return None
-        return self.before - self.after
+        lost = self.after - self.before if self.metric in _LESS else self.before - self.after
+        if self.metric in _RATES or max(abs(self.before), abs(self.after)) <= 1:
+            return lost
+        return lost / abs(self.before) if self.before else None
 
     @property
     def level(self) -> str:
@@ -150,7 +175,15 @@ class Summary:
             return "bad"
         if self.agreement is None and self.drop is None:
             return "none"
-        return "warn" if self.poor or self.verified is None else "good"
+        return "warn" if self.poor or self.few or self.verified is None else "good"
+
+    @property
+    def few(self) -> bool:
+        """Whether so few samples were measured that their agreement may be a poor one."""
+        if self.samples is None or self.samples >= FEW_SAMPLES:
+            return False
+        found = None if self.vectors else interval(self.agreement, self.samples)
+        return found is None or found.low < POOR_AGREEMENT
 
     @property
     def poor(self) -> bool:
@@ -183,6 +216,7 @@ def summarise(
         units_good=len(good),
         units_checked=len(differences),
         first_failure=found.get("first_failure"),
+        vectors=metrics.get("answers") == "embedding",
     )
 
 
@@ -221,7 +255,8 @@ def verdict(summary: Summary) -> str:
             f"({shown_difference(key, summary.before, summary.after, 1)})"
         )
     if summary.agreement is not None:
-        parts.append(f"agreement {percent(summary.agreement)}")
+        sure = summary.sure and f" {summary.sure}"
+        parts.append(f"agreement {percent(summary.agreement)}{sure}")
     if summary.ratio:
         small = f"1/{1 / summary.ratio:.1f}" if summary.ratio < 1 else f"{summary.ratio:.1f} times"
         parts.append(f"model.safetensors {small} of float")
@@ -237,101 +272,3 @@ def _verified(summary: Summary) -> str:
         return f"verified in ONNX Runtime: {units}"
     first = f", the first that does not is {summary.first_failure}" if summary.first_failure else ""
     return f"verification in ONNX Runtime FAILED: {units}{first}"
-
-
-# ---- what to do next -------------------------------------------------------------------------
-
-
-def advice(
-    summary: Summary, units: Sequence[Mapping[str, Any]], calibration: object
-) -> list[tuple[str, str]]:
-    """What to do next, the most pressing first: (reason, option or command; may be empty)."""
-    found = _about_verify(summary)
-    if summary.poor:
-        found += _about_loss(units, number(calibration))
-    if summary.metric is None and summary.agreement is not None:
-        found.append(
-            ("Only agreement was measured. Labelled data show the accuracy:",
-             "--eval DATA --metric top1")
-        )  # fmt: skip
-    if summary.samples is not None and summary.samples < FEW_SAMPLES:
-        found.append(
-            (f"Measured on {summary.samples:.0f} samples: one answer is "
-             f"{percent(1 / max(summary.samples, 1))}. Give more:", "--eval DATA")
-        )  # fmt: skip
-    if _has_room(summary, units):
-        found.append(("There is room for fewer bits:", "--scheme w4a8 --keep first,last=w8a8"))
-    return found or [("Nothing needs doing: the figures above are good.", "")]
-
-
-def _about_verify(summary: Summary) -> list[tuple[str, str]]:
-    if summary.verified is None:
-        return [
-            ("See whether ONNX Runtime computes the same from model.onnx:",
-             "bitwright verify RUN --data DATA")
-        ]  # fmt: skip
-    if summary.verified:
-        return []
-    if summary.first_failure:
-        return [
-            ("ONNX Runtime computes this unit otherwise than the simulation. Leave it in float, or "
-             "use a target that the runtime follows exactly:",
-             f"--keep {shlex.quote(f'{summary.first_failure}=float')}")
-        ]  # fmt: skip
-    return [
-        ("Each unit agrees, yet the whole network does not, or no unit was checked. Verify again "
-         "with more data:", "bitwright verify RUN --data DATA")
-    ]  # fmt: skip
-
-
-def _about_loss(
-    units: Sequence[Mapping[str, Any]], calibration: float | None
-) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    coarse = {str(unit.get("name")) for unit in units if _is_coarse(unit)}
-    ends = {str(unit.get("name")) for unit in (*units[:1], *units[-1:])}
-    if ends & coarse and len(units) > 2:
-        found.append(
-            ("The answers differ too much. The first and the last unit often need more bits:",
-             "--keep first,last=w8a8")
-        )  # fmt: skip
-    weak = _weak_units(units)
-    if weak:
-        keep = ",".join(weak) + ("=w8a8" if coarse & set(weak) else "=float")
-        found.append(
-            ("These units lose far more than the others. Keep them finer:",
-             f"--keep {shlex.quote(keep)}")
-        )  # fmt: skip
-    if coarse:
-        found.append(("The answers differ too much. Use more bits:", "--scheme w8a8"))
-    if calibration is None or calibration < FEW_CALIBRATION:
-        seen = "" if calibration is None else f" than {calibration:.0f} samples"
-        found.append((f"More calibration data{seen} make better ranges:", "--data DATA --calib N"))
-    found.append(("Another rounding method may lose less:", "bitwright list methods"))
-    return found
-
-
-def _is_coarse(unit: Mapping[str, Any]) -> bool:
-    return any(0 < (number(unit.get(key)) or 0) < 8 for key in ("w_bits", "a_bits"))
-
-
-def _weak_units(units: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
-    """Units whose output SQNR is far below the median, worst first."""
-    measured = {
-        str(unit.get("name")): value
-        for unit in units
-        if (value := number(unit.get("sqnr_db"))) is not None
-    }
-    if len(measured) < 3:
-        return []
-    limit = statistics.median(measured.values()) - WEAK_DB
-    return [name for name in sorted(measured, key=lambda n: measured[n]) if measured[name] < limit][
-        :most
-    ]
-
-
-def _has_room(summary: Summary, units: Sequence[Mapping[str, Any]]) -> bool:
-    close = summary.agreement is not None and summary.agreement >= GOOD_AGREEMENT
-    kept = summary.drop is None or summary.drop <= GOOD_DROP
-    quantised = [unit for unit in units if unit.get("w_bits")]
-    return close and kept and bool(quantised) and not any(map(_is_coarse, quantised))
