@@ -231,3 +231,46 @@ def test_heads_tell_how_pairs_are_read(bert, reader, tmp_path):
         for name, folder in (("head", bert), ("qa", reader), ("none", tmp_path / "encoder"))
     }
     assert joint == {"head": True, "qa": True, "none": False}
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_the_folder_is_refused_and_nobody_is_asked(bert, tmp_path, monkeypatch, file):
+    folder = tmp_path / "own"
+    shutil.copytree(bert, folder)
+    mark = tmp_path / "mark"
+    (folder / "own.py").write_text(
+        f"import pathlib; pathlib.Path({str(mark)!r}).touch()\nclass Own: pass\n"
+    )
+    config = json.loads((folder / file).read_text()) | {
+        "model_type": "own", "tokenizer_class": "Own", "architectures": ["Own"],
+        "auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer"), "own.Own"),
+    }  # fmt: skip
+    (folder / file).write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked"))
+    with pytest.raises(
+        ModelError, match=rf"{file} asks for Python code of the folder .* never run"
+    ):
+        load_model(f"hf:{folder}")
+    assert not mark.exists()
+
+
+def test_where_transformers_has_the_classes_its_own_are_taken(bert, tmp_path):
+    folder = tmp_path / "both"
+    shutil.copytree(bert, folder)
+    mark = tmp_path / "mark"
+    (folder / "own.py").write_text(f"import pathlib; pathlib.Path({str(mark)!r}).touch()\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.Own", "AutoModel": "own.Own"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert type(load_model(f"hf:{folder}").module).__module__.startswith("transformers.")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["Trainer", "AutoModel", "pipeline", "utils"])
+def test_an_architecture_that_is_no_network(bert, tmp_path, kind):
+    folder = tmp_path / "odd"
+    shutil.copytree(bert, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": [kind]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=f"architecture '{kind}' is no class of networks"):
+        load_model(f"hf:{folder}")

@@ -149,7 +149,9 @@ def test_wrong_pt2(tmp_path):
         load_model(str(bad))
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("bad/x", "y")
-    with pytest.raises(ModelError, match=r"loading .*bad.pt2 failed: .*torch.export.save"):
+    with pytest.raises(
+        ModelError, match=r"bad.pt2' holds the entry 'x', which .*torch.export.save"
+    ):
         load_model(str(bad))
 
 
@@ -174,7 +176,7 @@ def test_pt2_never_runs_a_pickle_in_its_sample_inputs(tmp_path):
     torch.save((Evil(),), buffer)
     path = export(tmp_path, (torch.ones(2, 4),))
     rewrite(path, lambda n, c: buffer.getvalue() if n.endswith("sample_inputs/model.pt") else c)
-    with pytest.raises(ModelError, match=r"loading .*net.pt2 failed") as caught:
+    with pytest.raises(ModelError, match=r"sample_inputs.* Python objects") as caught:
         load_model(path)
     assert "code of the file ran" not in str(caught.value)
 

@@ -45,6 +45,7 @@ def load_hf(spec: Spec, weights: Path | None) -> ZooNetwork:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{spec.text!r}: the folder holds no config.json. Save the network there.")
     transformers = import_optional("transformers", "text", spec.text)
+    _refuse_own_code(transformers, folder, spec.text)
     with _quiet(transformers):
         module = _build(transformers, folder, weights, spec.text)
         accepts = tuple(inspect.signature(module.forward).parameters)
@@ -58,9 +59,33 @@ def load_hf(spec: Spec, weights: Path | None) -> ZooNetwork:
     return ZooNetwork(module, _text_example(config, text, accepts), text)
 
 
+def _refuse_own_code(transformers: ModuleType, folder: Path, name: str) -> None:
+    """Refuse a folder whose classes are its own, before transformers asks whether to run them.
+
+    Where transformers has the classes too, `trust_remote_code=False` takes its own.
+    """
+    for file in ("config.json", "tokenizer_config.json"):
+        try:
+            config = json.loads((folder / file).read_bytes()) if (folder / file).is_file() else {}
+        except (OSError, ValueError, RecursionError):
+            continue  # transformers, which reads it next, says what is wrong with it
+        if not isinstance(config, dict) or not config.get("auto_map"):
+            continue
+        own_type = config.get("model_type") in transformers.CONFIG_MAPPING
+        own_tokens = hasattr(transformers, str(config.get("tokenizer_class")))
+        if not (own_tokens if file.startswith("tokenizer") else own_type):
+            raise ModelError(
+                f"{name!r}: {file} asks for Python code of the folder (auto_map), which is never "
+                "run. Build the network in a FILE.py:FUNCTION of your own, with code that you "
+                "have read."
+            )
+
+
 def _build(transformers: ModuleType, folder: Path, weights: Path | None, name: str) -> nn.Module:
     with Foreign(ModelError, f"reading the configuration of {name}"):
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     kind = _network_class(transformers, config, name)
     if weights is not None:
         with Foreign(ModelError, f"building {name}"):
@@ -70,7 +95,11 @@ def _build(transformers: ModuleType, folder: Path, weights: Path | None, name: s
         return module
     with Foreign(ModelError, f"loading {name}"):
         loaded: tuple[nn.Module, Any] = kind.from_pretrained(
-            folder, local_files_only=True, attn_implementation="eager", output_loading_info=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation="eager",
+            output_loading_info=True,
         )
     trained, outcome = loaded
     # transformers fills what is missing with random numbers and only warns.
@@ -94,6 +123,11 @@ def _network_class(
             f"{name!r}: architecture {names[0]!r} is not in transformers "
             f"{transformers.__version__}. Update transformers, or build the network in a "
             "FILE.py:FUNCTION: code in the folder is never run."
+        )
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise ModelError(
+            f"{name!r}: architecture {names[0]!r} is no class of networks in transformers. Name "
+            "the class that the weights were saved from, such as BertForSequenceClassification."
         )
     return kind
 
@@ -126,7 +160,9 @@ def _text_preprocess(
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     with Foreign(ModelError, f"loading the tokenizer of {name}"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
     longest = getattr(config, "max_position_embeddings", None) or MAX_TOKENS

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +11,11 @@ from torch.export import ExportedProgram
 
 from bitwright.errors import ModelError
 from bitwright.sources.batches import Inputs, as_inputs
-from bitwright.sources.guard import Foreign, absent, reason
+from bitwright.sources.guard import Foreign
 from bitwright.sources.hf import load_hf
+from bitwright.sources.pt2 import load_program
 from bitwright.sources.specs import Spec, load_function, parse_model
 from bitwright.sources.zoo import load_timm, load_torchvision
-
-_FORCE_SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True)
@@ -127,55 +121,10 @@ def _load_function(spec: Spec) -> LoadedModel:
 
 
 def _load_pt2(spec: Spec) -> LoadedModel:
-    path = spec.path
-    if not path.is_file():
-        raise ModelError(f"{absent('file', spec.text)}. Check the path.")
-    _refuse_pickled_objects(path, spec.text)
-    remedy = "Write the file again by torch.export.save with this version of PyTorch."
-    with (
-        Foreign(ModelError, f"loading {spec.text}", remedy=remedy),
-        _plain_tensors_only(),
-    ):
-        program = torch.export.load(path)
+    program = load_program(spec.path, spec.text)
+    with Foreign(ModelError, f"loading {spec.text}"):
         module = program.module()
     return LoadedModel(module, spec.text, _program_inputs(program, spec.text), program=program)
-
-
-@contextmanager
-def _plain_tensors_only() -> Iterator[None]:
-    """Make torch.export.load read its tensors with weights_only=True.
-
-    It falls back to full pickle otherwise, which runs what the file says.
-    """
-    before = os.environ.get(_FORCE_SAFE)
-    os.environ[_FORCE_SAFE] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_FORCE_SAFE]
-        else:
-            os.environ[_FORCE_SAFE] = before
-
-
-def _refuse_pickled_objects(path: Path, name: str) -> None:
-    """Constants of a .pt2 file other than tensors are pickles that the switch above misses."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                if not member.endswith("constants_config.json"):
-                    continue
-                config = json.loads(archive.read(member)).get("config", {})
-                for key, meta in config.items():
-                    if not str(meta.get("path_name", "")).startswith("tensor_"):
-                        raise ModelError(
-                            f"constant {key!r} of {name!r} is a pickled Python object, which is "
-                            "never loaded. Export the network with tensors only."
-                        )
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as exc:
-        raise ModelError(
-            f"{name!r} is no torch.export file ({reason(exc)}). Write it by torch.export.save."
-        ) from exc
 
 
 def _program_inputs(program: ExportedProgram, name: str) -> Inputs | None:
