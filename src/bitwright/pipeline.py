@@ -15,6 +15,7 @@ from bitwright.allocating import Searched, search_bits
 from bitwright.distilling import DISTILLED, data_of
 from bitwright.errors import ModelError
 from bitwright.evaluation import compare
+from bitwright.export.unit_quality import Solved, as_solved, with_quality
 from bitwright.graph.census import census
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
@@ -151,8 +152,7 @@ def run(job: Job, progress: Progress) -> Result:
     progress.figures("evaluate", loss=metrics["kl"])
     metrics["tuning"] = tuning_record(tuned.reports)
     metrics["activation_peak"] = activation_memory(job, graph, sites, choices)
-    found = census(graph, prepared.target, choices, sites, prepared.observation.samples)
-    found["notes"] += [{"place": n.place, "text": n.text} for n in prepared.observation.notes]
+    found = _census(prepared, choices, sites, solved, tuned)
     return Result(
         model=module,
         graph=graph,
@@ -168,6 +168,21 @@ def run(job: Job, progress: Progress) -> Result:
         progress=progress,
         latency=None if searched is None else searched.latency,
     )
+
+
+def _census(
+    prepared: Prepared,
+    choices: Mapping[str, Choice],
+    sites: tuple[Site, ...],
+    solved: Mapping[str, UnitSolution],
+    tuned: Configuration,
+) -> dict[str, Any]:
+    """census.json: what became of every operation, and how well each unit was done."""
+    graph, seen = prepared.graph, prepared.observation
+    found = census(graph, prepared.target, choices, sites, seen.samples)
+    found["notes"] += [{"place": n.place, "text": n.text} for n in seen.notes]
+    shown = as_solved(solved, tuned.solved)
+    return with_quality(found, Solved(graph, shown, tuned.edges, sites, seen.stats))
 
 
 def _costs(

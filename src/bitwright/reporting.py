@@ -8,15 +8,7 @@ from typing import Any
 from bitwright.export import rundir
 from bitwright.export.report import ReportData, render_report
 from bitwright.export.rundir import RunDirectory
-from bitwright.graph.model_graph import ModelGraph
-from bitwright.graph.simulate import Assignment
-from bitwright.graph.sites import Site
-from bitwright.numerics.affine import dequantize
-from bitwright.numerics.stats import Histogram, TensorStats
 from bitwright.recipe import Recipe, load_recipe, update
-
-WORST = 4
-BINS = 64
 
 
 def render(
@@ -61,55 +53,3 @@ def command(recipe: Recipe) -> str:
         if value != getattr(default, key) or key == "scheme":
             words += [f"--{key}", f"'{value}'" if " " in str(value) else str(value)]
     return " ".join(words)
-
-
-def worst_histograms(
-    graph: ModelGraph,
-    assignment: Assignment,
-    stats: Mapping[str, TensorStats],
-    sites: tuple[Site, ...],
-    errors: Mapping[str, float],
-) -> list[dict[str, Any]]:
-    """Histograms of weights and inputs of the units with the largest relative weight error."""
-    found = []
-    roots = {site.unit: site for site in reversed(sites) if site.unit}
-    for name in sorted(errors, key=lambda n: -errors[n])[:WORST]:
-        solved = assignment.weights[name]
-        weight = graph.tensor(graph.unit(name).weight)
-        back = dequantize(solved.q, solved.qparams)
-        found.append(
-            _entry(name, "weight", TensorStats.of(weight), (back.min(), back.max()),
-                   solved.qparams.grid.bits, errors[name])
-        )  # fmt: skip
-        site = roots.get(name)
-        edge = assignment.edges.get((site.source, site.reader)) if site else None
-        if site is not None and edge is not None and site.root in stats:
-            low = (edge.grid.qmin - edge.zero_point) * edge.scale
-            high = (edge.grid.qmax - edge.zero_point) * edge.scale
-            found.append(_entry(name, "input", stats[site.root], (low, high), edge.grid.bits, None))
-    return found
-
-
-def _entry(
-    unit: str, what: str, stats: TensorStats, ends: tuple[Any, Any], bits: int, error: float | None
-) -> dict[str, Any]:
-    edges, counts = _coarse(stats.histogram)
-    return {
-        "unit": unit,
-        "what": what,
-        "edges": edges,
-        "counts": counts,
-        "range": [float(ends[0]), float(ends[1])],
-        "bits": bits,
-        "error": error,
-    }
-
-
-def _coarse(histogram: Histogram) -> tuple[list[float], list[int]]:
-    """At most BINS bins, neighbours joined."""
-    counts = histogram.counts.tolist()
-    edges = histogram.edges.tolist()
-    step = -(-len(counts) // BINS) or 1
-    joined = [sum(counts[i : i + step]) for i in range(0, len(counts), step)]
-    ends = [*edges[0 : len(counts) : step], edges[-1]] if edges else []
-    return ends, joined

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bitwright.export.rates import FEW_SAMPLES, counted
-from bitwright.export.report_text import Summary, number, percent
+from bitwright.export.report_text import Summary, kept_db, number, percent
 
 GOOD_AGREEMENT, GOOD_DROP = 0.98, 0.005
 FEW_CALIBRATION = 256
@@ -89,12 +89,8 @@ def _is_coarse(unit: Mapping[str, Any]) -> bool:
 
 
 def _weak_units(units: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
-    """Units whose output SQNR is far below the median, worst first."""
-    measured = {
-        str(unit.get("name")): value
-        for unit in units
-        if (value := number(unit.get("sqnr_db"))) is not None
-    }
+    """Units that keep far less of their signal than the median, worst first."""
+    measured = kept_db(units)
     if len(measured) < 3:
         return []
     limit = statistics.median(measured.values()) - WEAK_DB

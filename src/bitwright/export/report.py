@@ -21,6 +21,7 @@ from bitwright.export.report_bars import size_bars, stage_bars
 from bitwright.export.report_words import facts, float_operators, notes
 
 _LEVELS = {"good": "Good", "warn": "Look closer", "bad": "Failed", "none": "Nothing measured"}
+_SQNR = {"weight": "weight_sqnr_db", "input": "input_sqnr_db", "output": "sqnr_db"}
 
 # Sorts a table by the column whose heading is pressed; without it the page lacks nothing else.
 _SORTER = """
@@ -52,7 +53,8 @@ class ReportData:
         command: the line that repeats the run.
         created: when the run was made.
         metrics: contents of metrics.json.
-        census: contents of census.json; its units may carry `sqnr_db`.
+        census: contents of census.json; its units may carry `weight_sqnr_db`,
+            `input_sqnr_db` and `sqnr_db` (of the output).
         verify: contents of verify.json, None where verification did not run.
         histograms: of the worst units: `unit`, `what` (weight or input), `edges`, `counts`,
             `range` (lowest and highest representable value), `bits`, `error`.
@@ -220,7 +222,10 @@ def _table(
         "points": any((unit.get("points") or 1) != 1 for unit in units),
         "params": any("params" in unit for unit in units),
         "MACs": any("macs" in unit for unit in units),
-        "output SQNR": any(text.number(unit.get("sqnr_db")) is not None for unit in units),
+        **{
+            f"{what} SQNR": any(text.number(unit.get(key)) is not None for unit in units)
+            for what, key in _SQNR.items()
+        },
         "ONNX Runtime": bool(differences),
     }
     body = [
@@ -237,7 +242,7 @@ def _cells(
     unit: Mapping[str, Any], differences: Mapping[str, Any], verify: Mapping[str, Any] | None
 ) -> list[Cell]:
     """The cells of a unit after its name."""
-    shape, sqnr = unit.get("shape"), text.number(unit.get("sqnr_db"))
+    shape = unit.get("shape")
     return [
         Cell(str(unit.get("kind", text.MISSING))),
         Cell("×".join(map(str, shape)) if isinstance(shape, (list, tuple)) else text.MISSING),
@@ -246,7 +251,7 @@ def _cells(
         _cell(text.shown_count(unit.get("points", 1)), unit.get("points", 1)),
         _cell(text.shown_count(unit.get("params")), unit.get("params")),
         _cell(text.shown_count(unit.get("macs")), unit.get("macs")),
-        _cell(text.MISSING if sqnr is None else f"{sqnr:.1f} dB", sqnr),
+        *(_cell(text.shown_decibels(unit.get(key)), unit.get(key)) for key in _SQNR.values()),
         _difference(str(unit.get("name")), differences, verify or {}),
     ]
 

@@ -114,6 +114,12 @@ def shown_count(value: object) -> str:
     return f"{found:.0f}"
 
 
+def shown_decibels(value: object) -> str:
+    """Signal to noise in dB."""
+    found = number(value)
+    return MISSING if found is None else f"{found:.1f} dB"
+
+
 def shown_bits(value: object) -> str:
     """Bits of a unit; 0 stands for float."""
     found = number(value)
@@ -218,6 +224,26 @@ def summarise(
         first_failure=found.get("first_failure"),
         vectors=metrics.get("answers") == "embedding",
     )
+
+
+def kept_db(units: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How much of its signal each quantised unit keeps, in dB, by one measure for all of them.
+
+    The SQNR of its output where that was measured for all; else what the noises of its weight and
+    of its input come to together, which is that of the output where they are independent.
+    """
+    quantised = [unit for unit in units if unit.get("w_bits")]
+    measured = {str(unit.get("name")): number(unit.get("sqnr_db")) for unit in quantised}
+    if any(value is None for value in measured.values()):
+        measured = {str(unit.get("name")): _together(unit) for unit in quantised}
+    return {name: value for name, value in measured.items() if value is not None}
+
+
+def _together(unit: Mapping[str, Any]) -> float | None:
+    parts = [number(unit.get(key)) for key in ("weight_sqnr_db", "input_sqnr_db")]
+    # Beyond 300 dB there is no noise that float64 can tell from none.
+    known = [max(-300.0, min(300.0, part)) for part in parts if part is not None]
+    return -10 * math.log10(sum(10 ** (-part / 10) for part in known)) if known else None
 
 
 def agrees(difference: object, verify: Mapping[str, Any]) -> bool:
