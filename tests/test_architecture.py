@@ -32,6 +32,7 @@ LAYERS = {
     "recipe": 4,
     "evaluation": 4,
     "reporting": 5,
+    "repeating": 5,
     "stages": 5,
     "solving": 5,
     "result": 5,

@@ -15,6 +15,7 @@ from bitwright.allocating import Searched, search_bits
 from bitwright.distilling import DISTILLED, data_of
 from bitwright.errors import ModelError
 from bitwright.evaluation import compare
+from bitwright.export.report_text import percent
 from bitwright.export.unit_quality import Solved, as_solved, with_quality
 from bitwright.graph.census import census
 from bitwright.graph.choice import Choice
@@ -40,6 +41,7 @@ from bitwright.preparing import (
 )
 from bitwright.pricing import Prices, table_of
 from bitwright.recipe import Recipe, make_recipe
+from bitwright.repeating import of_python
 from bitwright.result import Result
 from bitwright.run.device import check_device
 from bitwright.run.memory import keep_heap
@@ -97,10 +99,11 @@ def quantize(
             "Of an exported program that is program.module(); files are for the command."
         )
     made = make_recipe(recipe, options)
+    data = as_dataset(calibration)
     job = Job(
         model,
-        as_dataset(calibration),
-        made,
+        data,
+        of_python(made, data.is_none),
         example_inputs_of(model),
         None if evaluation is None else as_dataset(evaluation, name="the evaluation data"),
         store_at(store),
@@ -152,7 +155,7 @@ def run(job: Job, progress: Progress) -> Result:
     progress.figures("evaluate", loss=metrics["kl"])
     metrics["tuning"] = tuning_record(tuned.reports)
     metrics["activation_peak"] = activation_memory(job, graph, sites, choices)
-    found = _census(prepared, choices, sites, solved, tuned)
+    found = _census(job, prepared, choices, sites, solved, tuned)
     return Result(
         model=module,
         graph=graph,
@@ -171,6 +174,7 @@ def run(job: Job, progress: Progress) -> Result:
 
 
 def _census(
+    job: Job,
     prepared: Prepared,
     choices: Mapping[str, Choice],
     sites: tuple[Site, ...],
@@ -180,6 +184,7 @@ def _census(
     """census.json: what became of every operation, and how well each unit was done."""
     graph, seen = prepared.graph, prepared.observation
     found = census(graph, prepared.target, choices, sites, seen.samples)
+    found["network"] = type(job.model).__name__
     found["notes"] += [{"place": n.place, "text": n.text} for n in seen.notes]
     shown = as_solved(solved, tuned.solved)
     return with_quality(found, Solved(graph, shown, tuned.edges, sites, seen.stats))
@@ -244,12 +249,14 @@ def evaluate_job(
 def _warn_if_poor(metrics: Mapping[str, Any], recipe: Recipe, progress: Progress) -> None:
     if metrics["agreement"] < 0.9:
         tuned = f" and {recipe.tune}" if recipe.tune else ""
+        bits = "what was chosen from the menu" if recipe.menu else recipe.scheme
+        more = "a larger budget (--budget)" if recipe.menu else "more bits (--scheme w8a8)"
         finer = "Keep the first and last unit finer (--keep first,last=w8a8), or use"
         progress.note(
             "evaluate",
-            f"only {metrics['agreement']:.1%} of the answers agree with the float network: "
-            f"{recipe.scheme} by {recipe.method} rounding{tuned} is too coarse here. "
-            f"{'Use' if recipe.keep else finer} more bits (--scheme w8a8).",
+            f"only {percent(metrics['agreement'])} of the answers agree with the float network: "
+            f"{bits} by {recipe.method} rounding{tuned} is too coarse here. "
+            f"{'Use' if recipe.keep else finer} {more}.",
         )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bitwright.export import rundir
+from bitwright.export.rates import about_few
 from bitwright.export.report import ReportData, render_report
+from bitwright.export.report_text import number, rows, scheme_of
 from bitwright.export.rundir import RunDirectory
 from bitwright.recipe import Recipe, load_recipe, update
+from bitwright.repeating import line_again
 
 
 def render(
@@ -16,21 +20,24 @@ def render(
     metrics: dict[str, Any],
     census: dict[str, Any],
     verified: dict[str, Any] | None,
-    files: Mapping[str, int],
+    run: RunDirectory | None,
 ) -> str:
-    """The report page of a run as HTML text."""
+    """The report page of a run as HTML text; `run` is its directory, where there is one."""
     notes = [f"{note['place']}: {note['text']}" for note in census.get("notes", [])]
+    agreement, samples = (number(metrics.get(key)) for key in ("agreement", "samples"))
+    few = about_few(agreement, samples, metrics.get("answers", ""))
+    evaluated = metrics.get("evaluated_on") == "evaluation data"
     return render_report(
         ReportData(
-            title=f"{recipe_of.model or 'network'} at {recipe_of.scheme}",
-            command=command(recipe_of),
+            title=f"{network_name(recipe_of, census)}: {scheme_of(rows(census.get('units')))}",
+            command=line_again(recipe_of, run.path if run else None, evaluated),
             created=str(metrics.get("environment", {}).get("created", "")),
             metrics=metrics,
             census=census,
             verify=verified,
             histograms=census.get("histograms", []),
-            files=dict(files),
-            warnings=notes,
+            files=run.sizes() if run else {},
+            warnings=[*([few[:1].upper() + few[1:]] if few else []), *notes],
         )
     )
 
@@ -40,16 +47,17 @@ def render_run(run: RunDirectory) -> str:
     recipe = update(Recipe(), load_recipe(str(run[rundir.RECIPE])), str(run[rundir.RECIPE]))
     verified = run.read_json(rundir.VERIFY) if run[rundir.VERIFY].exists() else None
     return render(
-        recipe, run.read_json(rundir.METRICS), run.read_json(rundir.CENSUS), verified, run.sizes()
+        recipe, run.read_json(rundir.METRICS), run.read_json(rundir.CENSUS), verified, run
     )
 
 
-def command(recipe: Recipe) -> str:
-    """The command line that repeats a run."""
-    default = Recipe()
-    words = ["bitwright quantize", recipe.model or "MODEL", "--data", recipe.data or "DATA"]
-    for key in ("weights", "eval", "scheme", "method", "target", "keep", "metric", "calib", "seed"):
-        value = getattr(recipe, key)
-        if value != getattr(default, key) or key == "scheme":
-            words += [f"--{key}", f"'{value}'" if " " in str(value) else str(value)]
-    return " ".join(words)
+def network_name(recipe: Recipe, census: Mapping[str, Any]) -> str:
+    """What a person calls the network: the function, the library's name or the class, no path."""
+    prefix, colon, name = recipe.model.rpartition(":")
+    if not recipe.model:
+        return str(census.get("network") or "network")
+    if colon and prefix.endswith(".py"):
+        return f"{name} ({Path(prefix).name})"
+    if colon and prefix != "hf":
+        return name
+    return Path(name).name or name

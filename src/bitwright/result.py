@@ -123,7 +123,7 @@ class Result:
             metrics=self.measured(run),
             census=self.census,
             verified=verified,
-            files=run.sizes() if run else {},
+            run=run,
         )
         write_atomically(Path(path), page.encode())
         return Path(path)

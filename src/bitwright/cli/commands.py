@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,14 @@ from bitwright.graph.choice import parse_menu, parse_scheme
 from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.sites import find_sites
-from bitwright.graph.target import BUILT_IN, load_target
+from bitwright.graph.target import load_target
 from bitwright.knees import candidates, run_candidates
 from bitwright.measuring import Measured, Settings, latencies, menu_for
-from bitwright.metrics import METRICS
 from bitwright.metrics import metric as find_metric
 from bitwright.pipeline import run
 from bitwright.preparing import Job
 from bitwright.recipe import Recipe, make_recipe
+from bitwright.repeating import resolved
 from bitwright.run.device import check_device
 from bitwright.run.jobs import read_workers
 from bitwright.run.progress import Progress
@@ -42,7 +41,6 @@ from bitwright.search.frontier import Frontier
 from bitwright.search.ran import Ran
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.models import LoadedModel, load_model
-from bitwright.sources.specs import resolve_spec
 
 
 def run_quantize(
@@ -58,7 +56,7 @@ def run_quantize(
     Solved units are kept in `store`, so that the same command takes up what an interrupted one
     left; by default inside the run directory, until the run is whole.
     """
-    made = _resolved(make_recipe(recipe, options))
+    made = resolved(make_recipe(recipe, options))
     if not made.model:
         raise RecipeError("no MODEL: name the network, for example models.py:resnet20.")
     if not made.data:
@@ -102,25 +100,6 @@ def finish(job: Job, out: Path, progress: Progress) -> dict[str, Any]:
         "lossless": result.allocation.get("lossless", {}),
         "notes": result.census["notes"],
     }
-
-
-def _resolved(recipe: Recipe) -> Recipe:
-    """File names made absolute, so that the run directory works from anywhere."""
-
-    def absolute(text: str) -> str:
-        return str(Path(text).absolute()) if text else text
-
-    return replace(
-        recipe,
-        model=resolve_spec(recipe.model),
-        data=resolve_spec(recipe.data),
-        eval=resolve_spec(recipe.eval),
-        weights=absolute(recipe.weights),
-        target=recipe.target
-        if recipe.target.split("+")[0] in BUILT_IN
-        else absolute(recipe.target),
-        metric=recipe.metric if recipe.metric in METRICS else resolve_spec(recipe.metric),
-    )
 
 
 def run_doctor(model: str, data: str | None, weights: str | None) -> dict[str, Any]:

@@ -253,12 +253,22 @@ def agrees(difference: object, verify: Mapping[str, Any]) -> bool:
 
 
 def scheme_of(units: Sequence[Mapping[str, Any]]) -> str:
-    """The bits of most units, with how many they are where not all."""
+    """The bits of all units, or of how many of them; of a mixture from which to which."""
     counted = Counter(_scheme(unit) for unit in units)
     if not counted:
         return "bits not known"
     scheme, count = counted.most_common(1)[0]
-    return scheme if len(counted) == 1 else f"{scheme} in {count} of {len(units)} units"
+    if len(counted) == 1:
+        return scheme
+    if 2 * count > len(units):
+        return f"{scheme} in {count} of {len(units)} units"
+    ordered = sorted(units, key=lambda unit: (_finest(unit, "w_bits"), _finest(unit, "a_bits")))
+    return f"mixed bits, {_scheme(ordered[0])} to {_scheme(ordered[-1])}"
+
+
+def _finest(unit: Mapping[str, Any], key: str) -> float:
+    """The bits of a unit, float being the finest."""
+    return (number(unit.get(key)) or math.inf) * (number(unit.get("points")) or 1)
 
 
 def _scheme(unit: Mapping[str, Any]) -> str:
