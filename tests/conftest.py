@@ -25,6 +25,14 @@ settings.load_profile("untimed")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory) -> Path:
+    """The tests' own state folder, for this process and those that it starts."""
+    folder = tmp_path_factory.mktemp("state")
+    os.environ["XDG_STATE_HOME"] = str(folder)
+    return folder
+
+
 def pytest_addoption(parser):
     parser.addoption("--data-root", default=os.environ.get("BITWRIGHT_DATA", "../shared/data"))
 

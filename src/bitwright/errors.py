@@ -8,6 +8,7 @@
     |   |-- RecipeError       an unknown or ill-valued option, scheme, target, metric or recipe key
     |   |-- BudgetError       no allocation holds the budgets; the message says what is attainable
     |   |-- RunDirectoryError a run directory is missing, foreign, of another version or damaged
+    |   |-- TrustError        a run's recipe names code that the user has not named: it is not run
     |   |-- StoreError        the store's directory cannot be read or written, or its disk is full
     |   `-- ClusterError      the cluster of --workers cannot be used
     |-- WorkerError           a worker process died: exit code 2
@@ -56,6 +57,10 @@ class BudgetError(InputError):
 
 class RunDirectoryError(InputError):
     """A run directory is missing, holds something else, or is damaged."""
+
+
+class TrustError(InputError):
+    """A run names code that the user has not named, so it is not run."""
 
 
 class StoreError(InputError):

@@ -35,6 +35,7 @@ from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
 from bitwright.sources.lengths import batched, trimming
 from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
+from bitwright.sources.trust import Gate, names_code
 from bitwright.stages import forward_of, rewrite
 
 VERIFY_SAMPLES = 1000
@@ -52,31 +53,39 @@ class LoadedRun:
     graph: ModelGraph
     assignment: Assignment
     example: Inputs
+    gate: Gate
 
 
-def load(run: str | Path, model: nn.Module | None = None) -> nn.Module:
+def load(run: str | Path, model: nn.Module | None = None, trust: bool = False) -> nn.Module:
     """The quantised network of a run directory as an ordinary nn.Module.
 
     Args:
         run: the folder that `bitwright quantize` or `Result.save` wrote.
         model: the float network, where the run was made from Python and names no MODEL. Only its
-            structure is used: every number comes from the run.
+            structure is used: every number comes from the run. Nothing that the run's recipe
+            names is then imported.
+        trust: import what the run's recipe names, wherever the run comes from; without it only
+            where `bitwright quantize` made the run here (docs/trust.md).
+
+    Raises:
+        TrustError: the recipe names code that is not to be run.
     """
-    loaded = load_run(Path(run), model)
+    loaded = load_run(Path(run), model, trust)
     return stitch(loaded.graph, loaded.assignment)
 
 
-def load_run(path: Path, model: nn.Module | None = None) -> LoadedRun:
+def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) -> LoadedRun:
     """Read a run directory and capture its network again.
 
     Raises:
+        TrustError: its recipe names code that is not to be run.
         RunDirectoryError: not a run, of another version, damaged, or of another network.
     """
     directory = rundir.existing(path)
-    recipe = recipe_of(directory)
+    recipe, gate = recipe_of(directory), Gate(path, trust)
     packed = load_packed(directory[rundir.MODEL])
-    source = _source(recipe, model, path)
-    example = _example(source, recipe, packed)
+    source = _source(recipe, model, gate)
+    example = _example(source, _without_code(recipe) if model is not None else recipe, packed, gate)
     graph = rewrite(capture(source.module, example), recipe)
     graph = with_places(graph, packed.rest)
     _check_same_network(graph, packed.assignment, path)
@@ -86,7 +95,7 @@ def load_run(path: Path, model: nn.Module | None = None) -> LoadedRun:
         if target in known:
             set_tensor(module, target, tensor)
     return LoadedRun(
-        directory, recipe, source, replace(graph, module=module), packed.assignment, example
+        directory, recipe, source, replace(graph, module=module), packed.assignment, example, gate
     )
 
 
@@ -113,20 +122,23 @@ def job_of(
     metric_name: str,
     store: Path | None,
     progress: Progress,
+    trust: bool = False,
 ) -> Job:
     """The job of a run again, from its recipe, with what its store still holds.
 
     Raises:
+        TrustError: its recipe names code that is not to be run.
         RunDirectoryError: made from Python, so that its network is not known; or another version.
     """
-    recipe = recipe_of(directory)
-    recipe = replace(recipe, metric=metric_name or recipe.metric, eval=evaluation)
+    recipe, gate = recipe_of(directory), Gate(directory.path, trust)
+    chosen = metric_name or gate.allow("metric", recipe.metric)
+    recipe = replace(recipe, metric=chosen, eval=evaluation)
     metric(recipe.metric)
-    source = _source(recipe, None, directory.path)
+    source = _source(recipe, None, gate)
     own = store or (directory[rundir.STORE] if directory[rundir.STORE].is_dir() else None)
     return Job(
         source.module,
-        _open(recipe.data, recipe, source),
+        _open(gate.allow("data", recipe.data), recipe, source),
         recipe,
         source.example_inputs,
         _open(evaluation, recipe, source) if evaluation else None,
@@ -136,7 +148,10 @@ def job_of(
 
 def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress) -> dict[str, Any]:
     """Float and quantised side by side on any data."""
-    dataset = _open(data or loaded.recipe.eval or loaded.recipe.data, loaded.recipe, loaded.source)
+    recipe, gate = loaded.recipe, loaded.gate
+    own = gate.allow("eval", recipe.eval) or gate.allow("data", recipe.data) if not data else ""
+    chosen = metric(metric_name or gate.allow("metric", recipe.metric))
+    dataset = _open(data or own, recipe, loaded.source)
     graph = capture(loaded.source.module, loaded.example)
     if dataset.is_none:
         dataset = data_of(graph, loaded.recipe)
@@ -145,7 +160,7 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
             forward_of(graph, graph.module),
             forward_of(graph, stitch(loaded.graph, loaded.assignment)),
             batched(trimming(dataset, graph.inputs), loaded.recipe.batch),
-            metric(metric_name or loaded.recipe.metric),
+            chosen,
             tick,
             graph.answer.kind,
         )
@@ -161,7 +176,8 @@ def export(loaded: LoadedRun) -> Path:
 
 def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
     """Verify model.onnx against the simulation and write verify.json."""
-    dataset = _open(data or loaded.recipe.data, loaded.recipe, loaded.source)
+    own = loaded.gate.allow("data", loaded.recipe.data) if not data else ""
+    dataset = _open(data or own, loaded.recipe, loaded.source)
     if dataset.is_none:
         dataset = data_of(loaded.graph, loaded.recipe)
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
@@ -205,12 +221,18 @@ def _channels(values: tuple[float, ...]) -> tuple[float, ...] | float | None:
     return None if not values else values[0] if len(values) == 1 else values
 
 
-def _example(source: LoadedModel, recipe: Recipe, packed: Packed) -> Inputs:
+def _without_code(recipe: Recipe) -> Recipe:
+    """The recipe with no code as its data: a caller who brings the network needs none of it."""
+    return replace(recipe, data="") if names_code("data", recipe.data) else recipe
+
+
+def _example(source: LoadedModel, recipe: Recipe, packed: Packed, gate: Gate) -> Inputs:
     """Inputs to capture with: the network's own, the data's, or of the shapes in the run."""
     if source.example_inputs is not None:
         return source.example_inputs
     if recipe.data not in ("", "none"):
-        return next(batch.inputs for batch in take(_open(recipe.data, recipe, source), 2))
+        dataset = _open(gate.allow("data", recipe.data), recipe, source)
+        return next(batch.inputs for batch in take(dataset, 2))
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for spec in packed.inputs:
@@ -222,15 +244,16 @@ def _example(source: LoadedModel, recipe: Recipe, packed: Packed) -> Inputs:
     return tensors if packed.keywords else tuple(tensors.values())
 
 
-def _source(recipe: Recipe, model: nn.Module | None, path: Path) -> LoadedModel:
+def _source(recipe: Recipe, model: nn.Module | None, gate: Gate) -> LoadedModel:
     if model is not None:
         return LoadedModel(model, type(model).__name__, example_inputs_of(model))
     if not recipe.model:
         raise RunDirectoryError(
-            f"the run {str(path)!r} was made from Python and names no MODEL. Pass the network: "
+            f"the run {str(gate.run)!r} was made from Python and names no MODEL. Pass the network: "
             "bitwright.load(RUN, model=net)."
         )
-    return load_model(recipe.model, Path(recipe.weights) if recipe.weights else None)
+    spec = gate.allow("model", recipe.model)
+    return load_model(spec, Path(recipe.weights) if recipe.weights else None)
 
 
 def _check_same_network(graph: ModelGraph, assignment: Assignment, path: Path) -> None:

@@ -50,6 +50,10 @@ DataOption = Annotated[
     str | None,
     typer.Option("--data", help="FILE.py:FUNCTION, a folder of images, X.npz, X.jsonl or none"),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="run the code that the run's recipe names; see docs/trust.md"),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="errors only")]
 
 
@@ -159,27 +163,29 @@ def evaluate(
     run: RunArgument,
     eval: Annotated[str, typer.Option("--eval", help="labelled data")] = "",
     metric: Annotated[str, typer.Option(help="top1, agreement, FILE.py:FUNCTION")] = "",
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Float and quantised side by side on any data."""
     with Console(quiet) as console:
-        console.show(
-            comparison({"metrics": _commands().run_evaluate(run, eval, metric, console.progress)})
-        )
+        found = _commands().run_evaluate(run, eval, metric, console.progress, trust)
+        console.show(comparison({"metrics": found}))
 
 
 @app.command()
-def export(run: RunArgument) -> None:
+def export(run: RunArgument, trust: Trust = False) -> None:
     """Write model.onnx again."""
     with Console(False) as console:
-        console.show([f"wrote {_commands().run_export(run)}"])
+        console.show([f"wrote {_commands().run_export(run, trust)}"])
 
 
 @app.command()
-def verify(run: RunArgument, data: DataOption = None, quiet: Quiet = False) -> None:
+def verify(
+    run: RunArgument, data: DataOption = None, trust: Trust = False, quiet: Quiet = False
+) -> None:
     """Run model.onnx in ONNX Runtime against the simulation, unit by unit and end to end."""
     with Console(quiet) as console:
-        found = _commands().run_verify(run, data or "", console.progress)
+        found = _commands().run_verify(run, data or "", console.progress, trust)
         console.show(comparison({"verify": found}))
     raise typer.Exit(0 if found["passed"] else 1)
 
@@ -220,6 +226,7 @@ def frontier(
         bool, typer.Option("--beside", help="run greedy and uniform bits beside the knees too")
     ] = False,
     store: Annotated[Path | None, typer.Option(help="where solved units were kept")] = None,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """The whole frontier of loss against a cost, as CSV and SVG; measured at its knees."""
@@ -227,7 +234,7 @@ def frontier(
     asked = FrontierRequest(cost, costs, budgets, eval, metric, beside, store)
     with Console(quiet) as console:
         if eval:
-            found = _commands().run_frontier_at_knees(run, asked, console.progress)
+            found = _commands().run_frontier_at_knees(run, asked, console.progress, trust)
         else:
             found = run_frontier(run, asked)
         console.show(frontier_lines(*found))

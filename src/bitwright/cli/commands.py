@@ -39,6 +39,7 @@ from bitwright.run.progress import Progress
 from bitwright.run.store import Store
 from bitwright.search.frontier import Frontier
 from bitwright.search.ran import Ran
+from bitwright.sources import trust
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.models import LoadedModel, load_model
 
@@ -65,6 +66,9 @@ def run_quantize(
     find_metric(made.metric)
     directory = rundir.create(out, recipes.to_toml(made))
     progress.listeners.append(rundir.log_listener(directory))
+    if not trust.remember(directory.path, vars(made)):
+        folder = trust.record_file(directory.path).parent
+        progress.note("start", f"{folder} cannot be written: later commands need --trust.")
     source = load_model(made.model, Path(made.weights) if made.weights else None)
     if not source.trained:
         raise ModelError(
@@ -203,30 +207,32 @@ def plan(graph: ModelGraph, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def run_evaluate(path: Path, data: str, metric: str, progress: Progress) -> dict[str, Any]:
+def run_evaluate(
+    path: Path, data: str, metric: str, progress: Progress, trusted: bool = False
+) -> dict[str, Any]:
     """Float and quantised of a run on any data."""
-    return runs.evaluate(runs.load_run(path), data, metric, progress)
+    return runs.evaluate(runs.load_run(path, trust=trusted), data, metric, progress)
 
 
 def run_frontier_at_knees(
-    path: Path, asked: FrontierRequest, progress: Progress
+    path: Path, asked: FrontierRequest, progress: Progress, trusted: bool = False
 ) -> tuple[Frontier, list[Path], tuple[Ran, ...]]:
     """The frontier of a run's table, measured at its knees; frontier.csv and frontier.svg."""
     found = traced(path, asked)
-    job = runs.job_of(found.directory, asked.eval, asked.metric, asked.store, progress)
+    job = runs.job_of(found.directory, asked.eval, asked.metric, asked.store, progress, trusted)
     wanted = candidates(found.table, found.frontier, asked.beside, found.tables)
     ran = run_candidates(job, wanted, progress)
     return found.frontier, write_frontier(found, ran), ran
 
 
-def run_export(path: Path) -> Path:
+def run_export(path: Path, trusted: bool = False) -> Path:
     """model.onnx again."""
-    return runs.export(runs.load_run(path))
+    return runs.export(runs.load_run(path, trust=trusted))
 
 
-def run_verify(path: Path, data: str, progress: Progress) -> dict[str, Any]:
+def run_verify(path: Path, data: str, progress: Progress, trusted: bool = False) -> dict[str, Any]:
     """verify.json again."""
-    return runs.verify(runs.load_run(path), data, progress)
+    return runs.verify(runs.load_run(path, trust=trusted), data, progress)
 
 
 def run_report(path: Path) -> Path:

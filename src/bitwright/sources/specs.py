@@ -114,6 +114,15 @@ def resolve_spec(spec: str) -> str:
     return str(Path(spec).expanduser().absolute()) if spec else spec
 
 
+def code_target(spec: str) -> str:
+    """The file or module whose code a spec would run; empty where it names none."""
+    found = _PY_FILE.match(spec)
+    if found:
+        return found["file"]
+    found = _MODULE.match(spec)
+    return found["module"] if found else ""
+
+
 def _parse_python(spec: str, error: type[InputError]) -> Spec | None:
     found = _PY_FILE.match(spec)
     if found and found["function"]:
