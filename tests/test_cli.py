@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from bitwright import runs
 from bitwright.catalogue import catalogue
+from bitwright.export.rundir import RunDirectory
 from bitwright.prepare.names import ABOUT as PREPARE
 from bitwright.recipe import Recipe, load_recipe, update
+from bitwright.sources.trust import remember
 from bitwright.tune_steps import STEPS as TUNE
 
 HERE = Path(__file__).parent
@@ -155,8 +158,10 @@ def finished(user, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A copy of the finished run that a test may spoil."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+    """A copy of the finished run that a test may spoil, as if it had been made there."""
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    remember(copy, vars(runs.recipe_of(RunDirectory(copy))))
+    return copy
 
 
 # ---- the run directory -----------------------------------------------------------------------
