@@ -136,7 +136,7 @@ def test_print_only_in_the_command():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
-                assert name_of(path) == "cli.app", f"{path}:{node.lineno}"
+                assert name_of(path) == "cli.edge", f"{path}:{node.lineno}"
 
 
 def for_types(tree: ast.Module) -> list[ast.stmt]:
@@ -191,7 +191,7 @@ def test_exported_names():
 
 def test_commands_on_a_table_load_no_network():
     code = (
-        "import sys, bitwright.cli;"
+        "import sys, bitwright.cli.edge, bitwright.cli.checks, bitwright.cli.records;"
         "bad = [m for m in ('torch', 'onnx', 'onnxruntime') if m in sys.modules];"
         "assert not bad, bad"
     )

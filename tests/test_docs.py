@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from bitwright.cli import app
+from bitwright.cli.parser import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -17,6 +17,13 @@ METRICS = (
     "exact_match",
 )  # fmt: skip
 SOLVERS = ("ip", "greedy-accuracy", "greedy-compression")
+RECIPES = (
+    "fixed", "light", "advanced", "relaxed", "aciq", "dfq", "zeroq", "ocs", "lapq", "adaround",
+    "brecq", "qat-kld",
+)  # fmt: skip
+TARGETS = ("ort-cpu", "ort-linear", "paper", "per-tensor", "weights-only")
+MODES = ("parallel", "sequential")
+LISTS = ("methods", "recipes", "targets", "metrics")
 # Operators beside the weighted ones whose inputs a target may quantise.
 OPERATORS = ("add", "mul", "concat", "avg_pool", "global_avg_pool", "matmul", "softmax")
 

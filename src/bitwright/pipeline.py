@@ -46,7 +46,6 @@ from bitwright.result import Result
 from bitwright.run.device import check_device
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
-from bitwright.run.showing import progress_for
 from bitwright.search.record import as_record
 from bitwright.search.table import Table
 from bitwright.solving import Edges, solve
@@ -66,7 +65,7 @@ def quantize(
     *,
     recipe: str = "fixed",
     evaluation: object | None = None,
-    progress: Progress | bool | None = None,
+    progress: Progress | None = None,
     store: str | Path | None = None,
     workers: int | str = 1,
     **options: Any,
@@ -79,8 +78,7 @@ def quantize(
             batch is inputs or (inputs, labels); labels are ignored.
         recipe: a built-in recipe's name or a TOML file.
         evaluation: labelled data to measure float and quantised on.
-        progress: whether to show what happens; by default in IPython and notebooks alone. A
-            Progress of your own receives it.
+        progress: receives what happens.
         store: a directory where solved units are kept: running again takes up what is there.
         workers: processes for the parallel mode; the result is the same, bit for bit.
         options: any key of a recipe, such as scheme="w4a8" or target="ort-cpu".
@@ -111,7 +109,7 @@ def quantize(
         store_at(store),
         workers,
     )
-    return run(job, progress_for(progress))
+    return run(job, progress or Progress())
 
 
 def run(job: Job, progress: Progress) -> Result:

@@ -13,7 +13,7 @@ from typing import Any
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import load_target
-from bitwright.names import METHODS, RANGES, SOLVERS, check_metric, check_name
+from bitwright.names import METHODS, MODES, RANGES, RECIPES, SOLVERS, check_metric, check_name
 from bitwright.prepare.names import prepare_steps
 from bitwright.run.device import parse_device
 from bitwright.run.texts import parse_toml, read_text
@@ -23,22 +23,8 @@ from bitwright.search.ties import parse_ties
 from bitwright.tune_steps import REFINE, check_tuning, tuning_steps
 
 VERSION = 1
-BUILT_IN = (
-    "fixed",
-    "light",
-    "advanced",
-    "relaxed",
-    "aciq",
-    "dfq",
-    "zeroq",
-    "ocs",
-    "lapq",
-    "adaround",
-    "brecq",
-    "qat-kld",
-)
+BUILT_IN = RECIPES
 BY_OUTPUT = "output"
-MODES = ("parallel", "sequential")
 # Methods that solve weights with several grids a channel.
 GROUPED = ("nearest", "quadratic")
 # TOML, torch and the file formats count in 64 bits.

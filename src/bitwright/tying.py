@@ -8,9 +8,9 @@ from dataclasses import replace
 from bitwright.graph.ties import tied_inputs
 from bitwright.preparing import Prepared
 from bitwright.recipe import Recipe
-from bitwright.search.menu import INPUTS, make_menu
+from bitwright.search.menu import make_menu
 from bitwright.search.table import Row, Table, make_table
-from bitwright.search.ties import groups_of, joined, parse_ties
+from bitwright.search.ties import INPUTS, groups_of, joined, parse_ties
 
 
 def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:

@@ -17,8 +17,9 @@ import torch
 
 from bitwright.errors import ClusterError, DataError, RecipeError, WorkerError
 from bitwright.run.digest import digest
-from bitwright.run.jobs import collect, read_workers, run_jobs
+from bitwright.run.jobs import collect, run_jobs
 from bitwright.run.wire import decode, encode, from_bytes, from_file, to_bytes, to_file
+from bitwright.run.workers import read_workers
 
 HERE = Path(__file__).parent
 

@@ -1,6 +1,6 @@
 """`python -m bitwright.cli` is the command."""
 
-from bitwright.cli.app import main
+from bitwright.cli import main
 
 if __name__ == "__main__":
     main()

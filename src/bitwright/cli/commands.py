@@ -12,6 +12,7 @@ from typing import Any
 
 from bitwright import recipe as recipes
 from bitwright import runs
+from bitwright.cli.checks import require_sources
 from bitwright.cli.table_commands import FrontierRequest, traced, write_frontier
 from bitwright.errors import InputError, ModelError, RecipeError
 from bitwright.export import rundir
@@ -34,9 +35,9 @@ from bitwright.preparing import Job
 from bitwright.recipe import Recipe, make_recipe
 from bitwright.repeating import resolved
 from bitwright.run.device import check_device
-from bitwright.run.jobs import read_workers
 from bitwright.run.progress import Progress
 from bitwright.run.store import Store
+from bitwright.run.workers import read_workers
 from bitwright.search.frontier import Frontier
 from bitwright.search.ran import Ran
 from bitwright.sources import trust
@@ -51,20 +52,19 @@ def run_quantize(
     progress: Progress,
     store: Path | None = None,
     workers: str = "1",
+    force: bool = False,
 ) -> dict[str, Any]:
     """The whole job; returns metrics, verification and where things are.
 
     Solved units are kept in `store`, so that the same command takes up what an interrupted one
-    left; by default inside the run directory, until the run is whole.
+    left; by default inside the run directory, until the run is whole. With `force` another run
+    that `out` holds is replaced.
     """
     made = resolved(make_recipe(recipe, options))
-    if not made.model:
-        raise RecipeError("no MODEL: name the network, for example models.py:resnet20.")
-    if not made.data:
-        raise RecipeError("no --data: name calibration data, for example loaders.py:calib.")
+    require_sources(made)
     check_device(made.device)
     find_metric(made.metric)
-    directory = rundir.create(out, recipes.to_toml(made))
+    directory = rundir.create(out, recipes.to_toml(made), force)
     progress.listeners.append(rundir.log_listener(directory))
     if not trust.remember(directory.path, vars(made)):
         folder = trust.record_file(directory.path).parent

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from bitwright.errors import InterruptedRun
 from bitwright.export.rates import counted
+from bitwright.export.rundir import finite
 from bitwright.run.progress import Event, Progress
 
 _PLAIN_SECONDS = 10.0
@@ -22,9 +24,11 @@ _PLAIN_SECONDS = 10.0
 class Console:
     """Shows events as they come; `show` prints result lines."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, as_json: bool = False) -> None:
         self.quiet = quiet
-        self.rich = RichConsole(highlight=False, soft_wrap=True)
+        self.as_json = as_json
+        # Standard output is the JSON's alone where it is asked for.
+        self.rich = RichConsole(highlight=False, soft_wrap=True, stderr=as_json)
         self.live = self.rich.is_terminal and not quiet
         self.progress = Progress([self._hear])
         self._bar: bars.Progress | None = None
@@ -63,6 +67,15 @@ class Console:
             return
         for line in lines:
             self.rich.print(Text(line))
+
+    def result(self, record: Any, lines: Callable[[], Iterable[str]]) -> None:
+        """Print what a command found: as JSON where that is asked for, else as lines."""
+        if not self.as_json:
+            self.show(lines())
+            return
+        self._stop()
+        text = json.dumps(finite(record), indent=1, ensure_ascii=False, default=str)
+        sys.stdout.write(text + "\n")
 
     def _stop(self) -> None:
         if self._bar is not None:
@@ -137,3 +150,11 @@ def listing(rows: list[dict[str, str]]) -> list[str]:
     widths = {k: max(len(k), *(len(r[k]) for r in rows)) for k in keys}
     lines = ["  ".join(k.ljust(widths[k]) for k in keys)]
     return lines + ["  ".join(r[k].ljust(widths[k]) for k in keys).rstrip() for r in rows]
+
+
+def listings(lists: Mapping[str, list[dict[str, str]]]) -> list[str]:
+    """Several lists, each under its name."""
+    lines: list[str] = []
+    for name, rows in lists.items():
+        lines += [*([""] if lines else []), f"{name}:", *(f"  {line}" for line in listing(rows))]
+    return lines

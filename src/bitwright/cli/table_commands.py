@@ -25,9 +25,8 @@ from bitwright.search.question import Question, ask
 from bitwright.search.ran import Ran
 from bitwright.search.record import read_allocation, write_allocation
 from bitwright.search.shortfall import require
-from bitwright.search.table import Table, make_table, read_table
+from bitwright.search.table import Row, Table, make_table, read_table
 
-FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
 ONE_POINT = "one point"
 
 
@@ -69,6 +68,7 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
         BudgetError: no allocation holds the budgets.
     """
     directory, table = _open(path)
+    _require_menu(table, path)
     asked = _resolved(request, directory)
     table = _timed(directory, table, _names(asked))
     found = allocate(
@@ -129,8 +129,8 @@ def write_frontier(found: Traced, ran: Sequence[Ran] = ()) -> list[Path]:
     """Write frontier.csv and frontier.svg, with what was run."""
     directory = found.directory
     files = {
-        FRONTIER_CSV: frontier_csv(found.frontier, ran),
-        FRONTIER_SVG: draw(found.frontier, ran),
+        rundir.FRONTIER_CSV: frontier_csv(found.frontier, ran),
+        rundir.FRONTIER_SVG: draw(found.frontier, ran),
     }
     for name, text in files.items():
         try:
@@ -156,6 +156,33 @@ def run_explain(path: Path, unit: str, request: Request) -> tuple[Question, Expl
     return question, explain(question, unit, seconds=asked.seconds)
 
 
+def units_below(path: Path, place: str) -> list[dict[str, str]]:
+    """The units of a part of the network such as `layer1`, and their bits; none of a unit itself.
+
+    The bits are those of allocation.json, where there is one.
+    """
+    directory, table = _open(path)
+    within = [unit for unit in table.units if unit.startswith(f"{place}.")]
+    if place in table.units or not within:
+        return []
+    taken: Mapping[str, Row] = {}
+    if directory[rundir.ALLOCATION].is_file():
+        taken = read_allocation(directory[rundir.ALLOCATION], table).rows or {}
+    return [_told(unit, taken.get(unit), table) for unit in within]
+
+
+def _told(unit: str, taken: Row | None, table: Table) -> dict[str, str]:
+    rows = table.of(unit)
+    loss = taken.loss_delta if taken else None
+    return {
+        "unit": unit,
+        "bits": str(taken.choice) if taken else "",
+        "loss": "" if loss is None else f"{loss:.4g}",
+        "parameters": f"{rows[0].params:,}",
+        "choices": " ".join(str(row.choice) for row in rows),
+    }
+
+
 def _of_allocation(found: Allocation, request: Request) -> Request:
     minimize = request.minimize or ("" if found.minimizes == "loss" else found.minimizes)
     budgets = tuple(spent.asked for spent in found.budgets if spent.asked)
@@ -165,6 +192,20 @@ def _of_allocation(found: Allocation, request: Request) -> Request:
 def _open(path: Path) -> tuple[RunDirectory, Table]:
     directory = rundir.existing(path)
     return directory, read_table(directory[rundir.TABLE])
+
+
+def _require_menu(table: Table, path: Path) -> None:
+    """Whether any unit has something to choose from.
+
+    Raises:
+        RecipeError: none has.
+    """
+    if len(table.rows) == len(table.units):
+        raise RecipeError(
+            f"the run {str(path)!r} was quantised without a menu: each unit has one choice, so "
+            "there is nothing to allocate. Quantise with a menu and a budget, for example --menu "
+            "'w8a8,w4a8' --budget 'size<=0.2'."
+        )
 
 
 def _names(asked: Request) -> set[str]:

@@ -21,6 +21,12 @@ METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx"
 REPORT, LOG, STORE = "report.html", "log.jsonl", "store"
 # Only where a budget bounds the latency.
 LATENCY = "latency.csv"
+# Written by 'bitwright frontier'.
+FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
+_OF_A_RUN = (
+    CENSUS, TABLE, ALLOCATION, METRICS, MODEL, ONNX, VERIFY, REPORT, LOG, LATENCY, FRONTIER_CSV,
+    FRONTIER_SVG,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file; numbers that JSON does not know become null."""
-        text = json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n"
         write_atomically(self[name], text.encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -56,8 +62,11 @@ class RunDirectory:
         return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
 
 
-def create(path: Path, recipe: str) -> RunDirectory:
+def create(path: Path, recipe: str, force: bool = False) -> RunDirectory:
     """Make a folder ready for a run, or take up the same run again.
+
+    With `force` another run that is there is replaced: its files are removed, its store, which any
+    run can use, is kept, and what is not of a run stays.
 
     Raises:
         RunDirectoryError: it cannot be written, or holds another run or other files.
@@ -73,10 +82,12 @@ def create(path: Path, recipe: str) -> RunDirectory:
     if RECIPE in present:
         # A run that failed leaves its recipe, its log and a store that any run can use.
         if set(present) - {RECIPE, LOG, STORE} and run.read_text(RECIPE) != recipe:
-            raise RunDirectoryError(
-                f"--out {path} already holds another run (its recipe.toml differs from what is "
-                "asked for). Name another folder, or remove this one first."
-            )
+            if not force:
+                raise RunDirectoryError(
+                    f"--out {path} already holds another run (its recipe.toml differs from what is "
+                    "asked for). Name another folder, or replace this run with --force."
+                )
+            _remove_run(run)
     elif present:
         raise RunDirectoryError(
             f"--out {path} is not empty and holds no run (it has {present[0]!r}). Name an empty or "
@@ -91,6 +102,18 @@ def create(path: Path, recipe: str) -> RunDirectory:
             f"--out {path} cannot be written ({error.strerror}). Name another folder."
         ) from error
     return run
+
+
+def _remove_run(run: RunDirectory) -> None:
+    """Remove the files of a run, its recipe last: what remains after a fault is still a run."""
+    for name in (*_OF_A_RUN, RECIPE):
+        try:
+            run[name].unlink(missing_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"--out {run.path}: {name} of the run that is there cannot be removed "
+                f"({error.strerror}). Name another folder."
+            ) from error
 
 
 def existing(path: Path) -> RunDirectory:
@@ -127,11 +150,12 @@ def log_listener(run: RunDirectory) -> Any:
     return listen
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for every number that JSON does not know."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(v) for key, v in value.items()}
+        return {key: finite(v) for key, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value

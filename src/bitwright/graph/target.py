@@ -10,11 +10,11 @@ from typing import Any
 
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import ALLOWED_BITS
-from bitwright.names import OPERATORS
+from bitwright.names import OPERATORS, TARGETS
 from bitwright.numerics.grid import Grid
 from bitwright.run.texts import parse_toml, read_text
 
-BUILT_IN = ("ort-cpu", "ort-linear", "paper", "per-tensor", "weights-only")
+BUILT_IN = TARGETS
 READS = "reads"
 JOINS = (READS, "add", "concat")
 PARALLEL, SUM = "parallel", "sum"

@@ -11,14 +11,14 @@ import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
-from bitwright.errors import BitwrightError, RecipeError
+from bitwright.errors import BitwrightError
 from bitwright.run.cluster import RayCrew
 from bitwright.run.local import LocalCrew
 from bitwright.run.task import Outcome, Settings, Task, one_thread
 from bitwright.run.wire import encode
+from bitwright.run.workers import RAY
 
 Function = Callable[[Any, Any], Any]
-RAY = "ray"
 
 
 class Crew(Protocol):
@@ -40,28 +40,6 @@ class Crew(Protocol):
         """Let all workers go; at once where the work is not finished."""
 
 
-def read_workers(text: str, place: str = "--workers") -> int | str:
-    """Read a number of processes, ``ray``, or the address of a Ray cluster.
-
-    >>> read_workers("2")
-    2
-    >>> read_workers("ray://10.0.0.1:10001")
-    'ray://10.0.0.1:10001'
-
-    Raises:
-        RecipeError: anything else.
-    """
-    asked = text.strip()
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    if asked == RAY or ":" in asked:
-        return asked
-    raise RecipeError(
-        f"{text!r} in {place} is no number of workers. Write a whole number from 1, ray for a Ray "
-        "cluster on this machine, or the address of one (ray://HOST:PORT)."
-    )
-
-
 def run_jobs(
     function: Function,
     items: Iterable[Any],
@@ -79,7 +57,7 @@ def run_jobs(
     Args:
         function: importable, and pure: it draws from no global generator and keeps nothing.
         items: values that can be pickled; their tensors travel as bytes.
-        workers: see `read_workers`; 1 works in this process.
+        workers: see `workers.read_workers`; 1 works in this process.
         shared: what all jobs read; sent once, and its tensors are held once for all processes.
         name: what to call an item in messages, such as its unit.
         tick: called with the number of jobs done.

@@ -22,11 +22,10 @@ from bitwright.errors import RunDirectoryError
 from bitwright.graph.choice import Choice
 from bitwright.search.cost import Measure
 from bitwright.search.table import Row, Table
+from bitwright.search.ties import INPUTS
 
 Selection = tuple[int, ...]
 Indices = NDArray[np.int64]
-# What marks a group that shares input bits alone.
-INPUTS = "a:"
 
 
 @dataclass(frozen=True, eq=False)

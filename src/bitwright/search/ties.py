@@ -6,8 +6,9 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 
 from bitwright.errors import RecipeError
-from bitwright.search.menu import INPUTS
 
+# What ties the input bits alone.
+INPUTS = "a:"
 Groups = Mapping[str, str]
 
 

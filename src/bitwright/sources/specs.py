@@ -99,6 +99,35 @@ def parse_data(spec: str) -> Spec:
     raise DataError(f"{absent('file or folder', spec)}. {DATA_FORMS}.")
 
 
+def check_present(spec: Spec, error: type[InputError]) -> None:
+    """Whether the file or folder of a MODEL or a D is there; nothing is imported or read.
+
+    Raises:
+        InputError: of the kind given; it is not.
+    """
+    if spec.kind == "file":
+        path = spec.path
+        if not path.is_file():
+            raise error(f"{absent('file', spec.target)}.{_near_file(path.resolve())}")
+    elif spec.is_path and not spec.path.exists():
+        what = "folder" if spec.kind in ("hf", "folder") else "file"
+        raise error(f"{absent(what, spec.target)}. Check the path.")
+
+
+def check_object(spec: str, error: type[InputError]) -> None:
+    """Whether `FILE.py:NAME` or `package.module:NAME` is written so, and the file is there.
+
+    Raises:
+        InputError: of the kind given.
+    """
+    parsed = _parse_python(spec, error)
+    if parsed is None:
+        raise error(
+            f"{spec!r} is not understood. Write FILE.py:FUNCTION or package.module:FUNCTION."
+        )
+    check_present(parsed, error)
+
+
 def resolve_spec(spec: str) -> str:
     """The same spec with its file or folder made absolute: it then works from any directory."""
     prefix, colon, name = spec.partition(":")
