@@ -99,3 +99,8 @@ def waits_for_all(shared, item):
         assert time.monotonic() < end
         time.sleep(0.005)
     return item
+
+
+def slow_product(shared, item):
+    time.sleep(1.0)
+    return product(shared, item)
