@@ -24,6 +24,7 @@ from bitwright.graph.capture import capture
 from bitwright.graph.census import census
 from bitwright.graph.choice import parse_menu, parse_scheme
 from bitwright.graph.execute import bind
+from bitwright.graph.float_work import float_work
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
@@ -191,15 +192,17 @@ def _captured(source: LoadedModel, dataset: Dataset | None) -> ModelGraph:
 
 def plan(graph: ModelGraph, recipe: Recipe) -> dict[str, Any]:
     """Rough figures from counts alone: operations, memory of weights, calibration work."""
-    macs = sum(unit.macs for unit in graph.units)
+    macs, work = sum(unit.macs for unit in graph.units), float_work(graph)
     tensors = named_tensors(graph.module).values()
     weights = sum(t.numel() * t.element_size() for t in tensors)
     samples = recipe.calib
     # Two multiply-accumulates a nanosecond a core is what a small convolution reaches here; the
     # statistics of activations take about as long again.
-    seconds = 2 * macs * samples / 20e9
+    seconds = 2 * (macs + sum(work.macs.values())) * samples / 20e9
     return {
         "macs_per_sample": macs,
+        "float_macs": work.macs,
+        "uncounted": list(work.uncounted),
         "float_mb": weights / 1e6,
         "calibration_samples": samples,
         "estimated_seconds": max(1, math.ceil(seconds)),

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from bitwright.errors import InterruptedRun
 from bitwright.export.rates import counted
+from bitwright.export.report_text import shown_count
 from bitwright.export.rundir import finite
 from bitwright.run.progress import Event, Progress
 
@@ -135,11 +136,20 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
     lines += [f"  note: {n['place']}: {n['text']}" for n in found["census"]["notes"]]
     lines += [
         "",
-        f"{plan['macs_per_sample'] / 1e6:.1f} million MACs a sample, {plan['float_mb']:.2f} MB of "
+        f"{_work(plan)}, {plan['float_mb']:.2f} MB of "
         f"float weights; calibrating on {plan['calibration_samples']} samples takes about "
         f"{plan['estimated_seconds']} s and {plan['estimated_memory_mb']} MB.",
     ]
     return lines
+
+
+def _work(plan: Mapping[str, Any]) -> str:
+    """The multiply-accumulates of a sample: of the units, of the rest, and what is not counted."""
+    parts = [f"{shown_count(plan['macs_per_sample'])} MACs a sample in units"]
+    parts += [f"{shown_count(n)} in {name} (float)" for name, n in plan["float_macs"].items()]
+    if plan["uncounted"]:
+        parts.append(f"those of {', '.join(plan['uncounted'])} are not counted")
+    return ", ".join(parts)
 
 
 def listing(rows: list[dict[str, str]]) -> list[str]:

@@ -10,14 +10,12 @@ from torch import fx
 
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph, Unit
-from bitwright.graph.operators import ACTIVATIONS, TRANSPARENT, WEIGHTED
+from bitwright.graph.operators import ACTIVATIONS, STORED, TRANSPARENT, WEIGHTED, plain_name
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target
 from bitwright.graph.units import weight_of
 
 _MOVES = {"slice", "select", "cat", "pad", "sym_size", "getitem", "expand", "split", "clone"}
-
-_OTHER_WEIGHTED = {"lstm", "gru", "rnn_tanh", "rnn_relu", "einsum", "bmm", "baddbmm", "bilinear"}
 
 
 def census(
@@ -83,7 +81,7 @@ def _float_operators(graph: ModelGraph, sites: tuple[Site, ...]) -> list[dict[st
     for node in graph.module.graph.nodes:
         if node.op != "call_function":
             continue
-        name = _plain_name(node)
+        name = plain_name(node)
         if node.name in quantized or name in _MOVES or node.target in TRANSPARENT:
             continue
         reason = _reason(node, graph)
@@ -95,13 +93,6 @@ def _float_operators(graph: ModelGraph, sites: tuple[Site, ...]) -> list[dict[st
     ]
 
 
-def _plain_name(node: fx.Node) -> str:
-    text = str(node.target)
-    return (
-        text.split(".")[1] if text.startswith("aten.") else getattr(node.target, "__name__", text)
-    )
-
-
 def _reason(node: fx.Node, graph: ModelGraph) -> str:
     if node.target in WEIGHTED:
         if any(node.name in unit.calls for unit in graph.units):
@@ -109,15 +100,13 @@ def _reason(node: fx.Node, graph: ModelGraph) -> str:
         if weight_of(node) is not None:
             return "its stored operand is no matrix of floats, which is what runtimes quantise"
         return "its second operand is computed, not a stored weight"
-    if _plain_name(node) in _OTHER_WEIGHTED and any(
-        i.op == "get_attr" for i in node.all_input_nodes
-    ):
+    if plain_name(node) in STORED and any(i.op == "get_attr" for i in node.all_input_nodes):
         return "carries stored weights in a form that has no quantised operator"
     if node.target in ACTIVATIONS:
         return "activation function: its result is quantised where a quantised operator reads it"
-    if _plain_name(node) in ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"):
+    if plain_name(node) in ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"):
         return "normalisation computes in float"
-    if _plain_name(node) in ("softmax", "scaled_dot_product_attention", "_softmax"):
+    if plain_name(node) in ("softmax", "scaled_dot_product_attention", "_softmax"):
         return "attention computes in float"
     return "no weights; the target computes it in float"
 
@@ -128,7 +117,7 @@ def _protocol(
     """The settings that literature leaves unsaid and that make figures incomparable."""
     names = [u.name for u in graph.units]
     by_bits = Counter(str(choices[name]) for name in names)
-    adds = {n.name for n in graph.module.graph.nodes if _plain_name(n) == "add"}
+    adds = {n.name for n in graph.module.graph.nodes if plain_name(n) == "add"}
     inputs = {n.name for n in graph.module.graph.nodes if n.op == "placeholder"}
     return {
         "schemes": dict(sorted(by_bits.items())),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
 aten = torch.ops.aten
 
@@ -89,6 +90,22 @@ TRANSPARENT: set[Any] = {
     aten.max_pool2d.default, aten.view.default, aten.reshape.default, aten.flatten.using_ints,
     aten.permute.default, aten.transpose.int, aten.squeeze.dim, aten.unsqueeze.default,
 }  # fmt: skip
+
+
+# Recurrent operators, and all that carry stored weights in a form that no runtime quantises.
+RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+STORED = {
+    *RECURRENT, *(f"{name}_cell" for name in RECURRENT),
+    "einsum", "bmm", "baddbmm", "bilinear",
+}  # fmt: skip
+
+
+def plain_name(node: fx.Node) -> str:
+    """An operator's name without its library and its overload."""
+    text = str(node.target)
+    return (
+        text.split(".")[1] if text.startswith("aten.") else getattr(node.target, "__name__", text)
+    )
 
 
 def arguments(kind: str) -> tuple[int, int, int | None]:
