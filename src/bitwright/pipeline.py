@@ -43,6 +43,7 @@ from bitwright.pricing import Prices, table_of
 from bitwright.recipe import Recipe, make_recipe
 from bitwright.repeating import of_python
 from bitwright.result import Result
+from bitwright.run.address import check_address
 from bitwright.run.device import check_device
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
@@ -116,8 +117,7 @@ def run(job: Job, progress: Progress) -> Result:
     """Run every stage of a job, in order."""
     keep_heap()
     recipe = job.recipe
-    check_device(recipe.device)
-    metric(recipe.metric)
+    _check_machinery(job, progress)
     torch.manual_seed(recipe.seed)
     with progress.stage("capture"):
         job, original = captured(job)
@@ -188,6 +188,26 @@ def _census(
     found["notes"] += [{"place": n.place, "text": n.text} for n in seen.notes]
     shown = as_solved(solved, tuned.solved)
     return with_quality(found, Solved(graph, shown, tuned.edges, sites, seen.stats))
+
+
+def _check_machinery(job: Job, progress: Progress) -> None:
+    """Learn before any work what the device, the metric or the workers would fail for at its end.
+
+    Workers that have nothing to do are told of.
+    """
+    recipe = job.recipe
+    check_device(recipe.device)
+    metric(recipe.metric)
+    check_address(job.workers)
+    if job.workers == 1 or (recipe.menu and method(recipe.method).needs.data):
+        return
+    if not method(recipe.method).needs.data:
+        why = f"--method {recipe.method} looks at no data and solves a unit in milliseconds"
+    elif recipe.mode == "sequential":
+        why = "--mode sequential solves each unit on what those before it give; parallel uses them"
+    else:
+        return
+    progress.note("solve", f"--workers {job.workers} is not used: {why}.")
 
 
 def _costs(

@@ -10,6 +10,7 @@ from pathlib import Path
 from bitwright.errors import RunDirectoryError, unknown
 from bitwright.export.latency import Cell, Conditions, LatencyTable
 from bitwright.graph.choice import FLOAT, Choice
+from bitwright.run.cells import guard
 from bitwright.run.files import write_atomically
 from bitwright.search.table import amount, parse_cell, parse_csv, read_choice, read_text, real
 
@@ -29,7 +30,7 @@ def write_latencies(path: Path, table: LatencyTable) -> None:
 
 def latency_text(table: LatencyTable) -> str:
     """The table as CSV."""
-    about = [str(value) for value in vars(table.conditions).values()]
+    about = [guard(str(value)) for value in vars(table.conditions).values()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -37,7 +38,14 @@ def latency_text(table: LatencyTable) -> str:
         for choice in table.choices[unit]:
             cell = table.cells[unit, choice]
             writer.writerow(
-                [unit, *_bits(choice), repr(cell.ms), repr(cell.enter), repr(cell.leave), *about]
+                [
+                    guard(unit),
+                    *_bits(choice),
+                    repr(cell.ms),
+                    repr(cell.enter),
+                    repr(cell.leave),
+                    *about,
+                ]
             )
     for choice, ms in table.rest.items():
         writer.writerow([REST_ROW, *_bits(choice), repr(ms), "0.0", "0.0", *about])

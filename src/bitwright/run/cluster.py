@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import socket
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bitwright.errors import ClusterError, WorkerError
+from bitwright.run.address import check_address
 from bitwright.run.memory import keep_heap
 from bitwright.run.task import Outcome, Task, one_thread, perform
 from bitwright.run.wire import Message, decode, encode, from_bytes, to_bytes
@@ -196,10 +196,8 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, address: str | None) -> None:
     try:
-        if address is not None and ":" in address:
-            # Ray itself tries for minutes.
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
+        if address is not None:
+            check_address(address)
         ray.init(
             address=address, log_to_driver=False, include_dashboard=None, logging_level="ERROR"
         )

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from bitwright.run.cells import guard
 from bitwright.search.frontier import Frontier
 from bitwright.search.ran import Ran
 
@@ -46,7 +47,14 @@ def frontier_csv(frontier: Frontier, ran: Sequence[Ran] = ()) -> str:
 def _cells(frontier: Frontier, place: tuple[str, float, float | None, float]) -> list[object]:
     method, used, share, loss = place
     fraction = "" if share is None else repr(share)
-    return [method, frontier.cost.name, frontier.cost.unit, used, fraction, repr(loss)]
+    return [
+        guard(method),
+        guard(frontier.cost.name),
+        frontier.cost.unit,
+        used,
+        fraction,
+        repr(loss),
+    ]
 
 
 def _measured(one: Ran | None, figures: Sequence[str]) -> list[object]:

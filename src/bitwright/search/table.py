@@ -13,6 +13,7 @@ from typing import Any
 
 from bitwright.errors import RunDirectoryError, unknown
 from bitwright.graph.choice import ALLOWED_BITS, FLOAT, Choice
+from bitwright.run.cells import guard, unguard
 from bitwright.run.files import write_atomically
 from bitwright.run.texts import read_text as _plain_text
 
@@ -200,6 +201,8 @@ def _cells(row: Row, columns: tuple[str, ...]) -> list[str]:
 
 def _text(value: Any) -> str:
     # numpy's own repr would write the type as well.
+    if isinstance(value, str):
+        return guard(value)
     return "" if value is None else repr(float(value)) if isinstance(value, float) else str(value)
 
 
@@ -262,7 +265,9 @@ def parse_csv(
                 f"{path}, line {line} has {len(cells)} cells where the heading has "
                 f"{len(heading)}. {REMEDY}"
             )
-    return [(line, dict(zip(heading, cells, strict=True))) for line, cells in lines[1:]]
+    return [
+        (line, dict(zip(heading, map(unguard, cells), strict=True))) for line, cells in lines[1:]
+    ]
 
 
 def _row(cells: Mapping[str, str], line: int, path: Path) -> Row:
