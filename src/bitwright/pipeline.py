@@ -47,6 +47,7 @@ from bitwright.run.address import check_address
 from bitwright.run.device import check_device
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
+from bitwright.run.showing import progress_for
 from bitwright.search.record import as_record
 from bitwright.search.table import Table
 from bitwright.solving import Edges, solve
@@ -66,7 +67,7 @@ def quantize(
     *,
     recipe: str = "fixed",
     evaluation: object | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     store: str | Path | None = None,
     workers: int | str = 1,
     **options: Any,
@@ -79,7 +80,8 @@ def quantize(
             batch is inputs or (inputs, labels); labels are ignored.
         recipe: a built-in recipe's name or a TOML file.
         evaluation: labelled data to measure float and quantised on.
-        progress: receives what happens.
+        progress: whether to show what happens; by default in IPython and notebooks alone. A
+            Progress of your own receives it.
         store: a directory where solved units are kept: running again takes up what is there.
         workers: processes for the parallel mode; the result is the same, bit for bit.
         options: any key of a recipe, such as scheme="w4a8" or target="ort-cpu".
@@ -110,7 +112,7 @@ def quantize(
         store_at(store),
         workers,
     )
-    return run(job, progress or Progress())
+    return run(job, progress_for(progress))
 
 
 def run(job: Job, progress: Progress) -> Result:

@@ -29,7 +29,7 @@ def render(
     evaluated = metrics.get("evaluated_on") == "evaluation data"
     return render_report(
         ReportData(
-            title=f"{network_name(recipe_of, census)}: {scheme_of(rows(census.get('units')))}",
+            title=title_of(recipe_of, census),
             command=line_again(recipe_of, run.path if run else None, evaluated),
             created=str(metrics.get("environment", {}).get("created", "")),
             metrics=metrics,
@@ -49,6 +49,11 @@ def render_run(run: RunDirectory) -> str:
     return render(
         recipe, run.read_json(rundir.METRICS), run.read_json(rundir.CENSUS), verified, run
     )
+
+
+def title_of(recipe: Recipe, census: Mapping[str, Any]) -> str:
+    """The network and the bits that it got."""
+    return f"{network_name(recipe, census)}: {scheme_of(rows(census.get('units')))}"
 
 
 def network_name(recipe: Recipe, census: Mapping[str, Any]) -> str:

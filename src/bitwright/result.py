@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,17 @@ from bitwright.export.latency import LatencyTable
 from bitwright.export.latency_csv import write_latencies
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import save_packed
+from bitwright.export.report_words import notes
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
+from bitwright.export.summary import as_html, comparison, short
 from bitwright.export.verify import verify as verify_file
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import load_target
 from bitwright.numerics.stats import TensorStats
 from bitwright.recipe import Recipe, to_toml
-from bitwright.reporting import render
+from bitwright.reporting import render, title_of
 from bitwright.run.files import write_atomically
 from bitwright.run.progress import Event, Progress
 from bitwright.search.table import Row, Table, write_table
@@ -37,7 +38,7 @@ from bitwright.sources.batches import Dataset, take
 VERIFY_SAMPLES = 256
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """A quantised network with everything that is known about it.
 
@@ -68,11 +69,30 @@ class Result:
     progress: Progress
     latency: LatencyTable | None = None
 
+    def __repr__(self) -> str:
+        """The run in one line."""
+        return short(self._title(), self.measured())
+
+    def _repr_html_(self) -> str:
+        """The run as notebooks show it at the end of a cell."""
+        return as_html(self._title(), self.measured(), notes(self.census))
+
+    def summary(self) -> str:
+        """What the command prints at the end: accuracy, sizes, notes."""
+        lines = comparison(
+            {"metrics": self.measured(), "lossless": self.allocation.get("lossless")}
+        )
+        told = [f"note: {note}" for note in notes(self.census)]
+        return "\n".join([self._title(), *lines, *told])
+
+    def _title(self) -> str:
+        return title_of(self.recipe, self.census)
+
     def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
         """Write the whole run directory; verification included unless told otherwise."""
         run = rundir.create(Path(out), to_toml(self.recipe))
         if not run[rundir.LOG].exists():
-            self._start_log(run)
+            _start_log(run, self.progress)
         with self.progress.stage("save"):
             run.write_json(rundir.CENSUS, self.census)
             write_table(run[rundir.TABLE], self.table)
@@ -87,13 +107,6 @@ class Result:
         run.write_json(rundir.METRICS, self.measured(run))
         self.report(run[rundir.REPORT], run)
         return run
-
-    def _start_log(self, run: RunDirectory) -> None:
-        """Log what happened before there was a folder, and what is still to come."""
-        listener = rundir.log_listener(run)
-        for stage in self.progress.stages:
-            listener(Event("end", stage.name, seconds=stage.seconds))
-        self.progress.listeners.append(listener)
 
     def export(self, path: str | Path) -> Path:
         """Write standard ONNX."""
@@ -149,6 +162,14 @@ class Result:
         }
 
 
+def _start_log(run: RunDirectory, progress: Progress) -> None:
+    """Log what happened before there was a folder, and what is still to come."""
+    listener = rundir.log_listener(run)
+    for stage in progress.stages:
+        listener(Event("end", stage.name, seconds=stage.seconds))
+    progress.listeners.append(listener)
+
+
 def size_figures(graph: ModelGraph, rows: list[Row], files: Mapping[str, int]) -> dict[str, Any]:
     """Sizes in bytes: the float tensors, the weights at their bits, the files on disk."""
     tensors = named_tensors(graph.module)
@@ -180,8 +201,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
     }
-
-
-def worst(errors: Mapping[str, float], count: int) -> list[str]:
-    """The units with the largest relative error."""
-    return list(islice(sorted(errors, key=lambda name: -errors[name]), count))

@@ -19,6 +19,7 @@ from bitwright.export.advice import advice
 from bitwright.export.rates import counted
 from bitwright.export.report_bars import size_bars, stage_bars
 from bitwright.export.report_words import facts, float_operators, notes
+from bitwright.export.summary import accuracy_rows
 
 _LEVELS = {"good": "Good", "warn": "Look closer", "bad": "Failed", "none": "Nothing measured"}
 _SQNR = {"weight": "weight_sqnr_db", "input": "input_sqnr_db", "output": "sqnr_db"}
@@ -96,7 +97,7 @@ def render_report(data: ReportData) -> str:
         level=summary.level,
         level_name=_LEVELS[summary.level],
         verdict=text.verdict(summary),
-        accuracy=_accuracy(data.metrics),
+        accuracy=accuracy_rows(data.metrics),
         measured_on=_measured_on(data.metrics),
         verification=_verification(data.verify),
         sizes=size_bars(data.metrics, data.files),
@@ -130,31 +131,6 @@ def _template() -> Template:
 
 
 # ---- figures ---------------------------------------------------------------------------------
-
-
-def _accuracy(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Rows of (name, float, quantised, difference)."""
-    before, after = (text.mapping(metrics.get(key)) for key in ("float", "quantized"))
-    samples = metrics.get("samples")
-    found = [
-        (
-            text.metric_name(key),
-            text.with_interval(key, before.get(key), samples),
-            text.with_interval(key, after.get(key), samples),
-            text.shown_difference(key, before.get(key), after.get(key)),
-        )
-        for key in dict.fromkeys((*before, *after))
-    ]
-    vectors = metrics.get("answers") == "embedding"
-    for key, name in (
-        ("agreement", "mean cosine with float" if vectors else "same answer as float"),
-        ("kl", "KL divergence from float"),
-        ("relative_noise", "relative noise of the output"),
-    ):
-        if text.number(metrics.get(key)) is not None:
-            shown = text.with_interval(key, metrics[key], None if vectors else samples)
-            found.append((name, "", shown, ""))
-    return found
 
 
 def _measured_on(metrics: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from markupsafe import Markup
 
 from bitwright.export import report_text as text
 from bitwright.export.rates import about_few, counted
@@ -62,17 +64,86 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of (name, float, quantised, difference)."""
+    before, after = (text.mapping(metrics.get(key)) for key in ("float", "quantized"))
+    samples = metrics.get("samples")
+    found = [
+        (
+            text.metric_name(key),
+            text.with_interval(key, before.get(key), samples),
+            text.with_interval(key, after.get(key), samples),
+            text.shown_difference(key, before.get(key), after.get(key)),
+        )
+        for key in dict.fromkeys((*before, *after))
+    ]
+    vectors = metrics.get("answers") == "embedding"
+    for key, name in (
+        ("agreement", "mean cosine with float" if vectors else "same answer as float"),
+        ("kl", "KL divergence from float"),
+        ("relative_noise", "relative noise of the output"),
+    ):
+        if text.number(metrics.get(key)) is not None:
+            shown = text.with_interval(key, metrics[key], None if vectors else samples)
+            found.append((name, "", shown, ""))
+    return found
+
+
+def short(title: str, metrics: Mapping[str, Any]) -> str:
+    """A run in one line."""
+    agreement, samples = (text.number(metrics.get(key)) for key in ("agreement", "samples"))
+    parts = [title]
+    if agreement is not None and samples is not None:
+        parts.append(f"agreement {text.percent(agreement)} of {counted(samples, 'sample')}")
+    ratio = text.number(text.mapping(metrics.get("size")).get("weight_ratio"))
+    if ratio is not None:
+        parts.append(f"weights {ratio:.3f} of float")
+    return f"<bitwright Result {', '.join(parts)}>"
+
+
+def as_html(title: str, metrics: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """A run as a small table for notebooks; everything given is escaped."""
+    cells = Markup("").join(
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row)
+        )
+        for row in accuracy_rows(metrics)
+    )
+    sizes = (" ".join(line.split()) for line in _sizes(metrics.get("size", {})))
+    below = [*sizes, *(f"note: {note}" for note in notes)]
+    return str(
+        Markup(
+            "<p><b>{}</b></p><table><thead><tr><th></th><th>float</th><th>quantised</th>"
+            "<th>difference</th></tr></thead><tbody>{}</tbody></table>{}"
+        ).format(
+            title,
+            cells,
+            Markup("").join(Markup("<p>{}</p>").format(line) for line in (_on(metrics), *below)),
+        )
+    )
+
+
+def _on(metrics: Mapping[str, Any]) -> str:
+    samples = text.number(metrics.get("samples")) or 0
+    few = about_few(text.number(metrics.get("agreement")), samples, metrics.get("answers", ""))
+    where = f"{counted(samples, 'sample')} of the {metrics.get('evaluated_on', 'data given')}"
+    return f"On {where}; {text.LEGEND}." + (f" Warning: {few}" if few else "")
+
+
 def _line(name: str, told: str) -> str:
     return f"{name:<{_WIDTH}}{told}".rstrip()
 
 
 def _sizes(size: Mapping[str, Any]) -> list[str]:
-    if not size.get("file_bytes"):
+    whole = size.get("float_bytes")
+    if not whole:
         return []
-    whole = size["float_bytes"]
+    files = {"model.safetensors": "file_bytes", "model.onnx": "onnx_bytes"}
+    # Before anything is written, the weights are all that is known.
+    files = files if size.get("file_bytes") else {"quantised weights": "weight_bytes"}
     parts = [f"{text.shown_bytes(whole)} float"] + [
         f"{name} {text.shown_bytes(size[key])} ({size[key] / whole:.3f})"
-        for name, key in (("model.safetensors", "file_bytes"), ("model.onnx", "onnx_bytes"))
+        for name, key in files.items()
         if size.get(key)
     ]
     return [_line("size", ", ".join(parts))]
