@@ -1,4 +1,4 @@
-"""Bitwright: trained PyTorch networks made small and fast without their training data."""
+"""Bitwright: trained PyTorch networks made small and fast with a few unlabelled samples."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ from bitwright.names import RANGES
 
 app = typer.Typer(
     name="bitwright",
-    help="Makes trained PyTorch networks small and fast without their training data.",
+    help="Makes trained PyTorch networks small and fast with a few unlabelled samples.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -65,7 +65,7 @@ def bitwright_(
                            is_eager=True),
     ] = False,
 ) -> None:  # fmt: skip
-    """Makes trained PyTorch networks small and fast without their training data."""
+    """Makes trained PyTorch networks small and fast with a few unlabelled samples."""
 
 
 def _set(**values: Any) -> dict[str, Any]:
