@@ -53,8 +53,10 @@ from bitwright.search.table import Table
 from bitwright.solving import Edges, solve
 from bitwright.solving.assembly import assemble, stitched
 from bitwright.solving.grids import sites_in_use
+from bitwright.sources.arity import arity_of
 from bitwright.sources.batches import take
 from bitwright.sources.data import as_dataset
+from bitwright.sources.images import ImageOptions
 from bitwright.sources.lengths import batched
 from bitwright.sources.models import example_inputs_of
 from bitwright.stages import choices_of, forward_of, menu_of, stream
@@ -75,7 +77,8 @@ def quantize(
     """Quantise a trained network with a few hundred unlabelled samples.
 
     Args:
-        model: a network in eval mode; it may carry `example_inputs`.
+        model: a network; it may carry `example_inputs`. One in training mode is taken in eval
+            mode, in a copy, with a note.
         calibration: batches: a DataLoader, a list, a tensor, a function that gives batches. A
             batch is inputs or (inputs, labels); labels are ignored.
         recipe: a built-in recipe's name or a TOML file.
@@ -102,13 +105,18 @@ def quantize(
             "Of an exported program that is program.module(); files are for the command."
         )
     made = make_recipe(recipe, options)
-    data = as_dataset(calibration)
+    example = example_inputs_of(model)
+    takes = arity_of(model, example)
+    image = ImageOptions.stated(made.size, made.mean, made.std, made.crop)
+    data = as_dataset(calibration, takes=takes, image=image)
     job = Job(
         model,
         data,
         of_python(made, data.is_none),
-        example_inputs_of(model),
-        None if evaluation is None else as_dataset(evaluation, name="the evaluation data"),
+        example,
+        None
+        if evaluation is None
+        else as_dataset(evaluation, name="the evaluation data", takes=takes, image=image),
         store_at(store),
         workers,
     )

@@ -13,7 +13,7 @@ from torch import nn
 from bitwright.errors import DataError, RecipeError
 from bitwright.graph.capture import Inputs, capture
 from bitwright.graph.choice import Choice
-from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.model_graph import ModelGraph, Note
 from bitwright.graph.observe import Observation, observe
 from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target, load_target
@@ -33,6 +33,7 @@ from bitwright.solving.grids import input_grids, sites_in_use, task_grids
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
+from bitwright.sources.trial import try_data
 from bitwright.stages import menu_of, rewrite, stream
 from bitwright.tune_steps import tuning_steps
 from bitwright.tuners.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
@@ -85,7 +86,12 @@ def captured(job: Job) -> tuple[Job, ModelGraph]:
     """The job's network; and the job, its texts without padding where any length is taken."""
     graph = capture_network(job)
     evaluation = job.evaluation and trimming(job.evaluation, graph.inputs)
-    return replace(job, data=trimming(job.data, graph.inputs), evaluation=evaluation), graph
+    job = replace(job, data=trimming(job.data, graph.inputs), evaluation=evaluation)
+    labelled = (job.evaluation, job.data if job.recipe.labels else None)
+    for dataset in filter(None, labelled):
+        notes = try_data(graph, dataset, job.recipe.batch)
+        graph = replace(graph, notes=(*graph.notes, *notes))
+    return job, graph
 
 
 def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
@@ -128,7 +134,13 @@ def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prep
     with progress.stage("observe", recipe.calib or None) as tick:
         inputs = fingerprinted(stream(job.data, recipe), seen)
         observation = observe(graph, inputs, {site.root for site in sites}, tick)
-    observation = replace(observation, stats=shared_stats(graph, target, observation.stats))
+    said = [Note(job.data.spec, text) for text in job.data.notes]
+    said = [note for note in said if note not in graph.notes]
+    observation = replace(
+        observation,
+        stats=shared_stats(graph, target, observation.stats),
+        notes=(*observation.notes, *said),
+    )
     for note in (*graph.notes, *observation.notes):
         progress.note("observe", f"{note.place}: {note.text}")
     batches = bound_batches(graph, lambda: stream(job.data, recipe))

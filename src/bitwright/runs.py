@@ -35,6 +35,7 @@ from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
 from bitwright.sources.lengths import batched, trimming
 from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
+from bitwright.sources.trial import try_data
 from bitwright.sources.trust import Gate, names_code
 from bitwright.stages import forward_of, rewrite
 
@@ -155,11 +156,14 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
     graph = capture(loaded.source.module, loaded.example)
     if dataset.is_none:
         dataset = data_of(graph, loaded.recipe)
+    dataset = trimming(dataset, graph.inputs)
+    for note in try_data(graph, dataset, loaded.recipe.batch):
+        progress.note("evaluate", f"{note.place}: {note.text}")
     with progress.stage("evaluate") as tick:
         return compare(
             forward_of(graph, graph.module),
             forward_of(graph, stitch(loaded.graph, loaded.assignment)),
-            batched(trimming(dataset, graph.inputs), loaded.recipe.batch),
+            batched(dataset, loaded.recipe.batch),
             chosen,
             tick,
             graph.answer.kind,
@@ -207,18 +211,8 @@ def open_data(spec: str, recipe: Recipe, source: LoadedModel) -> Dataset:
 
 
 def _open(spec: str, recipe: Recipe, source: LoadedModel) -> Dataset:
-    stated = recipe.size or recipe.mean or recipe.std or recipe.crop >= 0
-    options = ImageOptions(
-        size=recipe.size or None,
-        mean=_channels(recipe.mean),
-        std=_channels(recipe.std),
-        crop=None if recipe.crop < 0 else recipe.crop,
-    )
-    return load_data(spec, preprocess=source.preprocess, image=options if stated else None)
-
-
-def _channels(values: tuple[float, ...]) -> tuple[float, ...] | float | None:
-    return None if not values else values[0] if len(values) == 1 else values
+    options = ImageOptions.stated(recipe.size, recipe.mean, recipe.std, recipe.crop)
+    return load_data(spec, preprocess=source.preprocess, image=options, takes=source.takes)
 
 
 def _without_code(recipe: Recipe) -> Recipe:

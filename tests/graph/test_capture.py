@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -156,9 +157,10 @@ def test_wrong_arguments_say_what_forward_takes():
         capture(Chain(nn.Linear(4, 3)).eval(), (normal(2, 4), normal(2, 4)))
 
 
-def test_training_mode_is_refused():
-    with pytest.raises(ModelError, match=r"Chain is in training mode.*\.eval\(\)"):
-        capture(Chain(nn.Linear(4, 3)), (normal(2, 4),))
+def test_a_module_whose_name_has_a_line_break_is_refused():
+    net = nn.Sequential(OrderedDict({"a\nb": nn.Linear(4, 3)})).eval()
+    with pytest.raises(ModelError, match=r"a module called 'a\\nb'.*Rename this module"):
+        capture(net, (normal(2, 4),))
 
 
 class Noisy(Branching):

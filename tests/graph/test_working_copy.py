@@ -1,4 +1,4 @@
-"""Networks in half or double precision are worked on in float32, and say so."""
+"""Networks in half or double precision, or in training mode, are converted and say so."""
 
 from __future__ import annotations
 
@@ -116,3 +116,73 @@ class Uncopied(nn.Linear):
 def test_a_network_that_cannot_be_copied_is_refused():
     with pytest.raises(ModelError, match=r"float16 numbers and cannot be copied.*\.float\(\)"):
         capture(Uncopied(6, 5).eval().half(), (torch.randn(4, 6),))
+
+
+# ---- training mode ---------------------------------------------------------------------------
+
+
+class Dropping(nn.Module):
+    """A batch-norm and dropout: in training mode no answer is that of the sample alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.head = nn.Linear(144, 5)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(1))
+
+
+def dropping() -> nn.Module:
+    torch.manual_seed(0)
+    net = Dropping()
+    net(pictures())  # what the batch-norm remembers is no longer where it began
+    return net
+
+
+@pytest.mark.parametrize("part", ["", "body", "body.2"])
+def test_a_network_in_training_mode_is_taken_in_eval_mode(part):
+    net = dropping().eval()
+    by_hand = capture(copy.deepcopy(net), (pictures(),))
+    net.get_submodule(part).train()
+    remembered = net.body[1].running_mean.clone()
+    modes = [module.training for module in net.modules()]
+    graph = capture(net, (pictures(),))
+    assert torch.equal(graph.module(pictures()), by_hand.module(pictures()))
+    assert [module.training for module in net.modules()] == modes, "the user's network was changed"
+    assert torch.equal(net.body[1].running_mean, remembered)
+    (note,) = (n for n in graph.notes if "training mode" in n.text)
+    assert (
+        f"training mode{f', in {part}' if part else ''}" in note.text
+        and "Call .eval()" in note.text
+    )
+    assert not [n for n in by_hand.notes if "training mode" in n.text]
+
+
+def test_the_copy_in_eval_mode_holds_the_same_tensors():
+    net = dropping()
+    copied, _ = working_copy(net)
+    own = {t.data_ptr() for t in net.parameters()}
+    assert copied is not net and {t.data_ptr() for t in copied.parameters()} == own
+
+
+def test_training_mode_is_the_same_from_python_and_from_a_file(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef f(): return nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5))\n"
+    )
+    loaded = load_model(f"{tmp_path / 'net.py'}:f").module
+    x = torch.randn(8, 6)
+    for net in (loaded, nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5))):
+        notes = bw.quantize(net, [x]).census["notes"]
+        assert [n for n in notes if "training mode" in n["text"]] and net.training
+
+
+def test_an_exported_network_has_no_modes():
+    program = torch.export.export(dropping().eval(), (pictures(),))
+    module = program.module()
+    assert working_copy(module) == (module, ())
+
+
+def test_training_mode_that_cannot_be_copied_says_what_to_do():
+    with pytest.raises(ModelError, match=r"in training mode and cannot be copied.*Call \.eval\(\)"):
+        working_copy(nn.Sequential(Uncopied(2, 2)))

@@ -176,6 +176,32 @@ def test_wrong_folders(bert, tmp_path):
             load_model(f"hf:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    "architectures",
+    ["BertModel", 5, [5], [None], {"a": 1}, [""], ["__init__"], ["AutoConfig"], ["logging"],
+     ["BertConfig"], ["x\ny"], ["A" * 9999], [["BertModel"]], True, ["pipeline"],
+     ["PreTrainedModel"]],
+)  # fmt: skip
+def test_odd_architectures(bert, tmp_path, architectures):
+    config = json.loads((bert / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": architectures}))
+    with pytest.raises(ModelError) as caught:
+        load_model(f"hf:{tmp_path}")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"max_position_embeddings": "x"}, {"vocab_size": 0}, {"id2label": 5}, {"model_type": 5}],
+)
+def test_odd_keys_of_a_configuration(bert, tmp_path, changes):
+    shutil.copytree(bert, tmp_path, dirs_exist_ok=True)
+    config = json.loads((bert / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ModelError, match="failed"):
+        load_model(f"hf:{tmp_path}")
+
+
 def test_transformers_not_installed(bert, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"needs transformers.*pip install 'bitwright\[text\]'"):

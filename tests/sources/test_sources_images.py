@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from bitwright.errors import DataError
+from bitwright.sources.batches import take
 from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions, ImagePreprocess, list_images
 
@@ -100,6 +102,18 @@ def test_incomplete_options():
         ImageOptions(mean=0.5).over(PLAIN)
 
 
+def test_the_example_in_the_message_is_one_that_the_command_takes():
+    with pytest.raises(DataError) as caught:
+        ImageOptions(size=32).over(None)
+    assert "--size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" in str(caught.value)
+
+
+def test_options_of_a_recipe():
+    assert ImageOptions.stated(0, (), (), -1.0) is None
+    stated = ImageOptions.stated(8, (0.5,), (0.25, 0.5, 0.75), 0.0).over(None)
+    assert stated.size == (8, 8) and stated.mean == (0.5,) * 3 and stated.crop is None
+
+
 # ---- folders ---------------------------------------------------------------------------------
 
 
@@ -121,6 +135,28 @@ def test_a_folder_a_class_takes_turns(tmp_path):
     assert labels == [0, 1, 2, 1, 2, 2]
     (batch,) = load_data(str(tmp_path), preprocess=PLAIN, limit=3)
     assert batch.labels.tolist() == [0, 1, 2]
+
+
+def test_class_folders_are_named_in_the_order_of_their_labels(tmp_path):
+    for name in ("10", "9", "Cat", "ant", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("10", "9", "Cat", "ant"):
+        picture(tmp_path / name / "a.png")
+    data = load_data(str(tmp_path), preprocess=PLAIN)
+    assert data.classes == ("10", "9", "Cat", "ant", "empty")
+    assert take(data, 2).classes == data.classes
+    picture(tmp_path / "flat" / "a.png")
+    assert load_data(str(tmp_path / "flat"), preprocess=PLAIN).classes == ()
+
+
+@pytest.mark.parametrize(("mode", "side"), [("1", 13_000), ("RGB", 8_200), ("L", 20_000)])
+def test_pictures_beyond_the_bound_are_refused_before_they_are_decoded(tmp_path, mode, side):
+    Image.new(mode, (side, side)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 500_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"image .*a.png has .* pixels; pictures of up to 67,108"):
+        list(load_data(str(tmp_path), preprocess=PLAIN))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
 
 
 def test_batches_of_fifty_are_decoded_as_needed(tmp_path):

@@ -23,12 +23,13 @@ def spec(tmp_path, body: str) -> str:
 # ---- functions -------------------------------------------------------------------------------
 
 
-def test_a_function_gives_a_network_in_eval_mode(tmp_path):
+def test_a_function_gives_a_network_as_it_returns_it(tmp_path):
     body = "def f():\n    n = nn.Linear(3, 2)\n    n.example_inputs = (torch.zeros(2, 3),)\n"
     body += "    return n"
     text = spec(tmp_path, body)
     loaded = load_model(text)
-    assert not loaded.module.training and loaded.spec == text and loaded.trained
+    assert loaded.module.training and loaded.spec == text and loaded.trained
+    assert loaded.takes.most == 1
     assert loaded.example_inputs[0].shape == (2, 3)
     assert loaded.preprocess is None and loaded.program is None
 

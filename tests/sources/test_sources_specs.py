@@ -67,6 +67,39 @@ def test_wrong_models(spec, message):
         parse_model(spec)
 
 
+LONG = "a" * 5000
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [LONG, f"{LONG}.pt2", f"{LONG}.py:f", f"a.py:{LONG}", f"hf:{LONG}", "a/" * 3000, f"{LONG}:f"],
+)
+def test_specs_longer_than_any_name(spec):
+    for parse, error in ((parse_model, ModelError), (parse_data, DataError)):
+        with pytest.raises(
+            error, match=r"\.\.\.' has \d+ characters: a name has up to 255"
+        ) as said:
+            parse(spec)
+        assert len(str(said.value)) < 300
+
+
+@pytest.mark.parametrize("spec", ["m:f\n", "m\n:f", "a.py:f\n", "timm:a\nb", "x\r.pt2"])
+def test_specs_with_a_line_break(spec):
+    for parse, error in ((parse_model, ModelError), (parse_data, DataError)):
+        with pytest.raises(error, match=r"holds a line break. Write it as one line"):
+            parse(spec)
+    with pytest.raises(ModelError, match=r"control character '\\x00'"):
+        parse_model("a\0.pt2")
+    with pytest.raises(RecipeError, match="line break"):
+        load_object("m:f\n")
+
+
+@pytest.mark.parametrize("spec", ["model.onnx", "deep/MODEL.ONNX"])
+def test_an_onnx_file_is_said_to_be_one(spec):
+    with pytest.raises(ModelError, match=r"ONNX files are not taken yet.*FILE.py:FUNCTION.*X.pt2"):
+        parse_model(spec)
+
+
 def test_a_file_without_function_lists_its_functions(tmp_path):
     path = write(tmp_path, "net.py", "def tiny(): pass\ndef _no(): pass\n")
     with pytest.raises(ModelError, match=r"Write .*net.py:FUNCTION. Functions there: tiny"):

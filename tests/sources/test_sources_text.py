@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from bitwright.errors import DataError
 from bitwright.sources.data import load_data
 from bitwright.sources.images import ImagePreprocess
-from bitwright.sources.text import TextPreprocess
+from bitwright.sources.text import LINE_BYTES, TextPreprocess
 
 
 class Tokens:
@@ -150,3 +151,40 @@ def test_a_network_that_reads_one_text_at_a_time_gets_two_samples_a_pair(tmp_pat
     plain = [{k: row[k] for k in ("sentence1", "sentence2")} for row in rows]
     (batch,) = load(write(tmp_path, *plain), joint=False)
     assert batch.labels is None and batch.size == 4
+
+
+def test_a_line_beyond_the_bound_is_not_read_to_its_end(tmp_path):
+    path = write(tmp_path, {"text": "a"}, {"text": "b " * 10_000_000})
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"line 2 of .* is longer than 1,000,000 bytes: '{\"text"):
+        list(load(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_a_line_of_just_the_bound(tmp_path, ending):
+    row = json.dumps({"text": ""})
+    row = json.dumps({"text": "a" * (LINE_BYTES - len(row))})
+    path = write(tmp_path, row + ending)
+    (batch,) = load(path)
+    assert batch.inputs["input_ids"].tolist() == [[LINE_BYTES - 12]]
+    with pytest.raises(DataError, match="longer than"):
+        list(load(write(tmp_path, row[:-1] + " }" + ending)))
+
+
+def test_long_lines_come_fewer_at_a_time(tmp_path):
+    rows = [{"text": "a", "label": 0}, *({"text": "b" * 400_000, "label": i} for i in range(5))]
+    batches = list(load(write(tmp_path, *rows)))
+    assert [b.size for b in batches] == [3, 2, 1]
+    assert torch.cat([b.labels for b in batches]).tolist() == [0, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("label", "message"), [("[" * 200_000, "is not JSON"), ("1" * 400, "too large a number")]
+)
+def test_odd_labels(tmp_path, label, message):
+    path = write(tmp_path, f'{{"text": "a", "label": {label}}}')
+    with pytest.raises(DataError, match=message):
+        list(load(path))

@@ -23,7 +23,6 @@ from bitwright.export.timing import conditions_here
 from bitwright.graph.capture import capture
 from bitwright.graph.census import census
 from bitwright.graph.choice import parse_menu, parse_scheme
-from bitwright.graph.execute import bind
 from bitwright.graph.float_work import float_work
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.sites import find_sites
@@ -43,7 +42,9 @@ from bitwright.search.frontier import Frontier
 from bitwright.search.ran import Ran
 from bitwright.sources import trust
 from bitwright.sources.batches import Dataset, take
+from bitwright.sources.lengths import trimming
 from bitwright.sources.models import LoadedModel, load_model
+from bitwright.sources.trial import try_data
 
 
 def run_quantize(
@@ -107,17 +108,24 @@ def finish(job: Job, out: Path, progress: Progress) -> dict[str, Any]:
     }
 
 
-def run_doctor(model: str, data: str | None, weights: str | None) -> dict[str, Any]:
-    """What would be quantised, and what a run needs; nothing is written."""
+def run_doctor(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What would be quantised, and what a run needs; nothing is written.
+
+    Args:
+        model: MODEL.
+        options: the recipe's keys data, weights, size, mean, std and crop, where they are stated.
+    """
+    recipe = make_recipe("fixed", {"model": model, **options})
+    data, weights = recipe.data, recipe.weights
     source = load_model(model, Path(weights) if weights else None)
-    recipe = Recipe(model=model, data=data or "")
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
     graph = _captured(source, dataset)
     target = load_target("paper")
     choices = {unit.name: parse_scheme(recipe.scheme) for unit in graph.units}
     found = census(graph, target, choices, find_sites(graph, target), recipe.calib)
     if dataset is not None:
-        bind(graph, next(iter(dataset)).inputs, f"--data {data}")
+        tried = try_data(graph, trimming(dataset, graph.inputs), recipe.batch, f"--data {data}")
+        found["notes"] += [{"place": note.place, "text": note.text} for note in tried]
     return {
         "model": model,
         "inputs": [str(spec) for spec in graph.inputs],
@@ -133,7 +141,7 @@ def run_measure(
 
     Args:
         model: MODEL; its weights may be random, for speed does not depend on them.
-        options: menu, target, data, weights.
+        options: menu, target; data, weights, size, mean, std and crop, where they are stated.
         settings: batch, threads, repetitions, checks.
         out: the table to write.
         progress: told of the stages.
@@ -141,9 +149,10 @@ def run_measure(
     target = load_target(options["target"])
     choices = parse_menu(options["menu"])
     _make_ready(out, conditions_here(target.name, settings.batch, settings.threads), progress)
-    weights, data = options.get("weights"), options.get("data")
+    stated = {k: v for k, v in options.items() if k not in ("menu", "target") and v is not None}
+    recipe = make_recipe("fixed", {"model": model, **stated})
+    weights, data = recipe.weights, recipe.data
     source = load_model(model, Path(weights) if weights else None)
-    recipe = Recipe(model=model, data=data or "")
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
     with progress.stage("capture"):
         graph = _captured(source, dataset)

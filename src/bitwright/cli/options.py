@@ -50,6 +50,10 @@ DataOption = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+# What is known of pictures in a folder, where the network does not say it.
+Size = Annotated[int | None, option("image size of a folder", WHAT)]
+Channels = Annotated[str | None, option("one or three numbers, such as 0.5,0.5,0.5", WHAT)]
+Crop = Annotated[float | None, option("share of the short side kept; 0 squashes", WHAT)]
 Trust = Annotated[
     bool,
     typer.Option("--trust", help="run the code that the run's recipe names; see docs/trust.md"),

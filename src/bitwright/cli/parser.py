@@ -34,6 +34,7 @@ from bitwright.cli.options import (
     completing,
     option,
 )
+from bitwright.cli.words import Picturing
 from bitwright.errors import RecipeError
 from bitwright.export.summary import comparison
 from bitwright.names import RANGES
@@ -82,6 +83,14 @@ def _of_recipe(given: dict[str, Any]) -> dict[str, Any]:
     return _set(**own)
 
 
+def _pictures(
+    size: int | None, mean: str | None, std: str | None, crop: float | None
+) -> dict[str, Any]:
+    """What was said of pictures, as the recipe's keys."""
+    channels = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
+    return {"size": size, **channels, "crop": crop}
+
+
 def _numbers(text: str | None, option: str) -> list[float] | None:
     try:
         return None if text is None else [float(part) for part in text.replace(",", " ").split()]
@@ -91,7 +100,7 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
         ) from error
 
 
-@app.command()
+@app.command(cls=Picturing)
 def quantize(
     model: Annotated[str, typer.Argument(help="MODEL; may stand in the recipe instead")] = "",
     data: DataOption = None,
@@ -116,10 +125,10 @@ def quantize(
     eval: of.Labelled = None,
     metric: of.Measured = None,
     calib: Annotated[int | None, option("calibration samples; 0 for all", WHAT)] = None,
-    size: Annotated[int | None, option("image size of a folder", WHAT)] = None,
-    mean: Annotated[str | None, option("one or three numbers", WHAT)] = None,
-    std: Annotated[str | None, option("one or three numbers", WHAT)] = None,
-    crop: Annotated[float | None, option("share of the short side kept", WHAT)] = None,
+    size: of.Size = None,
+    mean: of.Channels = None,
+    std: of.Channels = None,
+    crop: of.Crop = None,
     batch: Annotated[int | None, option("samples in a forward pass", WHAT)] = None,
     activation_range: of.InputRange = None,
     weight_range: Annotated[str | None, option("minmax, mse, ...", HOW, known=RANGES)] = None,
@@ -143,14 +152,23 @@ def quantize(
     raise typer.Exit(0 if promised else 1)
 
 
-@app.command()
+@app.command(cls=Picturing)
 def doctor(
-    model: ModelArgument, data: DataOption = None, weights: Text = None, as_json: Json = False
+    model: ModelArgument,
+    data: DataOption = None,
+    weights: Text = None,
+    size: of.Size = None,
+    mean: of.Channels = None,
+    std: of.Channels = None,
+    crop: of.Crop = None,
+    as_json: Json = False,
 ) -> None:
     """Say what will be quantised, what stays float and why, and what a run will need."""
+    pictures = _pictures(size, mean, std, crop)
     with Console(False, as_json) as console:
         checks.sources(model, data, weights)
-        found = _later("commands").run_doctor(model, data, weights)
+        options = _set(data=data, weights=weights, **pictures)
+        found = _later("commands").run_doctor(model, options)
         console.result(found, lambda: doctor_lines(found))
 
 
@@ -282,11 +300,15 @@ def explain(
         console.result(record, lambda: words.explanation_lines(*found))
 
 
-@app.command()
+@app.command(cls=Picturing)
 def measure(
     model: ModelArgument,
     data: DataOption = None,
     weights: Text = None,
+    size: of.Size = None,
+    mean: of.Channels = None,
+    std: of.Channels = None,
+    crop: of.Crop = None,
     menu: Annotated[str, typer.Option(help="such as w8a8,w4a8 or w{4,8}a8,float")] = "w8a8,w4a8",
     target: Annotated[
         str, option("paper, ort-cpu, weights-only, X.toml", known=names.TARGETS)
@@ -303,6 +325,7 @@ def measure(
 ) -> None:
     """Latency of every unit at every choice in ONNX Runtime on this machine, as a table."""
     options = {"data": data, "weights": weights, "menu": menu, "target": target}
+    options |= _pictures(size, mean, std, crop)
     with Console(quiet, as_json) as console:
         checks.sources(model, data, weights)
         checks.bits(target, menu)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from bitwright.errors import CaptureError, ModelError
+from bitwright.errors import CaptureError
 from bitwright.graph import rules, units
 from bitwright.graph.answers import answer_of
 from bitwright.graph.execute import channels_last, type_names
@@ -48,7 +48,7 @@ def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
     and identities removed, constants folded, batch-norms folded into the layer before them.
 
     Args:
-        model: a network in eval mode.
+        model: a network; one in training mode is taken in eval mode, in a copy, with a note.
         example_inputs: a tuple of tensors, or keyword tensors; the first dimension is the batch.
 
     Returns:
@@ -58,11 +58,6 @@ def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
         CaptureError: the network cannot be exported; names the user's own line and what to try.
     """
     args, kwargs = _split(example_inputs)
-    if model.training and not isinstance(model, fx.GraphModule):
-        raise ModelError(
-            f"the network {type(model).__name__} is in training mode: batch-norms and dropout "
-            "would change with the data. Call .eval() on it first."
-        )
     kwargs = in_forward_order(model, kwargs)
     args, kwargs = (pytree.tree_map(_at_least_two, part) for part in (args, kwargs))
     model, converted = working_copy(model)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import DataError, InputError
+from bitwright.sources.arity import Arity, parted
 
 Inputs = tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -25,6 +27,13 @@ LABEL_KEYS = ("labels", "label")
 ACCEPTED = (
     "A batch is inputs or (inputs, labels); inputs are a tensor, a tuple of tensors or a dict of "
     "tensors; the first dimension counts the samples"
+)
+# Tensors without one number a place in memory, and how to make one that has.
+_ODD = (
+    (lambda t: t.is_meta, "has no values (device 'meta')", "Load or make its values first"),
+    (lambda t: t.is_nested, "is a nested tensor", "Pad it by .to_padded_tensor(0.0)"),
+    (lambda t: t.is_quantized, "is a quantized tensor", "Pass .dequantize() of it"),
+    (lambda t: t.layout is not torch.strided, "is a sparse tensor", "Pass .to_dense() of it"),
 )
 
 
@@ -62,13 +71,16 @@ class Dataset:
     """Batches that can be walked again and again: `open` starts a new pass.
 
     `is_none` marks the data of `none`: no batch at all, on purpose. `trim` asks for texts without
-    their padding (`lengths.batched`).
+    their padding (`lengths.batched`). `classes` are the names of class folders in the order of
+    their labels. `notes` fills, as the data are read, with what the user should know of them.
     """
 
     spec: str
     open: Callable[[], Iterator[Batch]]
     is_none: bool = False
     trim: bool = False
+    classes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list, compare=False)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.open()
@@ -77,21 +89,19 @@ class Dataset:
 # ---- what a loader yields -> Batch -----------------------------------------------------------
 
 
-def as_batch(obj: object, place: str) -> Batch:
+def as_batch(obj: object, place: str, takes: Arity | None = None) -> Batch:
     """Normalise what a loader yields; `place` names it in errors ("batch 3 of data.py:calib").
 
-    A pair is (inputs, labels) when its second element is None, a list, a tuple or a dict, when its
-    first element is itself a tuple, list or dict, or when the second element is an integer tensor
-    of at most one dimension with an entry for each sample. Any other tuple is one of inputs; write
-    `((a, b), None)` where a second input would look like labels.
+    `takes` says how many inputs the network has: it tells (image, target) from two inputs
+    (`arity.parted`). `((a, b), None)` and `((a,), b)` leave nothing to be told.
     """
     if isinstance(obj, Batch):
         return obj
-    if isinstance(obj, (tuple, list)) and _is_labelled(obj):
-        inputs, own_labels = _split(obj[0], place)
-        labels = own_labels if obj[1] is None else obj[1]
-    else:
-        inputs, labels = _split(obj, place)
+    given, target = obj, None
+    if isinstance(obj, (tuple, list)):
+        given, target = parted(obj, takes, place)
+    inputs, own_labels = _split(given, place)
+    labels = own_labels if target is None else target
     batch = Batch(inputs, None)
     return Batch(inputs, _as_labels(labels, batch.size, place))
 
@@ -122,27 +132,6 @@ def _split(obj: object, place: str) -> tuple[Inputs, object | None]:
     return as_inputs({k: v for k, v in obj.items() if k not in found}, place), labels
 
 
-def _is_labelled(pair: tuple[object, ...] | list[object]) -> bool:
-    if len(pair) != 2:
-        return False
-    first, second = pair
-    if second is None or isinstance(second, (tuple, list, Mapping)):
-        return True
-    if isinstance(first, (tuple, list, Mapping)):
-        return True
-    if not isinstance(first, (Tensor, np.ndarray)) or not isinstance(second, (Tensor, np.ndarray)):
-        return False
-    if second.ndim > 1 or not _is_integer(second) or first.ndim == 0:
-        return False
-    return int(second.shape[0] if second.ndim else 1) == int(first.shape[0])
-
-
-def _is_integer(value: Tensor | np.ndarray[Any, Any]) -> bool:
-    if isinstance(value, Tensor):
-        return not (value.is_floating_point() or value.is_complex())
-    return value.dtype.kind in "iub"
-
-
 def _key(key: object, place: str, error: type[InputError]) -> str:
     if not isinstance(key, str):
         raise error(f"{place} has the key {key!r}: keys of a dict of inputs are argument names.")
@@ -151,12 +140,20 @@ def _key(key: object, place: str, error: type[InputError]) -> str:
 
 def _as_tensor(value: object, place: str, error: type[InputError]) -> Tensor:
     if isinstance(value, Tensor):
+        check_plain(value, place, error)
         return _single(value.detach().cpu())
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         # A copy where numpy's view is read-only or turned round: torch can hold neither.
         return _single(torch.from_numpy(np.require(value, requirements=["C", "W"])))
     what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
     raise error(f"{place} is {what}, not a tensor. {ACCEPTED}.")
+
+
+def check_plain(tensor: Tensor, place: str, error: type[InputError] = DataError) -> None:
+    """Raise where a tensor holds no plain numbers: meta, nested, quantized or sparse."""
+    for is_odd, what, remedy in _ODD:
+        if is_odd(tensor):
+            raise error(f"{place} {what}. {remedy}.")
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -188,6 +185,7 @@ def _as_labels(labels: object | None, size: int, place: str) -> object | None:
     if isinstance(labels, np.ndarray):
         labels = torch.from_numpy(labels.copy()) if labels.dtype.kind in "fiub" else list(labels)
     if isinstance(labels, Tensor):
+        check_plain(labels, f"the target of {place}")
         labels = labels.detach()
         labels = labels.reshape(1) if labels.ndim == 0 else labels
     elif isinstance(labels, (tuple, list)):
@@ -229,7 +227,7 @@ def take(dataset: Dataset, n: int) -> Dataset:
             if left <= 0:  # before asking for a batch more: reading it may be dear
                 return
 
-    return Dataset(dataset.spec, walk, dataset.is_none, dataset.trim)
+    return replace(dataset, open=walk)
 
 
 def rebatch(dataset: Dataset, size: int) -> Dataset:
@@ -261,7 +259,7 @@ def rebatch(dataset: Dataset, size: int) -> Dataset:
         if held:
             yield join(held)
 
-    return Dataset(dataset.spec, walk, dataset.is_none, dataset.trim)
+    return replace(dataset, open=walk)
 
 
 def _signature(batch: Batch) -> tuple[object, ...]:
@@ -316,17 +314,24 @@ def digest(dataset: Dataset) -> str:
     return sha.hexdigest()
 
 
-def first_digest(batch: Batch) -> str:
-    """The digest of one batch alone: tells whether a new pass starts as the one before did."""
-    sha = hashlib.sha256()
-    _feed(sha, batch)
-    return sha.hexdigest()
+def mark(batch: Batch) -> int:
+    """A checksum of one batch's inputs, cheap enough for every batch of every pass."""
+    found = zlib.crc32(repr((tuple(_names(batch)), batch.size)).encode())
+    for tensor in batch.tensors:
+        found = zlib.crc32(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode(), found)
+        flat = tensor.cpu().contiguous().reshape(-1)
+        if flat.numel():
+            found = zlib.crc32(flat.view(torch.uint8).numpy().data, found)
+    return found
+
+
+def _names(batch: Batch) -> list[str] | range:
+    return list(batch.inputs) if isinstance(batch.inputs, dict) else range(len(batch.inputs))
 
 
 def _feed(sha: hashlib._Hash, batch: Batch) -> None:
-    names = list(batch.inputs) if isinstance(batch.inputs, dict) else range(len(batch.inputs))
     columns = []
-    for name, tensor in zip(names, batch.tensors, strict=True):
+    for name, tensor in zip(_names(batch), batch.tensors, strict=True):
         header = f"{name}|{tensor.dtype}|{tuple(tensor.shape[1:])}|".encode()
         flat = tensor.cpu().contiguous().reshape(batch.size, math.prod(tensor.shape[1:]))
         # bfloat16 has no numpy type: hash the bytes, whatever the type is.
@@ -340,8 +345,7 @@ def _feed(sha: hashlib._Hash, batch: Batch) -> None:
 
 def check_finite(batch: Batch, place: str, first: int = 0) -> None:
     """Raise DataError when a float input holds NaN or infinity; `first` is its first sample."""
-    names = list(batch.inputs) if isinstance(batch.inputs, dict) else range(len(batch.inputs))
-    for name, tensor in zip(names, batch.tensors, strict=True):
+    for name, tensor in zip(_names(batch), batch.tensors, strict=True):
         if not tensor.is_floating_point():
             continue
         finite = torch.isfinite(tensor)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
 
 from bitwright.errors import DataError
+from bitwright.sources.arity import Arity
+from bitwright.sources.arrays import npz_dataset
 from bitwright.sources.batches import (
     ACCEPTED,
     Batch,
     Dataset,
     as_batch,
     check_finite,
-    first_digest,
+    mark,
     take,
 )
-from bitwright.sources.guard import Foreign, absent, reason
+from bitwright.sources.guard import Foreign
 from bitwright.sources.images import ImageOptions, ImagePreprocess, folder_dataset, list_images
+from bitwright.sources.repeated import Passes, repeated
 from bitwright.sources.specs import Spec, load_function, parse_data
 from bitwright.sources.text import TextPreprocess, jsonl_dataset
 
-NPZ_BATCH = 50
 # A list is a list of batches, but a tuple is one batch: (inputs, labels) or several inputs.
 ONE_BATCH = (Batch, Tensor, np.ndarray, Mapping, tuple)
 _END = object()
@@ -41,19 +41,21 @@ def load_data(
     preprocess: object | None = None,
     image: ImageOptions | None = None,
     limit: int | None = None,
+    takes: Arity | None = None,
 ) -> Dataset:
     """Open D; every batch of every pass is checked to be well formed and finite.
 
     `preprocess` is the network's own (`LoadedModel.preprocess`); `image` overrides it for folders;
-    `limit` keeps the first samples. A pass without a sample is an error, except for `none`.
+    `limit` keeps the first samples; `takes` is how many inputs the network has, which tells its
+    inputs from a target. A pass without a sample is an error, except for `none`.
     """
     parsed = parse_data(spec)
     if parsed.kind == "none":
         return no_data()
     if parsed.kind in ("file", "module"):
-        dataset = _function_dataset(parsed)
+        dataset = _function_dataset(parsed, takes)
     elif parsed.kind == "npz":
-        dataset = _checked(_npz_dataset(parsed))
+        dataset = _checked(npz_dataset(parsed.path, spec))
     elif parsed.kind == "jsonl":
         dataset = _checked(jsonl_dataset(parsed.path, preprocess, spec=spec))
     else:
@@ -67,7 +69,13 @@ def no_data() -> Dataset:
     return Dataset("none", lambda: iter(()), is_none=True)
 
 
-def as_dataset(obj: object, *, name: str = "the data") -> Dataset:
+def as_dataset(
+    obj: object,
+    *,
+    name: str = "the data",
+    takes: Arity | None = None,
+    image: ImageOptions | None = None,
+) -> Dataset:
     """What a Python caller passes as data -> Dataset, with the checks of `load_data`.
 
     Accepted: a Dataset, None (no data), a spec (str), a torch DataLoader, one batch (a tensor, an
@@ -79,11 +87,11 @@ def as_dataset(obj: object, *, name: str = "the data") -> Dataset:
     if obj is None:
         return no_data()
     if isinstance(obj, str):
-        return load_data(obj)
+        return load_data(obj, image=image, takes=takes)
     if isinstance(obj, nn.Module):
         raise DataError(f"{name} is a network ({type(obj).__name__}). Pass batches of its inputs.")
     if isinstance(obj, ONE_BATCH):
-        return _stream(name, lambda: iter((obj,)), _plain_guard)
+        return _stream(name, lambda: iter((obj,)), _plain_guard, takes)
     if isinstance(obj, Iterable):
         if isinstance(obj, Iterator):
             raise DataError(
@@ -91,10 +99,9 @@ def as_dataset(obj: object, *, name: str = "the data") -> Dataset:
                 "several passes are needed. Pass the list of its batches or the function that "
                 "makes it."
             )
-        _check_order(obj, name)
-        return _stream(name, _passes(lambda: obj, name, _plain_guard), _plain_guard)
+        return _walked(lambda: obj, name, _plain_guard, takes)
     if callable(obj):
-        return _stream(name, _passes(obj, name, _plain_guard), _plain_guard)
+        return _walked(obj, name, _plain_guard, takes)
     raise DataError(
         f"{name} is of type {type(obj).__name__}. Pass a DataLoader, a list of batches, a tensor "
         f"or a function that returns batches. {ACCEPTED}."
@@ -108,17 +115,26 @@ def _plain_guard(doing: str) -> Foreign:
 # ---- functions and iterables -----------------------------------------------------------------
 
 
-def _function_dataset(spec: Spec) -> Dataset:
+def _function_dataset(spec: Spec, takes: Arity | None) -> Dataset:
     function = load_function(spec, DataError)
 
     def guard(doing: str) -> Foreign:
         return function.guard(DataError, doing)
 
-    return _stream(spec.text, _passes(function.call, spec.text, guard), guard)
+    return _walked(function.call, spec.text, guard, takes)
+
+
+def _walked(
+    call: Callable[[], object], name: str, guard: GuardFactory, takes: Arity | None
+) -> Dataset:
+    """A Dataset over what `call` returns."""
+    notes: list[str] = []
+    dataset = _stream(name, _passes(call, name, guard, notes), guard, takes)
+    return replace(dataset, notes=notes)
 
 
 def _passes(
-    call: Callable[[], object], name: str, guard: GuardFactory
+    call: Callable[[], object], name: str, guard: GuardFactory, notes: list[str]
 ) -> Callable[[], Iterator[object]]:
     """A function that starts a new pass over what `call` returns.
 
@@ -142,135 +158,60 @@ def _passes(
                 f"{name} returned {type(result).__name__}, which is not a re-iterable of batches. "
                 f"{ACCEPTED}."
             )
-        if not isinstance(result, Iterator):
+        if not isinstance(result, Iterator) and not kept:
+            result, said = repeated(result)
             kept[:] = [result]
-            _check_order(result, name)
+            notes.extend(filter(None, (said,)))
         with guard(f"starting a pass over {name}"):
-            return iter(result)
+            return iter(cast("Iterable[object]", result))
 
     return start
 
 
-def _check_order(loader: object, name: str) -> None:
-    """Refuse shuffling up front: passes are compared sample by sample."""
-    if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):
-        raise DataError(
-            f"{name} is a DataLoader that shuffles: every pass must give the same samples in the "
-            "same order. Make it with shuffle=False."
-        )
-
-
 def _checked(dataset: Dataset) -> Dataset:
-    return _stream(dataset.spec, dataset.open, lambda doing: Foreign(DataError, doing))
+    return replace(dataset, open=_stream(dataset.spec, dataset.open, _plain_guard).open)
 
 
-def _stream(name: str, start: Callable[[], Iterator[object]], guard: GuardFactory) -> Dataset:
+def _stream(
+    name: str,
+    start: Callable[[], Iterator[object]],
+    guard: GuardFactory,
+    takes: Arity | None = None,
+) -> Dataset:
     """A Dataset over raw passes: each item is normalised and checked as it is read.
 
-    The first batch of every pass must be that of the first pass: a loader that shuffles, augments
-    at random or is used up by its first pass would silently compare different samples.
+    Every batch must be that of the first pass: a loader that shuffles, augments at random or is
+    used up by its first pass would silently compare different samples.
     """
-    seen: list[str] = []
+    passes = Passes(name)
 
     def walk() -> Iterator[Batch]:
         items = start()
-        count = 0
+        samples = batches = 0
         for number in itertools.count():
             place = f"batch {number} of {name}"
             with guard(f"reading {place}"):
                 item = next(items, _END)
             if item is _END:
                 break
-            batch = as_batch(item, place)
+            batch = as_batch(item, place, takes)
             if not batch.size:
                 continue
-            check_finite(batch, name, count)
-            if not count:
-                _check_same(batch, seen, name)
-            count += batch.size
+            check_finite(batch, name, samples)
+            passes.check(batches, mark(batch))
+            samples += batch.size
+            batches += 1
             yield batch
-        if not count:
-            raise DataError(_empty(name, bool(seen)))
+        passes.end(batches)
+        if not batches:
+            raise DataError(
+                f"{name} holds no sample. Give at least one batch; a few hundred samples are usual."
+            )
 
     return Dataset(name, walk)
 
 
-def _check_same(batch: Batch, seen: list[str], name: str) -> None:
-    mark = first_digest(batch)
-    if not seen:
-        seen.append(mark)
-    elif seen[0] != mark:
-        raise DataError(
-            f"{name} gives other samples on its second pass than on its first. Turn off shuffling "
-            "and random augmentation, or fix their seed in every pass."
-        )
-
-
-def _empty(name: str, again: bool) -> str:
-    if again:
-        return (
-            f"{name} gave samples on its first pass but none on a later one. Return something "
-            "that can be walked again: a list, a DataLoader or an object whose __iter__ starts "
-            "afresh."
-        )
-    return f"{name} holds no sample. Give at least one batch; a few hundred samples are usual."
-
-
 # ---- files -----------------------------------------------------------------------------------
-
-
-def _npz_dataset(spec: Spec) -> Dataset:
-    """`x`, and `y` where it is there. Floats and uint8 of `x` become float32, values unchanged.
-
-    uint8 pictures stay as they are stored (0..255, and height, width, channels if so written): an
-    array says nothing of the preprocessing that a network wants. Other integers stay integers.
-    """
-    if not spec.path.is_file():
-        raise DataError(f"{absent('file', spec.text)}. Check the path.")
-    arrays = _read_npz(spec)
-    x = arrays["x"]
-    if x.ndim == 0:
-        raise DataError(f"'x' of {spec.text} is a single number. Its first dimension is samples.")
-    y = arrays.get("y")
-    if y is not None and (y.ndim == 0 or len(y) != len(x)):
-        counts = f"{len(x)} samples in 'x' but {len(y) if y.ndim else 'a single'} label(s) in 'y'"
-        raise DataError(f"{spec.text} has {counts}. Give one label a sample, or leave 'y' out.")
-
-    if y is not None and y.dtype.kind in "iu":
-        y = y.astype(np.int64)  # class indices are often stored as bytes, which torch cannot index
-
-    def walk() -> Iterator[Batch]:
-        for start in range(0, len(x), NPZ_BATCH):
-            part = x[start : start + NPZ_BATCH]
-            as_float = part.dtype.kind == "f" or part.dtype == np.uint8
-            tensor = torch.from_numpy(part.astype(np.float32 if as_float else np.int64))
-            labels = None if y is None else y[start : start + NPZ_BATCH]
-            yield as_batch(((tensor,), labels), spec.text)
-
-    return Dataset(spec.text, walk)
-
-
-def _read_npz(spec: Spec) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        with np.load(spec.path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{spec.text} is a single array. Save it by np.savez(FILE, x=...).")
-            names = list(file.files)
-            if "x" not in names:
-                raise DataError(
-                    f"{spec.text} has no array 'x' (it has {names}). Save the inputs as 'x' and, "
-                    "optional, the labels as 'y'."
-                )
-            arrays: dict[str, np.ndarray[Any, Any]] = {
-                key: file[key] for key in ("x", "y") if key in names
-            }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
-        raise DataError(
-            f"cannot read {spec.text}: {reason(exc)}. Save plain numbers by np.savez(FILE, x=...)."
-        ) from exc
-    if arrays["x"].dtype.kind not in "fiub":
-        raise DataError(f"'x' of {spec.text} is an array of {arrays['x'].dtype}, not of numbers.")
-    return arrays
 
 
 def _image_preprocess(

@@ -74,6 +74,11 @@ def absent(what: str, path: str | Path) -> str:
     return f"no {what} {str(path)!r}{looked}"
 
 
+def shortened(text: str, length: int = 60) -> str:
+    """The text in quotes, its end left out where it is long."""
+    return repr(text if len(text) <= length else text[:length] + "...")
+
+
 def reason(exc: BaseException) -> str:
     """The exception as one short line: its type and the start of what it says."""
     text = exc.msg if isinstance(exc, SyntaxError) else str(exc)

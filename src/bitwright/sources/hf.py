@@ -16,7 +16,7 @@ from torch import nn
 
 from bitwright.errors import ModelError
 from bitwright.sources.batches import Inputs
-from bitwright.sources.guard import Foreign, reason
+from bitwright.sources.guard import Foreign, reason, shortened
 from bitwright.sources.images import ImagePreprocess
 from bitwright.sources.specs import Spec
 from bitwright.sources.text import TextPreprocess
@@ -52,11 +52,16 @@ def load_hf(spec: Spec, weights: Path | None) -> ZooNetwork:
         config = cast("PretrainedConfig", module.config)
         if hasattr(config, "use_cache"):
             config.use_cache = False  # a cache among the outputs is of no use in one pass
-        if "pixel_values" in accepts and "input_ids" not in accepts:
-            image = _image_preprocess(folder)
-            return ZooNetwork(module, _image_example(config, image), image)
-        text = _text_preprocess(transformers, folder, config, accepts, spec.text)
-    return ZooNetwork(module, _text_example(config, text, accepts), text)
+        pictures = "pixel_values" in accepts and "input_ids" not in accepts
+        image = _image_preprocess(folder) if pictures else None
+        # Any key of config.json may hold anything.
+        with Foreign(
+            ModelError, f"reading the configuration of {spec.text}", remedy="Mend config.json."
+        ):
+            if pictures:
+                return ZooNetwork(module, _image_example(config, image), image)
+            text = _text_preprocess(transformers, folder, config, accepts, spec.text)
+            return ZooNetwork(module, _text_example(config, text, accepts), text)
 
 
 def _refuse_own_code(transformers: ModuleType, folder: Path, name: str) -> None:
@@ -111,25 +116,32 @@ def _network_class(
     transformers: ModuleType, config: PretrainedConfig, name: str
 ) -> type[PreTrainedModel]:
     """The class that the weights were saved from: it knows the head, the Auto classes do not."""
-    names = list(getattr(config, "architectures", None) or ())
+    names = getattr(config, "architectures", None) or []
+    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
+        raise ModelError(
+            f"{name!r}: the architectures in config.json are {shortened(str(names))}: they must be "
+            'a list of names, such as ["BertForSequenceClassification"].'
+        )
     if not names:
         raise ModelError(
             f"{name!r}: config.json names no architecture. Add "
             '"architectures": ["BertForSequenceClassification"] or what it is.'
         )
-    kind: type[Any] | None = getattr(transformers, names[0], None)
+    kind: Any = getattr(transformers, names[0], None) if names[0].isidentifier() else None
     if kind is None:
         raise ModelError(
-            f"{name!r}: architecture {names[0]!r} is not in transformers "
+            f"{name!r}: architecture {shortened(names[0])} is not in transformers "
             f"{transformers.__version__}. Update transformers, or build the network in a "
             "FILE.py:FUNCTION: code in the folder is never run."
         )
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise ModelError(
-            f"{name!r}: architecture {names[0]!r} is no class of networks in transformers. Name "
-            "the class that the weights were saved from, such as BertForSequenceClassification."
+            f"{name!r}: architecture {shortened(names[0])} is no class of networks in "
+            "transformers. Name the class that the weights were saved from, such as "
+            "BertForSequenceClassification."
         )
-    return kind
+    found: type[PreTrainedModel] = kind
+    return found
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -19,6 +20,9 @@ from bitwright.sources.guard import Foreign, absent, reason
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
 BATCH_SIZE = 50
+# A picture of this many pixels takes 200 to 500 MB as it is decoded.
+MAX_PIXELS = 1 << 26
+EXAMPLE = "--size 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -114,6 +118,14 @@ class ImageOptions:
     scale: float | None = None
     channel_order: str | None = None
 
+    @classmethod
+    def stated(
+        cls, size: int, mean: tuple[float, ...], std: tuple[float, ...], crop: float
+    ) -> ImageOptions | None:
+        """Options from a recipe's keys, where 0, empty and a negative crop mean not stated."""
+        options = cls(size or None, mean or None, std or None, None if crop < 0 else crop)
+        return None if options == cls() else options
+
     def over(self, known: ImagePreprocess | None) -> ImagePreprocess:
         """`known` with these options in its place, or DataError naming what is missing."""
         if known is None:
@@ -121,8 +133,8 @@ class ImageOptions:
             if missing:
                 raise DataError(
                     "the preprocessing of this network is not known: give --size, --mean and "
-                    f"--std (missing: {', '.join(missing)}), for example --size 224 --mean 0.485 "
-                    "0.456 0.406 --std 0.229 0.224 0.225, or pass data as FILE.py:FUNCTION."
+                    f"--std (missing: {', '.join(missing)}), for example {EXAMPLE}, or pass data "
+                    "as FILE.py:FUNCTION."
                 )
         elif (self.mean is None) != (self.std is None):
             raise DataError(
@@ -152,11 +164,13 @@ def _three(value: tuple[float, ...] | float) -> tuple[float, ...]:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: convert("RGB") would clip it to white
-        grey = np.asarray(image).astype(np.float32) / 257
-        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+        grey = np.asarray(image).astype(np.float32)
+        grey /= 257
+        np.clip(grey, 0, 255, out=grey)
+        image = Image.fromarray(grey.astype(np.uint8))
     if image.mode == "P":  # a palette may carry transparency, which Pillow wants to see first
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 # ---- a folder --------------------------------------------------------------------------------
@@ -175,6 +189,7 @@ def folder_dataset(
     the sorted folder names; classes take turns, so that the first N samples cover all of them.
     """
     rows = list_images(folder)
+    labelled = rows[0][1] is not None
     name = getattr(preprocess, "input_name", None)
 
     def walk() -> Iterator[Batch]:
@@ -192,19 +207,18 @@ def folder_dataset(
             y = torch.tensor(labels) if labels else None
             yield Batch({name: x} if name else (x,), y)
 
-    return Dataset(spec or str(folder), walk)
+    classes = tuple(p.name for p in _class_folders(folder)) if labelled else ()
+    return Dataset(spec or str(folder), walk, classes=classes)
 
 
 def list_images(folder: Path) -> list[tuple[Path, int | None]]:
     """Files and labels in the order in which they are read."""
     if not folder.is_dir():
         raise DataError(f"{absent('folder', folder)}. Check the path.")
-    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    flat = [p for p in entries if _is_image(p)]
-    classes = [p for p in entries if p.is_dir()]
+    flat = [p for p in _entries(folder) if _is_image(p)]
     by_class = [
         [(path, label) for path in sorted(kind.rglob("*")) if _is_image(path)]
-        for label, kind in enumerate(classes)
+        for label, kind in enumerate(_class_folders(folder))
     ]
     if flat and any(by_class):
         raise DataError(
@@ -222,18 +236,46 @@ def list_images(folder: Path) -> list[tuple[Path, int | None]]:
     return rows
 
 
+def _entries(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    """The folders that are classes, in the order of their labels; empty ones count."""
+    return [p for p in _entries(folder) if p.is_dir()]
+
+
 def _is_image(path: Path) -> bool:
     hidden = path.name.startswith(".")  # "._a.jpg" of an unpacked macOS archive is no picture
     return not hidden and path.suffix.lower() in EXTENSIONS and path.is_file()
 
 
+def _load(path: Path) -> Image.Image:
+    """A picture in memory, its size read from the header first: a few kB may become gigabytes."""
+    with Image.open(path) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(_too_large(path, f"{image.width} x {image.height}"))
+        image.load()
+    return image
+
+
+def _too_large(path: Path, size: str) -> str:
+    return (
+        f"image {path} has {size} pixels; pictures of up to {MAX_PIXELS:,} are read, which take "
+        "up to 500 MB each. Make it smaller, or remove it."
+    )
+
+
 def _decode(path: Path, preprocess: Callable[[Image.Image], Tensor]) -> Tensor:
     try:
-        with Image.open(path) as image:
-            image.load()
-            picture = image.copy()
+        with warnings.catch_warnings():
+            # Pillow's own bound is a warning on the terminal; ours lies lower and is an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = _load(path)
+    except Image.DecompressionBombError as exc:
+        raise DataError(_too_large(path, f"more than {2 * MAX_PIXELS:,}")) from exc
     # What Pillow raises on a damaged file depends on the format.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except (OSError, SyntaxError, ValueError) as exc:
         raise DataError(
             f"cannot read image {path}: {reason(exc)}. Mend or remove this file."
         ) from exc

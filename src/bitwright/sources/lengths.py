@@ -45,7 +45,7 @@ def batched(dataset: Dataset, size: int) -> Dataset:
                 held = []
         yield from _by_length(held, size)
 
-    return Dataset(dataset.spec, walk, dataset.is_none, dataset.trim)
+    return replace(dataset, open=walk)
 
 
 def _singles(batch: Batch) -> list[Batch]:

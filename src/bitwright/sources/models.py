@@ -1,4 +1,4 @@
-"""MODEL -> a network in eval mode with all that is known about its inputs."""
+"""MODEL -> a network with all that is known about its inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from bitwright.errors import ModelError
-from bitwright.sources.batches import Inputs, as_inputs
+from bitwright.sources.arity import Arity, arity_of
+from bitwright.sources.batches import Inputs, as_inputs, check_plain
 from bitwright.sources.guard import Foreign
 from bitwright.sources.hf import load_hf
 from bitwright.sources.pt2 import load_program
@@ -34,6 +35,11 @@ class LoadedModel:
     preprocess: object | None = None
     program: ExportedProgram | None = None
     trained: bool = True
+
+    @property
+    def takes(self) -> Arity | None:
+        """How many inputs the network takes, which tells inputs from targets in the data."""
+        return arity_of(self.module, self.example_inputs)
 
 
 def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
@@ -79,6 +85,7 @@ def check_weights(module: nn.Module, name: str = "the network") -> None:
 def _check_tensor(tensor: Tensor, place: str, *, is_buffer: bool) -> None:
     if tensor.is_meta:
         raise ModelError(f"{place} has no values (device 'meta'). Load the weights first.")
+    check_plain(tensor, place, ModelError)
     if not tensor.is_floating_point():
         return
     bad = ~torch.isfinite(tensor)
@@ -112,8 +119,6 @@ def _load_function(spec: Spec) -> LoadedModel:
             f"{spec.text!r} returned {type(module).__name__}, not a network: it must return a "
             f"torch.nn.Module.{forgot}"
         )
-    with function.guard(ModelError, f"setting {spec.text} to eval mode"):
-        module.eval()
     return LoadedModel(module, spec.text, example_inputs_of(module, spec.text))
 
 

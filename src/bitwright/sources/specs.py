@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bitwright.errors import DataError, InputError, ModelError, RecipeError, unknown
-from bitwright.sources.guard import Foreign, absent
+from bitwright.sources.guard import Foreign, absent, shortened
 
 ZOOS = ("timm", "torchvision", "hf")
 MODEL_FORMS = (
@@ -30,6 +30,10 @@ MODEL_FORMS = (
 DATA_FORMS = (
     "Data are FILE.py:FUNCTION, package.module:FUNCTION, a folder of images, X.npz, X.jsonl or none"
 )
+
+# What file systems hold: a name, and a path.
+_LONGEST_NAME = 255
+_LONGEST = 4095
 
 _PY_FILE = re.compile(r"^(?P<file>.+\.py):(?P<function>[^:/\\]*)$")
 _MODULE = re.compile(r"^(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z_]\w*)$")
@@ -61,6 +65,7 @@ class Spec:
 
 def parse_model(spec: str) -> Spec:
     """A MODEL, or ModelError with the accepted forms."""
+    _check_text("MODEL", spec, ModelError)
     prefix, colon, name = spec.partition(":")
     if colon and prefix in ZOOS:
         if not name:
@@ -70,6 +75,12 @@ def parse_model(spec: str) -> Spec:
     python = _parse_python(spec, ModelError)
     if python is not None:
         return python
+    if spec.lower().endswith(".onnx"):
+        raise ModelError(
+            f"MODEL {spec!r} is an ONNX file, and ONNX files are not taken yet: the network is "
+            "captured from PyTorch. Name the function that builds the network which this file was "
+            "exported from (FILE.py:FUNCTION), or give that network as a torch.export file X.pt2."
+        )
     if spec.endswith(".pt2"):
         return Spec(spec, "pt2", spec)
     if spec.endswith((".pt", ".pth", ".safetensors", ".bin", ".ckpt")):
@@ -81,8 +92,23 @@ def parse_model(spec: str) -> Spec:
     raise ModelError(f"MODEL {spec!r} is not understood. {MODEL_FORMS}.")
 
 
+def _check_text(what: str, spec: str, error: type[InputError]) -> None:
+    """Refuse what can name nothing, before any file system or import machinery is asked."""
+    odd = next((c for c in spec if ord(c) < 32 or ord(c) == 127), None)
+    if odd is not None:
+        name = "a line break" if odd in "\r\n" else f"the control character {odd!r}"
+        raise error(f"{what} {shortened(spec)} holds {name}. Write it as one line of plain text.")
+    whole = spec.encode("utf-8", "surrogatepass")
+    if len(whole) > _LONGEST or max(map(len, re.split(rb"[/\\:]", whole))) > _LONGEST_NAME:
+        raise error(
+            f"{what} {shortened(spec)} has {len(spec)} characters: a name has up to "
+            f"{_LONGEST_NAME} bytes, a path up to {_LONGEST}. Check what was passed."
+        )
+
+
 def parse_data(spec: str) -> Spec:
     """A D, or DataError with the accepted forms."""
+    _check_text("data", spec, DataError)
     if spec == "none":
         return Spec(spec, "none")
     python = _parse_python(spec, DataError)
@@ -212,6 +238,7 @@ def load_function(spec: Spec, error: type[InputError]) -> UserFunction:
 
 def load_object(spec: str, error: type[InputError] = RecipeError) -> object:
     """What `FILE.py:NAME` or `package.module:NAME` names, whatever it is and takes: a metric."""
+    _check_text("the function", spec, error)
     parsed = _parse_python(spec, error)
     if parsed is None:
         raise error(

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from bitwright.errors import DataError
 from bitwright.sources.batches import Batch, Dataset
-from bitwright.sources.guard import Foreign, absent
+from bitwright.sources.guard import Foreign, absent, reason
 
 SINGLE_KEYS = ("text", "sentence")
 PAIR_KEYS = (("sentence1", "sentence2"), ("question", "context"))
 ANSWER_KEYS = ("label", "score", "answers")
 _SNIPPET = 60
+# A tokenizer takes about fifty times a text in memory, whatever few tokens of it are kept.
+LINE_BYTES = 1_000_000
 
 Text = str | tuple[str, str]
 Place = tuple[int, int] | None
@@ -99,10 +101,11 @@ class _Line:
     text: Text
     answer: object | None
     cut: str
+    length: int
 
 
 def jsonl_dataset(path: Path, preprocess: object | None, *, spec: str = "") -> Dataset:
-    """One JSON object a line, read as needed and in order.
+    """One JSON object a line, read as needed and in order; a line has up to LINE_BYTES.
 
     Keys: `text` or `sentence`; or `sentence1` and `sentence2`; or `question` and `context`.
     Optional, as labels: `label`, `score` or `answers`. To a network that is no `joint` one a pair
@@ -122,11 +125,13 @@ def jsonl_dataset(path: Path, preprocess: object | None, *, spec: str = "") -> D
 
     def walk() -> Iterator[Batch]:
         held: list[_Line] = []
+        length = 0
         for line in _lines(path):
-            held.append(line)
-            if len(held) == encode.batch_size:
+            if held and (len(held) == encode.batch_size or length + line.length > LINE_BYTES):
                 yield _batch(held, encode)
-                held = []
+                held, length = [], 0
+            held.append(line)
+            length += line.length
         if held:
             yield _batch(held, encode)
 
@@ -175,27 +180,39 @@ def _labels(answers: list[object | None], classes: Mapping[str, int] | None) -> 
         answers = [classes[str(a)] for a in answers]
     if all(isinstance(a, (int, float)) for a in answers):
         integer = all(isinstance(a, int) for a in answers)
-        return torch.tensor(answers, dtype=torch.int64 if integer else torch.float32)
+        try:
+            return torch.tensor(answers, dtype=torch.int64 if integer else torch.float32)
+        except (RuntimeError, ValueError, OverflowError) as exc:
+            raise DataError(
+                f"a label is too large a number ({reason(exc)}). Labels are classes or scores."
+            ) from exc
     return answers
 
 
 def _lines(path: Path) -> Iterator[_Line]:
     keys: tuple[str, ...] | None = None
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
+        read = iter(lambda: file.readline(LINE_BYTES + 2), b"")
+        for number, raw in enumerate(read, start=1):
+            place = f"line {number} of {path}"
+            if len(raw.rstrip(b"\r\n")) > LINE_BYTES:
+                raise DataError(
+                    f"{place} is longer than {LINE_BYTES:,} bytes: {_snippet(raw[:_SNIPPET])}. "
+                    "Lines of up to that are read. Cut the text: a network looks at its first few "
+                    "hundred words."
+                )
             if not raw.strip():
                 continue
-            place = f"line {number} of {path}"
             row = _parse(raw, place)
             if keys is None:
                 keys = _keys(row, place)
-            yield _line(row, keys, place, number)
+            yield _line(row, keys, (place, number, len(raw)))
 
 
 def _parse(raw: bytes, place: str) -> dict[str, object]:
     try:
         row = json.loads(raw.decode("utf-8-sig"))
-    except ValueError as exc:  # covers broken JSON and broken UTF-8
+    except (ValueError, RecursionError) as exc:  # broken JSON or UTF-8; brackets without end
         raise DataError(
             f"{place} is not JSON ({exc}): {_snippet(raw)}. Write one JSON object a line."
         ) from exc
@@ -222,7 +239,8 @@ def _keys(row: dict[str, object], place: str) -> tuple[str, ...]:
     )
 
 
-def _line(row: dict[str, object], keys: tuple[str, ...], place: str, number: int) -> _Line:
+def _line(row: dict[str, object], keys: tuple[str, ...], at: tuple[str, int, int]) -> _Line:
+    place, number, length = at
     *text_keys, answer = keys
     texts: list[str] = []
     for key in text_keys:
@@ -236,7 +254,7 @@ def _line(row: dict[str, object], keys: tuple[str, ...], place: str, number: int
         )
     text: Text = texts[0] if len(texts) == 1 else (texts[0], texts[1])
     cut = "only_second" if text_keys[0] == "question" else "longest_first"
-    return _Line(number, text, row[answer] if answer else None, cut)
+    return _Line(number, text, row[answer] if answer else None, cut, length)
 
 
 def _snippet(raw: bytes) -> str:
