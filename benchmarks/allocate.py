@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tables import DOCS, RESULTS, machine, markdown, put_between_markers, write_csv
@@ -23,9 +23,12 @@ from tables import DOCS, RESULTS, machine, markdown, put_between_markers, write_
 from bitwright.graph.choice import Choice
 from bitwright.search.allocate import Allocation, allocate
 from bitwright.search.cost import bops, weight_bits
+from bitwright.search.explain import explain
 from bitwright.search.frontier import trace
+from bitwright.search.question import ask
 from bitwright.search.table import Row, Table, make_table
 
+WIDE = [Choice(w, a) for w in range(2, 9) for a in (4, 8)]
 RELAXED = [Choice(w, a) for w in range(2, 9) for a in range(2, 9)]
 SEEDS = range(5)
 COLUMNS = {
@@ -39,7 +42,7 @@ COLUMNS = {
 }
 
 
-def random_table(seed: int, units: int, menu: list[Choice]) -> Table:
+def random_table(seed: int, units: int, menu: Sequence[Choice]) -> Table:
     """Units of 10^2 to 3 10^6 parameters, sensitivities over four magnitudes."""
     r = random.Random(seed)
     rows = []
@@ -79,10 +82,24 @@ def whole_frontier(table: Table) -> float:
     return 0.0 if found.proven else float("nan")
 
 
-def measure(what: str, units: int, work: Callable[[Table], float], target: float) -> dict[str, Any]:
+def explained(table: Table) -> float:
+    """One unit in the middle, every choice of it forced."""
+    found = explain(ask(table, "size<=0.13"), table.units[len(table.units) // 2])
+    if any(a.forced is None for a in found.alternatives):
+        raise SystemExit("a forced choice was not solved")
+    return 0.0
+
+
+def measure(
+    what: str,
+    units: int,
+    work: Callable[[Table], float],
+    target: float,
+    menu: Sequence[Choice] = RELAXED,
+) -> dict[str, Any]:
     seconds, gaps = [], []
     for seed in SEEDS:
-        table = random_table(seed, units, RELAXED)
+        table = random_table(seed, units, menu)
         started = time.process_time()
         gaps.append(work(table))
         seconds.append(time.process_time() - started)
@@ -91,7 +108,7 @@ def measure(what: str, units: int, work: Callable[[Table], float], target: float
     return {
         "what": what,
         "units": units,
-        "choices": len(RELAXED),
+        "choices": len(menu),
         "median": statistics.median(seconds),
         "longest": longest,
         "gap": max(gaps),
@@ -111,6 +128,10 @@ def main() -> None:
         measure("two budgets", 1000, one("size<=0.13 and bops<=0.02"), none),
         measure("least size under a loss", 1000, one("loss<=0.01", "size"), none),
         measure("the whole frontier", 1000, whole_frontier, none),
+        measure("the whole frontier", 300, whole_frontier, 2, WIDE),
+        measure("one budget, with advice", 2000, one("size<=0.13", advise=True), 2, WIDE),
+        measure("one unit explained", 2000, explained, 2, WIDE),
+        measure("two budgets", 2000, one("size<=0.13 and bops<=0.02"), none, WIDE),
     ]
     write_csv(RESULTS / "allocate.csv", rows)
     put_between_markers(
@@ -119,6 +140,9 @@ def main() -> None:
     )
     for row in rows:
         print(row)
+    slow = [row for row in rows if row["target"].endswith("not met")]
+    if slow:
+        raise SystemExit(f"too slow: {', '.join(row['what'] for row in slow)}")
 
 
 if __name__ == "__main__":

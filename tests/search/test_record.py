@@ -43,6 +43,17 @@ def test_what_is_written_is_read_back(tmp_path, asked):
         assert as_record(again) == as_record(found)
 
 
+def test_a_unit_kept_in_groups_is_read_back(tmp_path):
+    """`--keep 'first=w4a8g64'` beside a menu: the file names the group, and is no damaged one."""
+    kept = row("first", Choice(4, 8, 1, 64), None, 6400, 10)
+    table = make_table([kept, *(row("a", Choice(w, 8), 1.0 / w, 100, 10) for w in (8, 4))])
+    found = allocate(table, "size<=0.9")
+    write_allocation(tmp_path / "a.json", found)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["choices"]["first"] == {"w_bits": 4, "a_bits": 8, "points": 1, "group": 64}
+    assert read_allocation(tmp_path / "a.json", table) == found
+
+
 def test_infeasible_is_written_with_the_least_attainable(tmp_path):
     found = allocate(random_table(2), "size<=0.001")
     write_allocation(tmp_path / "a.json", found)

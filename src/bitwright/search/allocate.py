@@ -34,7 +34,7 @@ from bitwright.search.table import Row, Table
 IP = "ip"
 SECONDS = 60.0
 # Advice is worth less than the allocation: a large table with several budgets gets what fits.
-_ADVICE_SECONDS = 5.0
+_ADVICE_SECONDS = 1.0
 _TIME_UP = "time was up; give more (--seconds), or loosen a budget"
 
 

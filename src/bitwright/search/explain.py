@@ -18,6 +18,9 @@ from bitwright.search.question import Question
 from bitwright.search.solver import solve
 from bitwright.search.table import Row
 
+# With several budgets over thousands of units each forced choice is a program of its own.
+_FORCED_SECONDS = 1.5
+
 
 @dataclass(frozen=True)
 class Alternative:
@@ -83,7 +86,8 @@ def explain(
         question: budgets and goal.
         unit: module path.
         found: the allocation, where it is known already.
-        seconds: time limit for what forcing each choice would cost.
+        seconds: time limit; with several budgets what forcing each choice would cost has 1.5 of
+            them at most.
 
     Raises:
         RunDirectoryError: no such unit.
@@ -91,6 +95,8 @@ def explain(
     rows = question.table.of(unit)
     deadline = time.monotonic() + seconds
     found = found or best(question, deadline)
+    if len(question.caps) > 1:
+        deadline = min(deadline, time.monotonic() + _FORCED_SECONDS)
     menu = question.menu
     index = next(i for i, units in enumerate(menu.classes) if unit in units)
     place = menu.classes[index].index(unit)
@@ -158,8 +164,7 @@ def _forced(
     barred = {o for o in options if question.menu.rows[o][place] != row}
     if len(barred) == len(options):
         return None  # what it is tied to has no such choice
-    bars = tuple(int(o in barred) for o in range(len(program.goal)))
-    held = replace(program, uses=(*program.uses, bars), limits=(*program.limits, 0))
+    held = replace(program, barred=frozenset(barred))
     left = deadline - time.monotonic()
     forced = solve(held, left) if left > 0 else Outcome(UNKNOWN)
     if forced.selection is None:

@@ -32,7 +32,7 @@ BUDGETS, KNEES = 100, 5
 # Budgets where the cost has pairwise terms: each takes a few tenths of a second.
 _WITH_TERMS = 25
 # A hull this dense leaves nothing between its breakpoints that a budget could show.
-_DENSE = 2_000
+_DENSE = 1_000
 _FLAT = 0.01
 
 

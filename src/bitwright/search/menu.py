@@ -28,6 +28,11 @@ Selection = tuple[int, ...]
 Indices = NDArray[np.int64]
 
 
+def starts(levels: Indices) -> Indices:
+    """Where each run of equal numbers begins; numbers are 0 or more, equal ones together."""
+    return np.flatnonzero(np.diff(levels, prepend=-1))
+
+
 @dataclass(frozen=True, eq=False)
 class Menu:
     """Options of classes of units that choose together.

@@ -13,9 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bitwright.search.menu import Menu, Selection
+import numpy as np
+from numpy.typing import NDArray
+
+from bitwright.search.menu import Menu, Selection, starts
 
 OPTIMAL, FEASIBLE, INFEASIBLE, UNKNOWN = "optimal", "feasible", "infeasible", "unknown"
 GOAL = -1
@@ -32,13 +35,17 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Goal and uses of every option of a menu in whole steps, and the limits of the uses."""
+    """Goal and uses of every option of a menu in whole steps, and the limits of the uses.
+
+    Options that are `barred` cannot be taken.
+    """
 
     menu: Menu
     goal: tuple[int, ...]
     uses: tuple[tuple[int, ...], ...] = ()
     limits: tuple[int, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    barred: frozenset[int] = frozenset()
 
     def value(self, selection: Selection) -> int:
         """The goal of a selection, exactly."""
@@ -65,10 +72,28 @@ class Program:
         """The least goal with no budget in the way, pairs left out."""
         return _least(self.menu, self.goal)
 
+    def cheapest(self) -> Selection:
+        """A selection of the least goal with no budget in the way, pairs left out."""
+        menu = self.menu
+        cells, alternatives, components = _levels(menu, self.goal)
+        goal = np.array(self.goal, dtype=object)
+        picked = np.flatnonzero(goal == cells[menu.cell_of])
+        picked = picked[starts(menu.cell_of[picked])]
+        best = np.flatnonzero(alternatives == components[menu.component_of_alternative])
+        best = best[starts(menu.component_of_alternative[best])]
+        return menu.in_order(picked[np.isin(menu.alternative_of_cell, best)].tolist())
+
     @cached_property
     def least_uses(self) -> tuple[int, ...]:
         """The least use of each budget with no other in the way, pairs left out."""
         return tuple(_least(self.menu, use) for use in self.uses)
+
+    def with_bars(self) -> Program:
+        """The same program, what is barred held by one more budget of nothing."""
+        if not self.barred:
+            return self
+        bars = tuple(int(option in self.barred) for option in range(len(self.goal)))
+        return replace(self, uses=(*self.uses, bars), limits=(*self.limits, 0), barred=frozenset())
 
     def without(self, m: int) -> Program:
         """The program that has one budget less."""
@@ -120,14 +145,13 @@ class Outcome:
 
 def _least(menu: Menu, values: Sequence[int]) -> int:
     """Exactly: the sum over components of the least alternative."""
-    cells: dict[int, int] = {}
-    for cell, value in zip(menu.cell_of.tolist(), values, strict=True):
-        cells[cell] = min(value, cells.get(cell, value))
-    alternatives: dict[int, int] = {}
-    for cell, alternative in enumerate(menu.alternative_of_cell.tolist()):
-        alternatives[alternative] = alternatives.get(alternative, 0) + cells[cell]
-    components: dict[int, int] = {}
-    for alternative, component in enumerate(menu.component_of_alternative.tolist()):
-        value = alternatives[alternative]
-        components[component] = min(value, components.get(component, value))
-    return sum(components.values())
+    return sum(_levels(menu, values)[2].tolist())
+
+
+def _levels(menu: Menu, values: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The least of every cell, alternative and component."""
+    # Numbers have any size, so they stay Python's own.
+    cells = np.minimum.reduceat(np.array(values, dtype=object), starts(menu.cell_of))
+    alternatives = np.add.reduceat(cells, starts(menu.alternative_of_cell))
+    components = np.minimum.reduceat(alternatives, starts(menu.component_of_alternative))
+    return cells, alternatives, components

@@ -62,7 +62,12 @@ class Question:
 
     def least_loss(self, goal: int) -> Program:
         """The program that makes the loss small with the goal at most so large."""
-        bounded = self.program.below(goal)
+        # A budget of the loss is held by whatever has the least: it held one with the same goal.
+        program = self.program
+        for m in reversed(range(len(self.caps))):
+            if self.caps[m].name == "loss":
+                program = program.without(m)
+        bounded = program.below(goal)
         pairs = [p for p in bounded.pairs if p.row != GOAL]
         pairs += [Pair(GOAL, *own) for own in self.corrections.get("loss", ())]
         return replace(bounded, goal=self.losses, pairs=tuple(pairs))

@@ -41,7 +41,7 @@ def as_record(allocation: Allocation) -> dict[str, Any]:
             }
             for spent in allocation.budgets
         },
-        "choices": {unit: _bits(choice) for unit, choice in allocation.choices.items()},
+        "choices": {unit: choice.record() for unit, choice in allocation.choices.items()},
         "uniform": _uniform(allocation.uniform),
         "relaxations": [asdict(relaxation) for relaxation in allocation.relaxations],
         "infeasible": {found.name: _attainable(found) for found in allocation.infeasible} or None,
@@ -49,15 +49,11 @@ def as_record(allocation: Allocation) -> dict[str, Any]:
     }
 
 
-def _bits(choice: Choice) -> dict[str, int]:
-    return {"w_bits": choice.w_bits, "a_bits": choice.a_bits, "points": choice.points}
-
-
 def _uniform(found: Uniform | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
-        **_bits(found.choice),
+        **found.choice.record(),
         "loss": found.loss,
         "objective": found.objective,
         "used": dict(found.used),

@@ -19,13 +19,17 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csc_array, vstack
 
 from bitwright.search.bounds import alive, lagrangian, relaxed_prices, undominated
+from bitwright.search.dual import Dual
 from bitwright.search.hushed import hushed
 from bitwright.search.menu import Indices, Selection
+from bitwright.search.near import solve_near
 from bitwright.search.program import FEASIBLE, INFEASIBLE, OPTIMAL, UNKNOWN, Outcome, Program
 from bitwright.search.proof import Gaps, prove
 from bitwright.search.quadratic import solve_pairs
 from bitwright.search.scaled import GOAL_SIZE, Floats, Mask, Scaled, columns, scale, wide
 
+# Beyond so many options a linear program takes longer than going through what is near its optimum.
+_LARGE = 1_000
 # So many options beyond one a cell are solved at once, those that the relaxation thinks best of;
 # more only if these cannot be certified.
 _SMALL = 30
@@ -46,18 +50,27 @@ def solve(program: Program, seconds: float = math.inf) -> Outcome:
         program: what to solve.
         seconds: time limit.
     """
+    deadline = time.monotonic() + seconds
+    large = len(program.goal) > _LARGE
+    if large and len(program.uses) == 1 and not program.pairs:
+        near = solve_near(program, deadline)
+        if near is not None:
+            return near
+    program = program.with_bars()
     if program.pairs:
         return solve_pairs(program, seconds)
-    deadline = time.monotonic() + seconds
-    scaled = scale(program)
     if any(limit < least for limit, least in zip(program.limits, program.least_uses, strict=True)):
         return Outcome(INFEASIBLE)
+    if large and not program.uses:
+        selection = program.cheapest()
+        return Outcome(OPTIMAL, selection, float(program.value(selection)))
+    scaled = scale(program)
     kept = alive(program.menu, undominated(program) & scaled.fits)
     if kept is None:
         return Outcome(INFEASIBLE)
     if not program.uses:
         return _solve_on(program, scaled, kept, (deadline, 0))
-    prices = relaxed_prices(program, scaled, np.flatnonzero(kept))
+    prices = _prices(program, scaled, kept)
     gaps = lagrangian(program.menu, scaled.goal, scaled.uses, scaled.limits, prices, kept)
     shown = tuple(
         float(p) * scaled.goal_unit / unit for p, unit in zip(prices, scaled.use_units, strict=True)
@@ -70,20 +83,30 @@ def solve(program: Program, seconds: float = math.inf) -> Outcome:
     return replace(found, prices=shown)
 
 
+def _prices(program: Program, scaled: Scaled, kept: Mask) -> Floats:
+    """Multipliers of the budgets: by the linear relaxation, of large programs by cutting planes."""
+    if len(program.goal) <= _LARGE:
+        return relaxed_prices(program, scaled, np.flatnonzero(kept))
+    dual = Dual(program.menu, scaled.goal, scaled.uses, scaled.limits, kept)
+    return dual.prices()
+
+
 def _search(
     program: Program, scaled: Scaled, kept: Mask, gaps: Gaps, until: tuple[float, int]
 ) -> Outcome:
     """Solve on options of small reduced cost, and on more until no other can be better."""
     reduced = np.asarray(gaps.option) + np.asarray(gaps.alternative)[program.menu.alternative_of]
     order = np.sort(reduced[kept])
-    count = len(program.menu.class_of_cell) + _SMALL
+    extra = _SMALL
+    count = len(program.menu.class_of_cell) + extra
     while True:
         whole = count >= len(order)
         radius = math.inf if whole else float(order[count])
         found = _solve_on(program, scaled, kept & (reduced <= radius), until)
         if whole or found.status == UNKNOWN:
             return found
-        count *= 4
+        extra *= 4
+        count = len(program.menu.class_of_cell) + extra
         if found.selection is None:
             continue
         # Whatever takes an option outside is at least so far above the floor.
@@ -92,7 +115,9 @@ def _search(
         if value <= outside or found.status == FEASIBLE:
             return replace(found, bound=min(found.bound, outside))
         needed = (value - scaled.goal_offset) / scaled.goal_unit - gaps.floor
-        count = int(np.searchsorted(order, needed * (1 + 1e-9), side="right"))
+        # A poor answer asks for far too much; what a larger room holds asks for less.
+        wanted = int(np.searchsorted(order, needed * (1 + 1e-9), side="right"))
+        count = min(wanted, count)
 
 
 def _checked(
