@@ -138,3 +138,28 @@ def test_every_error_is_the_users_with_exit_code_two():
     with pytest.raises(BitwrightError) as caught:
         make_recipe("fixed", {"scheme": "w0a0"})
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("seed", 2**80, "seed"),
+        ("seed", -1, "seed"),
+        ("seed", 10**1000, "seed"),
+        ("calib", 10**30, "calib is 1000000000000000000000000000000: that many there are not"),
+        ("table_samples", 10**10, "Give at most 1000000000"),
+        ("batch", 10**12, "batch is 1000000000000"),
+        ("pairwise", 10**12, "pairwise is 1000000000000"),
+        ("budget", "size<=1e9999999999", "no number that a cost can have"),
+        ("menu", "w{2..99999999}a8", "which cannot be read"),
+    ],
+)
+def test_numbers_without_end_are_refused_by_value(key, value, told):
+    others = {"menu": "w8a8,w4a8", "budget": "size<=0.5"}
+    with pytest.raises(RecipeError, match=told):
+        make_recipe("fixed", {**others, key: value})
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_seeds_that_torch_takes_are_taken(seed):
+    assert make_recipe("fixed", {"seed": seed}).seed == seed

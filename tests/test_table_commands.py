@@ -200,6 +200,64 @@ def test_wrong_requests(bitwright, run, words, told):
     assert done.code == 2 and told in done.err and done.out == ""
 
 
+def test_a_table_cut_short_is_refused_by_every_command(bitwright, run):
+    lines = (run / "table.csv").read_text().splitlines(keepends=True)
+    (run / "table.csv").write_text("".join(line for line in lines if "layer3.conv" not in line))
+    for words in (("allocate", run), ("explain", run, "stem"), ("frontier", run)):
+        budget = () if words[0] == "frontier" else ("--budget", "size<=0.5")
+        done = bitwright(*words, *budget)
+        assert done.code == 2 and "it was cut short" in done.err and done.out == ""
+    assert not (run / "allocation.json").exists()
+
+
+def test_units_that_are_not_those_of_the_run_are_refused(bitwright, run):
+    census = {"units": [{"name": unit} for unit in UNITS]}
+    (run / "census.json").write_text(json.dumps(census))
+    assert bitwright("allocate", run, "--budget", "size<=0.2").code == 0
+    (run / "census.json").write_text(json.dumps({"units": [*census["units"], {"name": "tail"}]}))
+    done = bitwright("allocate", run, "--budget", "size<=0.2")
+    assert done.code == 2 and "holds no unit 'tail', which census.json lists" in done.err
+    (run / "census.json").write_text(json.dumps({"units": census["units"][:-1]}))
+    done = bitwright("allocate", run, "--budget", "size<=0.2")
+    assert done.code == 2 and "holds the unit 'fc', which census.json does not list" in done.err
+    (run / "census.json").unlink()
+    with (run / "recipe.toml").open("a") as file:
+        file.write('keep = "first,head=w8a8"\n')
+    done = bitwright("allocate", run, "--budget", "size<=0.2")
+    assert done.code == 2 and "'head' matches no unit" in done.err
+
+
+def test_a_table_of_an_older_version_is_read_with_a_note(bitwright, run):
+    path = run / "table.csv"
+    path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()))
+    for words in (
+        ("allocate", run, "--budget", "size<=0.2"),
+        ("frontier", run),
+        ("explain", run, "stem"),
+    ):
+        done = bitwright(*words)
+        assert done.code == 0 and "does not say how many lines" in done.out, words
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("allocate", "--budget", "size<=1e9999999999"), "no number that a cost can have"),
+        (("allocate", "--budget", "size<=1e-99999999"), "no number that a cost can have"),
+        (("allocate", "--budget", "size<=0." + "1" * 100_000), "no number that a cost can have"),
+        (("allocate", "--budget", "loss<=1e999999999", "--minimize", "size"), "no number that"),
+        (("allocate", "--budget", "size<=0.2", "--seconds", "nan"), "--seconds nan"),
+        (("allocate", "--budget", "size<=0.2", "--seconds", "1e300"), "--seconds 1e+300"),
+        (("frontier", "--budgets", "999999999999"), "--budgets 999999999999"),
+    ],
+)
+def test_numbers_without_end_are_refused_by_value_at_once(bitwright, run, words, told):
+    started = time.process_time()
+    done = bitwright(words[0], run, *words[1:])
+    assert done.code == 2 and told in done.err and len(done.err) < 1000
+    assert time.process_time() - started < 1
+
+
 def test_a_damaged_run(bitwright, run):
     lines = (run / "table.csv").read_text().splitlines()
     lines[3] = lines[3].replace(",8,", ",eight,", 1)

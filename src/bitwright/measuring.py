@@ -34,6 +34,7 @@ from bitwright.solving.work import problem
 
 # Speed does not depend on the numbers: the cheapest ranges and rounding do.
 _RANGE = "minmax"
+_MOST = {"batch": 1_000_000, "threads": 1_024, "repetitions": 100_000, "checks": 1_000}
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Settings:
                 raise RecipeError(f"--{name} {getattr(self, name)} makes no sense. Give 1 or more.")
         if self.checks < 0:
             raise RecipeError(f"--checks {self.checks} makes no sense. Give 0 or more.")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise RecipeError(
+                    f"--{name} {getattr(self, name)} is too many. Give at most {most}."
+                )
 
 
 @dataclass(frozen=True)

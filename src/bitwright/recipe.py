@@ -25,6 +25,8 @@ from bitwright.tune_steps import REFINE, check_tuning, tuning_steps
 VERSION = 1
 BUILT_IN = RECIPES
 BY_OUTPUT = "output"
+# Samples and pairs that there can be.
+_MOST_COUNTED = 10**9
 # Methods that solve weights with several grids a channel.
 GROUPED = ("nearest", "quadratic")
 # TOML, torch and the file formats count in 64 bits.
@@ -165,7 +167,17 @@ class Recipe:
         parse_device(self.device)
         if not 0 <= self.seed < MOST:
             raise RecipeError(f"seed is {self.seed}: it is a whole number from 0 to 2^63 - 1.")
+        self._check_sizes()
         return self
+
+    def _check_sizes(self) -> None:
+        """Whether numbers are of a size that anything can have."""
+        for key in ("calib", "table_samples", "batch", "pairwise"):
+            if getattr(self, key) > _MOST_COUNTED:
+                raise RecipeError(
+                    f"{key} is {_shown(getattr(self, key))}: that many there are not. Give at most "
+                    f"{_MOST_COUNTED} (0 takes all samples)."
+                )
 
     def _check_allocation(self) -> None:
         """Whether menu and budget make sense together."""
@@ -221,6 +233,11 @@ class Recipe:
                     f"{key} is {getattr(self, key)!r}, but without --menu and --budget no bits are "
                     "searched for. Leave it out, or add --menu 'w8a8,w4a4' --budget 'size<=0.13'."
                 )
+
+
+def _shown(value: int) -> str:
+    """A whole number; of a long one how many bits it has, for its digits take forever."""
+    return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
 
 
 def _check_groups(choices: Iterable[Choice], methods: Iterable[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from bitwright.errors import RecipeError
@@ -95,3 +97,28 @@ def test_points():
         "w2a8", "w2a8x2", "w2a8x3", "w4a8", "w4a8x2", "w4a8x3", "w8a8",
     ]  # fmt: skip
     assert choice.WIDEST == grid.WIDEST
+
+
+@pytest.mark.parametrize(
+    ("menu", "told"),
+    [
+        ("w{2..99999999}a8", r"range \{2..99999999\}"),
+        ("w{2..16}a{2..16}x{1..16}x{1..16}x{1..16}x{1..16}x{1..16}", "schemes; a menu has at most"),
+        ("w" + "{2,3,4,5,6,7,8,2,3,4,5,6,7,8,2,3}" * 7 + "a8", "268435456 schemes"),
+        (",".join(["w{2..8}a{2..8}"] * 1000), "49000 schemes"),
+        ("w8a8," * 10_000, "50000 characters"),
+        ("w{2.." + "9" * 5000 + "}a8", "which cannot be read"),
+        ("w" + "8" * 5000 + "a8", "unknown scheme"),
+        ("w8a8x" + "9" * 5000, "unknown scheme"),
+    ],
+)
+def test_menus_without_end_are_refused_at_once(menu, told):
+    started = time.process_time()
+    with pytest.raises(RecipeError, match=told) as raised:
+        parse_menu(menu)
+    assert time.process_time() - started < 0.5 and len(str(raised.value)) < 500
+
+
+def test_the_longest_menus_in_use_are_read():
+    assert len(parse_menu("w{2..8}a{2..8}x{1,2},float")) < 1000
+    assert len(parse_menu("w{2..8}a{2,3,4,5,6,7,8,16}")) == 56

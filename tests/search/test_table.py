@@ -31,7 +31,39 @@ def test_columns_are_the_contracts_then_ours(tmp_path):
     path = tmp_path / "table.csv"
     write_table(path, random_table(1))
     with path.open() as file:
-        assert next(csv.reader(file)) == list(COLUMNS)
+        assert next(csv.reader(file)) == [*COLUMNS, "rows"]
+
+
+def test_a_table_cut_short_anywhere_is_refused(tmp_path):
+    """After any line, and within the last number of the last line."""
+    path = tmp_path / "table.csv"
+    table = make_table(
+        row(f"u{i}", Choice(w, 8), 1.0 / w, 10, 20) for i in range(6) for w in (4, 8)
+    )
+    write_table(path, table)
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    assert read_table(path).note == ""
+    for end in (*ends[1:-1], *range(ends[-2] + 1, len(whole) - 1)):
+        path.write_bytes(whole[:end])
+        with pytest.raises(RunDirectoryError, match=r"cut short|cells where|rows is"):
+            read_table(path)
+    path.write_bytes(whole[:-1])
+    assert read_table(path) == replace(table, place=str(path))
+
+
+def test_a_table_without_a_count_is_read_with_a_note(tmp_path):
+    found = read_table(written(tmp_path, f"{HEAD}\n{LINE}\n"))
+    assert "does not say how many lines" in found.note
+
+
+@pytest.mark.parametrize(
+    "cell", [("0.5", "1e31"), ("1280", "9" * 5000), ("80", "1" + "0" * 40)], ids=("loss", "x", "y")
+)
+def test_numbers_without_end_are_refused_by_value(tmp_path, cell):
+    with pytest.raises(RunDirectoryError, match="it must be") as told:
+        read_table(written(tmp_path, f"{HEAD}\n{LINE.replace(*cell, 1)}\n"))
+    assert len(str(told.value)) < 500
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -13,6 +13,7 @@ from bitwright.search.explain import Alternative, Change, Explanation
 from bitwright.search.frontier import Frontier
 from bitwright.search.question import Question
 from bitwright.search.ran import Ran
+from bitwright.search.table import Table
 
 if TYPE_CHECKING:
     from bitwright.measuring import Check, Measured
@@ -88,7 +89,12 @@ def frontier_lines(found: Frontier, files: Sequence[Path], ran: Sequence[Ran] = 
         share = "" if point.share is None else f"{point.share:.4f}"
         used = f"{_number(point.used)} {found.cost.unit}".strip()
         lines.append(f"{used:>24} {share:>9} {point.loss:>12.6g}")
-    return [*lines, *_ran_lines(ran), "", *(f"wrote {path}" for path in files)]
+    lines += _ran_lines(ran) + _noted(found.menu.table)
+    return [*lines, "", *(f"wrote {path}" for path in files)]
+
+
+def _noted(table: Table) -> list[str]:
+    return [f"note        {table.note}"] if table.note else []
 
 
 def _ran_lines(ran: Sequence[Ran]) -> list[str]:
@@ -130,7 +136,7 @@ def explanation_lines(question: Question, found: Explanation) -> list[str]:
     )
     lines += [_alternative(alternative) for alternative in found.alternatives]
     lines += _changes(found.below, "below") + _changes(found.above, "above")
-    return lines
+    return lines + _noted(question.table)
 
 
 def _price(price: float, unit: str, goal: str) -> str:

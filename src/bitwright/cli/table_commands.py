@@ -11,6 +11,7 @@ from bitwright.errors import RecipeError, RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.latency_csv import read_latencies
 from bitwright.export.rundir import RunDirectory
+from bitwright.graph.choice import FLOAT, assign, parse_keep
 from bitwright.run.files import write_atomically
 from bitwright.run.texts import parse_toml
 from bitwright.search.allocate import Allocation, allocate
@@ -28,6 +29,7 @@ from bitwright.search.shortfall import require
 from bitwright.search.table import Row, Table, make_table, read_table
 
 ONE_POINT = "one point"
+_DAY, _MOST_BUDGETS = 86_400, 10_000
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,18 @@ class FrontierRequest:
     store: Path | None = None
 
 
+def _check_seconds(seconds: float) -> None:
+    if not 0 < seconds <= _DAY:
+        raise RecipeError(f"--seconds {seconds:g}: give a time above 0 and up to {_DAY} seconds.")
+
+
 def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Allocation, Path]:
     """Allocate again from the table of a run; the allocation is written whatever it is.
 
     Raises:
         BudgetError: no allocation holds the budgets.
     """
+    _check_seconds(request.seconds)
     directory, table = _open(path)
     _require_menu(table, path)
     asked = _resolved(request, directory)
@@ -84,6 +92,7 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
         # The record of what the model holds is census.json; this answers another question.
         kept = f"{rundir.MODEL} keeps the bits that {rundir.CENSUS} states until quantised again"
         found = replace(found, note="; ".join(filter(None, (found.note, kept))))
+    found = replace(found, note="; ".join(filter(None, (found.note, table.note))))
     write_allocation(target, found)
     return require(found), target
 
@@ -106,6 +115,10 @@ class Traced:
 
 def traced(path: Path, asked: FrontierRequest) -> Traced:
     """The frontier of a run's table."""
+    if not 1 <= asked.budgets <= _MOST_BUDGETS:
+        raise RecipeError(
+            f"--budgets {asked.budgets}: the frontier is solved at 1 to {_MOST_BUDGETS} budgets."
+        )
     directory, table = _open(path)
     tables = _tables(asked.costs)
     table = _timed(directory, table, {asked.cost})
@@ -191,7 +204,41 @@ def _of_allocation(found: Allocation, request: Request) -> Request:
 
 def _open(path: Path) -> tuple[RunDirectory, Table]:
     directory = rundir.existing(path)
-    return directory, read_table(directory[rundir.TABLE])
+    table = read_table(directory[rundir.TABLE])
+    _check_units(directory, table)
+    return directory, table
+
+
+def _check_units(directory: RunDirectory, table: Table) -> None:
+    """Whether the table's units are those of the run: of its census, and of what its recipe keeps.
+
+    Raises:
+        RunDirectoryError: naming a unit that one has and the other has not.
+    """
+    place = directory[rundir.TABLE]
+    if directory[rundir.CENSUS].is_file():
+        listed = directory.read_json(rundir.CENSUS).get("units")
+        rows = listed if isinstance(listed, list) else []
+        names = [row["name"] for row in rows if isinstance(row, dict) and "name" in row]
+        lacking = next((name for name in names if name not in table.spans), None)
+        foreign = next((unit for unit in table.units if unit not in names), None)
+        if lacking is not None or foreign is not None:
+            told = (
+                f"holds no unit {lacking!r}, which {rundir.CENSUS} lists"
+                if lacking is not None
+                else f"holds the unit {foreign!r}, which {rundir.CENSUS} does not list"
+            )
+            raise RunDirectoryError(
+                f"{place} {told}: it was cut short, or is of another network. Let 'bitwright "
+                "quantize' write it again."
+            )
+    keep = _settings(directory).get("keep", "")
+    try:
+        assign(table.units, FLOAT, parse_keep(keep) if isinstance(keep, str) else ())
+    except RecipeError as error:
+        raise RunDirectoryError(
+            f"{place} is not of the run's recipe, whose keep is {keep!r}: {error}"
+        ) from error
 
 
 def _require_menu(table: Table, path: Path) -> None:

@@ -12,7 +12,8 @@ from bitwright.export.latency import Cell, Conditions, LatencyTable
 from bitwright.graph.choice import FLOAT, Choice
 from bitwright.run.cells import guard
 from bitwright.run.files import write_atomically
-from bitwright.search.table import amount, parse_cell, parse_csv, read_choice, read_text, real
+from bitwright.search.cells import amount, parse_cell, real
+from bitwright.search.table import parse_csv, read_choice, read_text
 
 # What is no unit; brackets, since a module may be called `rest`.
 REST_ROW = "(rest)"

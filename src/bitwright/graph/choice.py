@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bitwright.errors import RecipeError
 
-_SCHEME = re.compile(r"w(\d+)a(\d+|f|float)(?:g(\d+))?(?:x(\d+))?|(float)")
+# No bits, points or groups have more digits than six.
+_SCHEME = re.compile(r"w(\d{1,6})a(\d{1,6}|f|float)(?:g(\d{1,6}))?(?:x(\d{1,6}))?|(float)")
+# There are some 600 schemes of 2 to 8 bits with points; a longer list is a slip of the braces.
+_MOST_SCHEMES = 1_000
+_LONGEST_MENU = 20_000
 ALLOWED_BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 # Of the sum of all points: those of the widest grid (`numerics.grid`; no torch is loaded here).
 WIDEST = 16
@@ -67,9 +72,9 @@ def parse_scheme(text: str, place: str = "--scheme") -> Choice:
     match = _SCHEME.fullmatch(text.strip().lower())
     if match is None:
         raise RecipeError(
-            f"unknown scheme {text!r} in {place}. A scheme is written w4a8 (weight bits, input "
-            "bits), w4a8x2 (a sum of two such weights), w4a8g64 (a scale for every 64 weights), "
-            "w4afloat (weights only) or float."
+            f"unknown scheme {text[:60]!r} in {place}. A scheme is written w4a8 (weight bits, "
+            "input bits), w4a8x2 (a sum of two such weights), w4a8g64 (a scale for every 64 "
+            "weights), w4afloat (weights only) or float."
         )
     if match.group(5):
         return FLOAT
@@ -108,7 +113,18 @@ def parse_menu(text: str, place: str = "--menu") -> tuple[Choice, ...]:
     Raises:
         RecipeError: an ill-written scheme or range, or nothing at all.
     """
+    if len(text) > _LONGEST_MENU:
+        raise RecipeError(
+            f"{place} {text[:40]!r}... has {len(text)} characters. Write at most {_LONGEST_MENU}."
+        )
     parts = [p for p in re.split(r",(?![^{}]*\})", text) if p.strip()]
+    count = sum(_count(part, place) for part in parts)
+    if count > _MOST_SCHEMES:
+        raise RecipeError(
+            f"{place} {text[:40]!r} stands for {count} schemes; a menu has at most "
+            f"{_MOST_SCHEMES}. Each unit is solved at each of them, so a dozen is many. "
+            "Write, for example, w{2..8}a{4,8}."
+        )
     found = [parse_scheme(scheme, place) for part in parts for scheme in _spread(part, place)]
     if not found:
         raise RecipeError(
@@ -122,21 +138,35 @@ def _spread(text: str, place: str) -> list[str]:
     match = _RANGE.search(text)
     if match is None:
         return [text]
+    before, after = text[: match.start()], text[match.end() :]
+    return [s for v in _values(match.group(1), place) for s in _spread(before + v + after, place)]
+
+
+def _count(text: str, place: str) -> int:
+    """How many schemes a pattern with braces stands for; none of them is made."""
+    return math.prod(len(_values(inside, place)) for inside in _RANGE.findall(text))
+
+
+def _values(inside: str, place: str) -> list[str]:
+    """What a pair of braces holds."""
     values: list[str] = []
-    for item in match.group(1).split(","):
+    for item in inside.split(","):
         low, dots, high = item.strip().partition("..")
-        if dots and low.isdecimal() and high.isdecimal() and int(low) <= int(high) <= 16:
+        if dots and _small(low) and _small(high) and int(low) <= int(high) <= WIDEST:
             values += [str(n) for n in range(int(low), int(high) + 1)]
         elif not dots and low:
             values.append(low)
         else:
+            shown = inside if len(inside) <= 40 else f"{inside[:40]}..."
             raise RecipeError(
-                f"{place} has the range {{{match.group(1)}}}, which cannot be read. Write "
-                "{2..8} or {4,8}."
+                f"{place} has the range {{{shown}}}, which cannot be read. Write {{2..8}} or "
+                "{4,8}; bits and points go up to 16."
             )
-    return [
-        s for v in values for s in _spread(text[: match.start()] + v + text[match.end() :], place)
-    ]
+    return values
+
+
+def _small(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 2
 
 
 def parse_keep(text: str) -> tuple[tuple[str, Choice], ...]:

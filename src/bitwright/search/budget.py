@@ -10,6 +10,8 @@ from fractions import Fraction
 from bitwright.errors import RecipeError, unknown
 from bitwright.search.cost import DEGRADATIONS, Measure
 
+# Beyond these a number is a slip of the keyboard: no network costs so much, none so little.
+_DIGITS, _EXPONENT = 40, 30
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _TERM = re.compile(rf"\s*([A-Za-z_][\w.-]*?)\s*(<=|≤|==|>=|≥|=|<|>)\s*({_NUMBER})\s*(\S*)\s*")
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
@@ -109,34 +111,59 @@ def _parse(text: str, place: str, known: frozenset[str]) -> Budget:
     match = _TERM.fullmatch(text)
     if match is None:
         raise RecipeError(
-            f"{place} {text.strip()!r} is no budget. Write NAME<=NUMBER, for example "
+            f"{place} {shown_of(text.strip())} is no budget. Write NAME<=NUMBER, for example "
             "'size<=0.13' (of float), 'size<=3MB', 'loss<=0.05' or 'drop<=1%'; join several by "
             "'and'."
         )
     name, sign, number, unit = match.groups()
     if sign not in ("<=", "≤"):
-        raise RecipeError(f"{place} {text.strip()!r}: a budget is an upper bound. Write <=.")
+        raise RecipeError(
+            f"{place} {shown_of(text.strip())}: a budget is an upper bound. Write <=."
+        )
     shown = text.strip()
     if known and name not in known:
         raise RecipeError(
-            unknown("cost", name, known, f"{place} {shown!r}")
+            unknown("cost", name, known, f"{place} {shown_of(shown)}")
             + " A cost of your own is given by --cost-table NAME=FILE.csv."
         )
-    value = Fraction(number)
+    value = _exactly(number, f"{place} {shown_of(shown)}")
     if name in DEGRADATIONS:
-        return Budget(name, _degradation(name, value, unit, f"{place} {shown!r}"), False, shown)
+        return Budget(
+            name, _degradation(name, value, unit, f"{place} {shown_of(shown)}"), False, shown
+        )
     if value < 0:
-        raise RecipeError(f"{place} {shown!r}: a cost is never negative. Give 0 or more.")
+        raise RecipeError(f"{place} {shown_of(shown)}: a cost is never negative. Give 0 or more.")
     if unit not in ("", "%"):
-        return Budget(name, value * _unit(name, unit, f"{place} {shown!r}"), False, shown)
+        return Budget(name, value * _unit(name, unit, f"{place} {shown_of(shown)}"), False, shown)
     share = value / 100 if unit == "%" else value
     if share > 1:
         raise RecipeError(
-            f"{place} {shown!r} asks for {float(share):g} times the float network's {name}. "
-            f"A number without a unit is a fraction of float, such as {name}<=0.5; with a unit it "
-            f"is absolute, such as {name}<={EXAMPLES.get(name, '3units')}."
+            f"{place} {shown_of(shown)} asks for {float(share):g} times the float network's "
+            f"{name}. A number without a unit is a fraction of float, such as {name}<=0.5; "
+            f"with a unit it is absolute, such as {name}<={EXAMPLES.get(name, '3units')}."
         )
     return Budget(name, share, True, shown)
+
+
+def shown_of(text: str, most: int = 60) -> str:
+    """A text in quotes, its middle left out where it is long.
+
+    >>> shown_of("size<=" + "9" * 1000, 12)
+    "'size<=99 ... (1006 characters)'"
+    """
+    return repr(text if len(text) <= most else f"{text[: most - 4]} ... ({len(text)} characters)")
+
+
+def _exactly(number: str, place: str) -> Fraction:
+    """A decimal as a fraction, if it is of a size that a cost can have."""
+    mantissa, _, exponent = number.lower().partition("e")
+    digits = exponent.lstrip("+-").lstrip("0")
+    if len(mantissa) > _DIGITS or len(digits) > 3 or int(digits or 0) > _EXPONENT:
+        raise RecipeError(
+            f"{place}: {shown_of(number)} is no number that a cost can have. Write at most "
+            f"{_DIGITS} digits, and an exponent of at most {_EXPONENT}."
+        )
+    return Fraction(number)
 
 
 def _degradation(name: str, value: Fraction, unit: str, place: str) -> Fraction:

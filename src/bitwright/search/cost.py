@@ -14,16 +14,9 @@ from types import MappingProxyType
 
 from bitwright.errors import RecipeError, RunDirectoryError, unknown
 from bitwright.graph.choice import FLOAT, Choice
+from bitwright.search.cells import amount, parse_cell
 from bitwright.search.energy import energy_pj
-from bitwright.search.table import (
-    FLOAT_BITS,
-    Row,
-    Table,
-    amount,
-    parse_cell,
-    read_choice,
-    read_csv,
-)
+from bitwright.search.table import FLOAT_BITS, Row, Table, read_choice, read_csv
 
 COSTS = ("size", "bops", "latency", "energy")
 DEGRADATIONS = ("loss", "drop")

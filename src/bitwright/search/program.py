@@ -72,17 +72,6 @@ class Program:
         """The least goal with no budget in the way, pairs left out."""
         return _least(self.menu, self.goal)
 
-    def cheapest(self) -> Selection:
-        """A selection of the least goal with no budget in the way, pairs left out."""
-        menu = self.menu
-        cells, alternatives, components = _levels(menu, self.goal)
-        goal = np.array(self.goal, dtype=object)
-        picked = np.flatnonzero(goal == cells[menu.cell_of])
-        picked = picked[starts(menu.cell_of[picked])]
-        best = np.flatnonzero(alternatives == components[menu.component_of_alternative])
-        best = best[starts(menu.component_of_alternative[best])]
-        return menu.in_order(picked[np.isin(menu.alternative_of_cell, best)].tolist())
-
     @cached_property
     def least_uses(self) -> tuple[int, ...]:
         """The least use of each budget with no other in the way, pairs left out."""
@@ -155,3 +144,15 @@ def _levels(menu: Menu, values: Sequence[int]) -> tuple[NDArray[Any], NDArray[An
     alternatives = np.add.reduceat(cells, starts(menu.alternative_of_cell))
     components = np.minimum.reduceat(alternatives, starts(menu.component_of_alternative))
     return cells, alternatives, components
+
+
+def cheapest(program: Program) -> Selection:
+    """A selection of the least goal with no budget in the way, pairs left out."""
+    menu = program.menu
+    cells, alternatives, components = _levels(menu, program.goal)
+    goal = np.array(program.goal, dtype=object)
+    picked = np.flatnonzero(goal == cells[menu.cell_of])
+    picked = picked[starts(menu.cell_of[picked])]
+    best = np.flatnonzero(alternatives == components[menu.component_of_alternative])
+    best = best[starts(menu.component_of_alternative[best])]
+    return menu.in_order(picked[np.isin(menu.alternative_of_cell, best)].tolist())

@@ -23,7 +23,15 @@ from bitwright.search.dual import Dual
 from bitwright.search.hushed import hushed
 from bitwright.search.menu import Indices, Selection
 from bitwright.search.near import solve_near
-from bitwright.search.program import FEASIBLE, INFEASIBLE, OPTIMAL, UNKNOWN, Outcome, Program
+from bitwright.search.program import (
+    FEASIBLE,
+    INFEASIBLE,
+    OPTIMAL,
+    UNKNOWN,
+    Outcome,
+    Program,
+    cheapest,
+)
 from bitwright.search.proof import Gaps, prove
 from bitwright.search.quadratic import solve_pairs
 from bitwright.search.scaled import GOAL_SIZE, Floats, Mask, Scaled, columns, scale, wide
@@ -62,7 +70,7 @@ def solve(program: Program, seconds: float = math.inf) -> Outcome:
     if any(limit < least for limit, least in zip(program.limits, program.least_uses, strict=True)):
         return Outcome(INFEASIBLE)
     if large and not program.uses:
-        selection = program.cheapest()
+        selection = cheapest(program)
         return Outcome(OPTIMAL, selection, float(program.value(selection)))
     scaled = scale(program)
     kept = alive(program.menu, undominated(program) & scaled.fits)

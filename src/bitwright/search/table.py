@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from bitwright.graph.choice import ALLOWED_BITS, FLOAT, Choice
 from bitwright.run.cells import guard, unguard
 from bitwright.run.files import write_atomically
 from bitwright.run.texts import read_text as _plain_text
+from bitwright.search.cells import REMEDY, amount, count, parse_cell, real
 
 FLOAT_BITS = 32
 COLUMNS = (
@@ -26,7 +26,12 @@ COLUMNS = (
 REQUIRED = COLUMNS[:9]
 # Written where a choice of the menu has its weights in groups (`w4a8g64`), after the others.
 GROUPED = "weight_group"
-REMEDY = "Correct the line, or let 'bitwright quantize' write the table again."
+# The last column, in every line the number of all lines: a file that was cut short tells it.
+ROWS = "rows"
+UNCOUNTED = (
+    "the table does not say how many lines it has (it is of an older version), so nothing would "
+    "tell if it were cut short"
+)
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,14 @@ class Table:
     """Rows that can be chosen, unit by unit, and float rows that only tell what float costs.
 
     `terms` are, by the name of a measure, what two chosen units add to it together, beyond the sum
-    of each alone. They are no part of the file.
+    of each alone. They are no part of the file. `note` is what should be known of the file.
     """
 
     rows: tuple[Row, ...]
     references: tuple[Row, ...] = ()
     place: str = "the table"
     terms: Mapping[str, Terms] = field(default_factory=dict)
+    note: str = field(default="", compare=False)
 
     def with_terms(self, name: str, terms: Terms) -> Table:
         """The table with the pairwise terms of one measure."""
@@ -188,8 +194,8 @@ def write_table(path: Path, table: Table) -> None:
     writer = csv.writer(text, lineterminator="\n")
     grouped = any(row.choice.group for row in rows)
     columns = (*COLUMNS, GROUPED) if grouped else COLUMNS
-    writer.writerow(columns)
-    writer.writerows([_cells(row, columns) for row in rows])
+    writer.writerow([*columns, ROWS])
+    writer.writerows([[*_cells(row, columns), str(len(rows))] for row in rows])
     write_atomically(path, text.getvalue().encode())
 
 
@@ -210,10 +216,31 @@ def read_table(path: Path) -> Table:
     """Read table.csv.
 
     Raises:
-        RunDirectoryError: missing, no such columns, or a value that cannot be; with its line.
+        RunDirectoryError: missing, cut short, no such columns, or a value that cannot be; with its
+            line.
     """
-    lines = read_csv(path, (*COLUMNS, GROUPED), REQUIRED)
-    return make_table((_row(cells, line, path) for line, cells in lines), str(path))
+    lines = read_csv(path, (*COLUMNS, GROUPED, ROWS), REQUIRED)
+    note = _check_count(lines, path)
+    table = make_table((_row(cells, line, path) for line, cells in lines), str(path))
+    return replace(table, note=note)
+
+
+def _check_count(lines: list[tuple[int, dict[str, str]]], path: Path) -> str:
+    """Whether there are as many lines as each of them says; a note where none says it."""
+    if all(not cells.get(ROWS, "").strip() for _, cells in lines):
+        return UNCOUNTED if lines else ""
+    for line, cells in lines:
+        place = f"{path}, line {line}: {ROWS}"
+        if parse_cell(count, cells[ROWS], f"the number of lines, {len(lines)}", place) != len(
+            lines
+        ):
+            raise RunDirectoryError(
+                f"{path}, line {line} says that the table has {cells[ROWS].strip()} lines, but "
+                f"there are {len(lines)}: it was cut short, or lines were added or removed. Let "
+                f"'bitwright quantize' write it again; if you changed it by hand, empty the column "
+                f"{ROWS!r}."
+            )
+    return ""
 
 
 def read_csv(
@@ -317,51 +344,15 @@ def read_choice(cells: Mapping[str, str], place: str) -> Choice:
     return Choice(bits[0], bits[1], points, group) if bits[0] else FLOAT
 
 
-def parse_cell(kind: Callable[[str], Any], text: str, wanted: str, place: str) -> Any:
-    """The value of a cell.
-
-    Raises:
-        RunDirectoryError: naming the place, the value and what it must be.
-    """
-    try:
-        return kind(text.strip())
-    except ValueError as error:
-        raise RunDirectoryError(f"{place} is {text!r}; it must be {wanted}. {REMEDY}") from error
-
-
-def real(text: str) -> float:
-    """A finite number."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def amount(text: str) -> float:
-    """A finite number that is not negative."""
-    value = real(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number that is not negative."""
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
 def _points(text: str) -> int:
-    value = int(text)
+    value = count(text)
     if value < 1:
         raise ValueError
     return value
 
 
 def _bits(text: str) -> int:
-    value = int(text)
+    value = count(text)
     if value not in (0, FLOAT_BITS, *ALLOWED_BITS):
         raise ValueError
     return 0 if value == FLOAT_BITS else value
