@@ -175,7 +175,7 @@ class Recipe:
         for key in ("calib", "table_samples", "batch", "pairwise"):
             if getattr(self, key) > _MOST_COUNTED:
                 raise RecipeError(
-                    f"{key} is {_shown(getattr(self, key))}: that many there are not. Give at most "
+                    f"{key} is {getattr(self, key)}: that many there are not. Give at most "
                     f"{_MOST_COUNTED} (0 takes all samples)."
                 )
 
@@ -233,11 +233,6 @@ class Recipe:
                     f"{key} is {getattr(self, key)!r}, but without --menu and --budget no bits are "
                     "searched for. Leave it out, or add --menu 'w8a8,w4a4' --budget 'size<=0.13'."
                 )
-
-
-def _shown(value: int) -> str:
-    """A whole number; of a long one how many bits it has, for its digits take forever."""
-    return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
 
 
 def _check_groups(choices: Iterable[Choice], methods: Iterable[str]) -> None:
