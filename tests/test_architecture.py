@@ -34,6 +34,7 @@ LAYERS = {
     "reporting": 5,
     "repeating": 5,
     "stages": 5,
+    "forecasting": 5,
     "solving": 5,
     "result": 5,
     "runs": 5,

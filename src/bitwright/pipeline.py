@@ -17,6 +17,7 @@ from bitwright.errors import ModelError
 from bitwright.evaluation import compare
 from bitwright.export.report_text import percent
 from bitwright.export.unit_quality import Solved, as_solved, with_quality
+from bitwright.forecasting import forecast
 from bitwright.graph.census import census
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
@@ -131,6 +132,7 @@ def run(job: Job, progress: Progress) -> Result:
     torch.manual_seed(recipe.seed)
     with progress.stage("capture"):
         job, original = captured(job)
+        progress.forecast = forecast(original, recipe, job.data, job.evaluation)
     if job.data.is_none:
         with progress.stage("distil", Distillation.samples) as tick:
             job = replace(job, data=data_of(original, recipe, tick))

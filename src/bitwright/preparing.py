@@ -131,7 +131,7 @@ def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prep
     target = load_target(recipe.target)
     sites = sites_in_use(find_sites(graph, target), menu)
     seen: list[str] = []
-    with progress.stage("observe", recipe.calib or None) as tick:
+    with progress.stage("observe") as tick:
         inputs = fingerprinted(stream(job.data, recipe), seen)
         observation = observe(graph, inputs, {site.root for site in sites}, tick)
     said = [Note(job.data.spec, text) for text in job.data.notes]

@@ -20,6 +20,7 @@ from bitwright.export.latency import Conditions
 from bitwright.export.latency_csv import read_latencies, write_latencies
 from bitwright.export.samples import flat_example
 from bitwright.export.timing import conditions_here
+from bitwright.forecasting import count_samples
 from bitwright.graph.capture import capture
 from bitwright.graph.census import census
 from bitwright.graph.choice import parse_menu, parse_scheme
@@ -45,6 +46,9 @@ from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.trial import try_data
+
+# Counting the samples reads them once; a doctor answers within seconds.
+_DOCTORS_PATIENCE_S = 10.0
 
 
 def run_quantize(
@@ -122,7 +126,8 @@ def run_doctor(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     graph = _captured(source, dataset)
     target = load_target("paper")
     choices = {unit.name: parse_scheme(recipe.scheme) for unit in graph.units}
-    found = census(graph, target, choices, find_sites(graph, target), recipe.calib)
+    samples = count_samples(dataset, recipe.calib, _DOCTORS_PATIENCE_S) if dataset else None
+    found = census(graph, target, choices, find_sites(graph, target), samples or recipe.calib)
     if dataset is not None:
         tried = try_data(graph, trimming(dataset, graph.inputs), recipe.batch, f"--data {data}")
         found["notes"] += [{"place": note.place, "text": note.text} for note in tried]
@@ -130,7 +135,7 @@ def run_doctor(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "model": model,
         "inputs": [str(spec) for spec in graph.inputs],
         "census": found,
-        "plan": plan(graph, recipe),
+        "plan": plan(graph, recipe, samples),
     }
 
 
@@ -199,12 +204,12 @@ def _captured(source: LoadedModel, dataset: Dataset | None) -> ModelGraph:
     return capture(source.module, example)
 
 
-def plan(graph: ModelGraph, recipe: Recipe) -> dict[str, Any]:
+def plan(graph: ModelGraph, recipe: Recipe, counted: int | None = None) -> dict[str, Any]:
     """Rough figures from counts alone: operations, memory of weights, calibration work."""
     macs, work = sum(unit.macs for unit in graph.units), float_work(graph)
     tensors = named_tensors(graph.module).values()
     weights = sum(t.numel() * t.element_size() for t in tensors)
-    samples = recipe.calib
+    samples = counted or recipe.calib
     # Two multiply-accumulates a nanosecond a core is what a small convolution reaches here; the
     # statistics of activations take about as long again.
     seconds = 2 * (macs + sum(work.macs.values())) * samples / 20e9
@@ -214,6 +219,7 @@ def plan(graph: ModelGraph, recipe: Recipe) -> dict[str, Any]:
         "uncounted": list(work.uncounted),
         "float_mb": weights / 1e6,
         "calibration_samples": samples,
+        "samples_counted": counted is not None,
         "estimated_seconds": max(1, math.ceil(seconds)),
         "estimated_memory_mb": math.ceil(400 + 4 * weights / 1e6),
     }

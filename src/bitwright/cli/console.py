@@ -22,6 +22,32 @@ from bitwright.run.progress import Event, Progress
 _PLAIN_SECONDS = 10.0
 
 
+class _Count(bars.ProgressColumn):
+    """What is done of how much; nothing for a stage that counts nothing."""
+
+    def render(self, task: bars.Task) -> Text:
+        """As `25/160`, or `25` where the end is not known."""
+        counted = task.fields.get("counted", 0)
+        if not counted:
+            return Text("")
+        known = task.total is not None and not task.finished
+        return Text(f"{counted}/{int(task.total or 0)}" if known else f"{counted}")
+
+
+class _Times(bars.ProgressColumn):
+    """How long a stage has taken, and while it runs what it and the whole run still take."""
+
+    def render(self, task: bars.Task) -> Text:
+        """As `12 s, 30 s left; 2 min in all`."""
+        text = duration(task.finished_time if task.finished else task.elapsed)
+        if task.finished:
+            return Text(text)
+        if task.time_remaining is not None:
+            text += f", {duration(task.time_remaining)} left"
+        whole = task.fields.get("whole")
+        return Text(text if whole is None else f"{text}; {duration(whole)} in all")
+
+
 class Console:
     """Shows events as they come; `show` prints result lines."""
 
@@ -42,10 +68,8 @@ class Console:
             self._bar = bars.Progress(
                 bars.TextColumn("{task.description:<9}"),
                 bars.BarColumn(),
-                bars.MofNCompleteColumn(),
-                bars.TimeElapsedColumn(),
-                bars.TextColumn("left"),
-                bars.TimeRemainingColumn(),
+                _Count(),
+                _Times(),
                 console=self.rich,
             )
             self._bar.start()
@@ -96,12 +120,11 @@ class Console:
     def _move_bar(self, event: Event) -> None:
         assert self._bar is not None
         if event.kind == "start":
-            self._task = self._bar.add_task(event.stage, total=event.total or None)
+            self._task = self._bar.add_task(event.stage, total=event.total or None, counted=0)
         elif self._task is not None and event.kind == "tick":
-            self._bar.update(self._task, completed=event.done)
+            self._bar.update(self._task, completed=event.done, counted=event.done, whole=event.left)
         elif self._task is not None:
-            total = event.total or 1
-            self._bar.update(self._task, completed=total, total=total)
+            self._bar.update(self._task, completed=1, total=1, whole=None)
 
     def _say_line(self, event: Event) -> None:
         now = time.monotonic()
@@ -110,11 +133,32 @@ class Console:
         elif event.kind == "tick" and now - self._said > _PLAIN_SECONDS:
             self._said = now
             left = ""
-            if event.total and event.done:
+            if event.total and 0 < event.done <= event.total:
                 rest = event.seconds / event.done * (event.total - event.done)
-                left = f" of {event.total}, about {rest:.0f} s left"
+                left = f" of {event.total}, about {duration(rest)} left"
+            if event.left is not None:
+                left += f"; {duration(event.left)} in all"
             self.rich.print(Text(f"{event.stage:<9} {event.done}{left}"))
             sys.stdout.flush()
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them.
+
+    >>> duration(7.4), duration(200), duration(9000)
+    ('7 s', '3 min', '2.5 h')
+    """
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _samples(plan: Mapping[str, Any]) -> str:
+    """How many samples a run would calibrate on, as far as that is known."""
+    count = plan["calibration_samples"]
+    return counted(count, "sample") if plan["samples_counted"] else f"at most {count} samples"
 
 
 def doctor_lines(found: Mapping[str, Any]) -> list[str]:
@@ -137,7 +181,7 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
     lines += [
         "",
         f"{_work(plan)}, {plan['float_mb']:.2f} MB of "
-        f"float weights; calibrating on {plan['calibration_samples']} samples takes about "
+        f"float weights; calibrating on {_samples(plan)} takes about "
         f"{plan['estimated_seconds']} s and {plan['estimated_memory_mb']} MB.",
     ]
     return lines

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bitwright.run.forecast import Forecast
 from bitwright.run.memory import peak_rss_mb, reset_peak, trim_heap
 
 # Work of one kind leaves holes that work of the next kind does not fit into; a tick stands between.
@@ -16,7 +17,10 @@ TRIM_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened: `kind` is start, tick, end or note."""
+    """One thing that happened: `kind` is start, tick, end or note.
+
+    `left`: seconds until all stages are done, where that can be told.
+    """
 
     kind: str
     stage: str
@@ -24,6 +28,7 @@ class Event:
     total: int | None = None
     seconds: float = 0.0
     text: str = ""
+    left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,12 @@ class Progress:
 
     listeners: list[Callable[[Event], None]] = field(default_factory=list)
     stages: list[StageRecord] = field(default_factory=list)
+    forecast: Forecast = field(default_factory=Forecast)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         """Time a stage; the value given is called with the amount done so far."""
+        total = self.forecast.totals.get(name, total)
         started = trimmed = time.perf_counter()
         trim_heap()
         reset_peak()
@@ -61,12 +68,21 @@ class Progress:
             if time.perf_counter() - trimmed > TRIM_SECONDS:
                 trim_heap()
                 trimmed = time.perf_counter()
-            self._tell(Event("tick", name, done, total, time.perf_counter() - started))
+            seconds = time.perf_counter() - started
+            left = self._left(name, done, total, seconds)
+            self._tell(Event("tick", name, done, total, seconds, left=left))
 
         yield tick
         seconds = time.perf_counter() - started
         self.stages.append(StageRecord(name, seconds, peak_rss_mb()))
         self._tell(Event("end", name, total or 0, total, seconds))
+
+    def _left(self, name: str, done: int, total: int | None, seconds: float) -> float | None:
+        """Seconds until all stages are done."""
+        if not total or done > total:
+            return None
+        spent = {record.name: record.seconds for record in self.stages}
+        return self.forecast.left({**spent, name: seconds}, name, done / total)
 
     def figures(self, stage: str, **values: float) -> None:
         """What the newest stage of that name reached, such as its loss."""
