@@ -239,6 +239,17 @@ def test_poor_agreement_gets_advice():
         assert line in text
 
 
+def test_units_are_weighed_by_weight_and_input_where_no_output_was_measured():
+    data = full(w_bits=4, agreement=0.61)
+    for index, row in enumerate(data.census["units"]):
+        row |= {"weight_sqnr_db": 25.0, "input_sqnr_db": 20.0 if index != 7 else 6.0}
+        row.pop("sqnr_db")
+    assert "--keep blocks.7.conv=w8a8" in rendered(data).text
+    kept = report_text.kept_db(data.census["units"])
+    assert kept["blocks.7.conv"] == pytest.approx(5.946, abs=1e-3)  # 10^-2.5 + 10^-0.6 of noise
+    assert "blocks.49.conv" not in kept  # float
+
+
 def test_good_w8a8_is_told_that_there_is_room():
     assert "--scheme w4a8 --keep first,last=w8a8" in rendered(full()).text
     assert "Nothing needs doing" in rendered(full(w_bits=4)).text
