@@ -22,6 +22,25 @@ from tests.kill import run_with_kills
 
 from benchmarks.tables import DOCS, data_root
 
+# What is tested again by every run of the tests.
+TESTED = (
+    "## In the tests",
+    "",
+    "A small network, so that a life takes a second (`tests/run/test_lives.py`,",
+    "`tests/run/test_failing_disk.py`; marked slow, part of `make test`):",
+    "",
+    "- 210 kills at random instants over seven modes (nearest, parallel, sequential, a menu with a",
+    "  budget, refined and tuned, AdaRound, lossless), half of them into a folder that holds a",
+    "  whole run: the same bytes in the end, and after every kill a run is either whole, by its",
+    "  manifest, or refused.",
+    "- Every rename is a crash point, in a new folder and in one that holds a run.",
+    '- Every n-th write fails with "no space left", every n-th flush with an input/output error,',
+    '  every n-th rename with "read-only", and all after it, for `quantize`, `verify`, `export`,',
+    "  `report`, `allocate` and `frontier`: one sentence, exit code 2, and the same bytes when the",
+    "  command runs again.",
+    "",
+)
+
 
 def entries(store: Path) -> dict[str, tuple[int, int]]:
     """Every file of the store, by when it was written and which it is."""
@@ -95,6 +114,7 @@ def main() -> None:
         f"- Entries of the store written a second time: {len(set(twice))} of {len(seen)}.",
         f"- Entries there when each life began: {', '.join(map(str, counts))}.",
         "",
+        *TESTED,
     ]
     (DOCS / "resume.md").write_text("\n".join(lines))
     print("\n".join(lines))

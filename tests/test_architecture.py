@@ -38,6 +38,7 @@ LAYERS = {
     "solving": 5,
     "result": 5,
     "runs": 5,
+    "checking": 5,
     "preparing": 5,
     "pricing": 5,
     "distilling": 5,

@@ -11,7 +11,7 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.cli import table_commands
-from bitwright.errors import RecipeError
+from bitwright.errors import RecipeError, RunWarning
 from bitwright.graph.choice import Choice
 from bitwright.lossless import Agreement, Search, told
 from bitwright.recipe import make_recipe
@@ -177,7 +177,10 @@ def test_tables_without_points_have_no_second_curve(tmp_path):
     plain = make_table(r for r in table().rows if r.choice.points == 1)
     assert table_commands.single_point(plain) is None
     assert table_commands.single_point(table()).units == plain.units
-    run = rundir.create(tmp_path / "run", "")
-    write_table(run[rundir.TABLE], plain)
-    found, _ = table_commands.run_frontier(run.path, table_commands.FrontierRequest("bops"))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / rundir.RECIPE).write_text("")
+    write_table(run / rundir.TABLE, plain)
+    with pytest.warns(RunWarning):
+        found, _ = table_commands.run_frontier(run, table_commands.FrontierRequest("bops"))
     assert table_commands.ONE_POINT not in found.others

@@ -27,6 +27,7 @@ from networks import (
 FILES = {
     "recipe.toml", "census.json", "table.csv", "allocation.json", "metrics.json",
     "model.safetensors", "model.onnx", "verify.json", "report.html", "log.jsonl",
+    "manifest.json",
 }  # fmt: skip
 IMAGES = pictures(48)
 

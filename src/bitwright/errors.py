@@ -10,6 +10,7 @@
     |   |-- RunDirectoryError a run directory is missing, foreign, of another version or damaged
     |   |-- TrustError        a run's recipe names code that the user has not named: it is not run
     |   |-- StoreError        the store's directory cannot be read or written, or its disk is full
+    |   |-- FileError         a file cannot be written: no space, no right, a disk that fails
     |   `-- ClusterError      the cluster of --workers cannot be used
     |-- WorkerError           a worker process died: exit code 2
     |-- PromiseError          the work is done but a stated promise failed: exit code 1
@@ -67,6 +68,10 @@ class StoreError(InputError):
     """The store's directory cannot be used, or its disk is full."""
 
 
+class FileError(InputError):
+    """A file cannot be written: its disk is full, write-protected or fails."""
+
+
 class ClusterError(InputError):
     """The cluster of `--workers` cannot be reached, or its package is missing."""
 
@@ -85,6 +90,10 @@ class InterruptedRun(BitwrightError):
     """The user stopped the work."""
 
     exit_code = 130
+
+
+class RunWarning(UserWarning):
+    """A run can be read, but not all that is expected of one can be promised."""
 
 
 def unknown(kind: str, value: str, known: Iterable[str], where: str = "") -> str:

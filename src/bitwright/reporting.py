@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.export import rundir
+from bitwright.export.generation import Staged
 from bitwright.export.rates import about_few
 from bitwright.export.report import ReportData, render_report
 from bitwright.export.report_text import number, rows, scheme_of
-from bitwright.export.rundir import RunDirectory
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.repeating import line_again
 
@@ -20,9 +20,9 @@ def render(
     metrics: dict[str, Any],
     census: dict[str, Any],
     verified: dict[str, Any] | None,
-    run: RunDirectory | None,
+    new: Staged | None,
 ) -> str:
-    """The report page of a run as HTML text; `run` is its directory, where there is one."""
+    """The report page of a run as HTML text; `new` are its files, where there are any."""
     notes = [f"{note['place']}: {note['text']}" for note in census.get("notes", [])]
     agreement, samples = (number(metrics.get(key)) for key in ("agreement", "samples"))
     few = about_few(agreement, samples, metrics.get("answers", ""))
@@ -30,25 +30,33 @@ def render(
     return render_report(
         ReportData(
             title=title_of(recipe_of, census),
-            command=line_again(recipe_of, run.path if run else None, evaluated),
+            command=line_again(recipe_of, new.run.path if new else None, evaluated),
             created=str(metrics.get("environment", {}).get("created", "")),
             metrics=metrics,
             census=census,
             verify=verified,
             histograms=census.get("histograms", []),
-            files=run.sizes() if run else {},
+            files=_files(new) if new else {},
             warnings=[*([few[:1].upper() + few[1:]] if few else []), *notes],
         )
     )
 
 
-def render_run(run: RunDirectory) -> str:
-    """The report page from the files of a run directory alone."""
-    recipe = update(Recipe(), load_recipe(str(run[rundir.RECIPE])), str(run[rundir.RECIPE]))
-    verified = run.read_json(rundir.VERIFY) if run[rundir.VERIFY].exists() else None
-    return render(
-        recipe, run.read_json(rundir.METRICS), run.read_json(rundir.CENSUS), verified, run
-    )
+def _files(new: Staged) -> dict[str, int]:
+    """The sizes of all files but the page, which cannot know its own."""
+    return {name: size for name, size in new.sizes().items() if name != rundir.REPORT}
+
+
+def render_run(new: Staged) -> str:
+    """The report page of a run as it will be, from the files of its directory alone."""
+    run = new.run
+    place = run.checked(rundir.RECIPE)
+    recipe = update(Recipe(), load_recipe(str(place)), str(place))
+    metrics, census = run.read_json(rundir.METRICS), run.read_json(rundir.CENSUS)
+    if run.manifest is None:
+        note = {"place": rundir.MANIFEST, "text": rundir.unsealed(run.path)}
+        census = {**census, "notes": [*census.get("notes", []), note]}
+    return render(recipe, metrics, census, new.json_of(rundir.VERIFY), new)
 
 
 def title_of(recipe: Recipe, census: Mapping[str, Any]) -> str:

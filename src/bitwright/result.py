@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from bitwright.export import rundir
+from bitwright.export.generation import Staged, change, claimed
 from bitwright.export.latency import LatencyTable
 from bitwright.export.latency_csv import write_latencies
 from bitwright.export.onnx_file import export_onnx
@@ -36,6 +38,7 @@ from bitwright.search.table import Row, Table, write_table
 from bitwright.sources.batches import Dataset, take
 
 VERIFY_SAMPLES = 256
+NO_FILES: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,23 +93,8 @@ class Result:
 
     def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
         """Write the whole run directory; verification included unless told otherwise."""
-        run = rundir.create(Path(out), to_toml(self.recipe))
-        if not run[rundir.LOG].exists():
-            _start_log(run, self.progress)
-        with self.progress.stage("save"):
-            run.write_json(rundir.CENSUS, self.census)
-            write_table(run[rundir.TABLE], self.table)
-            if self.latency is not None:
-                write_latencies(run[rundir.LATENCY], self.latency)
-            run.write_json(rundir.ALLOCATION, self.allocation)
-            save_packed(run[rundir.MODEL], self.graph, self.assignment)
-        with self.progress.stage("export"):
-            self.export(run[rundir.ONNX])
-        if verify:
-            run.write_json(rundir.VERIFY, self.verify(run[rundir.ONNX]))
-        run.write_json(rundir.METRICS, self.measured(run))
-        self.report(run[rundir.REPORT], run)
-        return run
+        with claimed(Path(out), to_toml(self.recipe)) as run, logged(self.progress, run):
+            return write_run(self, run, verify)
 
     def export(self, path: str | Path) -> Path:
         """Write standard ONNX."""
@@ -128,15 +116,15 @@ class Result:
             batches = verification_batches(dataset or self.data, VERIFY_SAMPLES)
             return verify_file(Path(path), self.graph, marked, batches, tick)
 
-    def report(self, path: str | Path, run: RunDirectory | None = None) -> Path:
+    def report(self, path: str | Path, run: Staged | None = None) -> Path:
         """Write the self-contained report page."""
-        verified = run.read_json(rundir.VERIFY) if run and run[rundir.VERIFY].exists() else None
+        sizes = run.sizes() if run is not None else {}
         page = render(
             recipe_of=self.recipe,
-            metrics=self.measured(run),
+            metrics=self.measured(sizes),
             census=self.census,
-            verified=verified,
-            run=run,
+            verified=run.json_of(rundir.VERIFY) if run is not None else None,
+            new=run,
         )
         write_atomically(Path(path), page.encode())
         return Path(path)
@@ -150,9 +138,8 @@ class Result:
             if bits[row.unit] == row.choice.record()
         ]
 
-    def measured(self, run: RunDirectory | None = None) -> dict[str, Any]:
+    def measured(self, sizes: Mapping[str, int] = NO_FILES) -> dict[str, Any]:
         """metrics.json: accuracy, stages, sizes on disk, environment."""
-        sizes = run.sizes() if run is not None else {}
         return {
             **self.metrics,
             "stages": [s.as_record() for s in self.progress.stages],
@@ -162,12 +149,37 @@ class Result:
         }
 
 
-def _start_log(run: RunDirectory, progress: Progress) -> None:
-    """Log what happened before there was a folder, and what is still to come."""
+def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDirectory:
+    """Write all files of a run that this process has claimed; they appear together."""
+    with change(run, whole=True) as new:
+        with result.progress.stage("save"):
+            new.write_json(rundir.CENSUS, result.census)
+            write_table(new[rundir.TABLE], result.table)
+            if result.latency is not None:
+                write_latencies(new[rundir.LATENCY], result.latency)
+            new.write_json(rundir.ALLOCATION, result.allocation)
+            save_packed(new[rundir.MODEL], result.graph, result.assignment)
+        with result.progress.stage("export"):
+            result.export(new[rundir.ONNX])
+        if verify:
+            new.write_json(rundir.VERIFY, result.verify(new[rundir.ONNX]))
+        new.write_json(rundir.METRICS, result.measured(new.sizes()))
+        result.report(new[rundir.REPORT], new)
+    return rundir.existing(run.path)
+
+
+@contextmanager
+def logged(progress: Progress, run: RunDirectory) -> Iterator[None]:
+    """Log what happens inside to log.jsonl; first what happened before there was a folder."""
     listener = rundir.log_listener(run)
-    for stage in progress.stages:
-        listener(Event("end", stage.name, seconds=stage.seconds))
+    if not run[rundir.LOG].exists():
+        for stage in progress.stages:
+            listener(Event("end", stage.name, seconds=stage.seconds))
     progress.listeners.append(listener)
+    try:
+        yield
+    finally:
+        progress.listeners.remove(listener)
 
 
 def size_figures(graph: ModelGraph, rows: list[Row], files: Mapping[str, int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bitwright.distilling import data_of
 from bitwright.errors import RunDirectoryError
 from bitwright.evaluation import compare
 from bitwright.export import rundir
+from bitwright.export.generation import change, updating
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import Packed, load_packed
 from bitwright.export.rundir import RunDirectory
@@ -27,7 +28,7 @@ from bitwright.prepare.smooth import with_places
 from bitwright.preparing import Job
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.reporting import render_run
-from bitwright.run.files import write_atomically
+from bitwright.run.manifest import seal
 from bitwright.run.progress import Progress
 from bitwright.run.store import NullStore, Store
 from bitwright.sources.batches import Dataset, take
@@ -84,7 +85,7 @@ def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) ->
     """
     directory = rundir.existing(path)
     recipe, gate = recipe_of(directory), Gate(path, trust)
-    packed = load_packed(directory[rundir.MODEL])
+    packed = load_packed(directory.checked(rundir.MODEL))
     source = _source(recipe, model, gate)
     example = _example(source, _without_code(recipe) if model is not None else recipe, packed, gate)
     graph = rewrite(capture(source.module, example), recipe)
@@ -104,9 +105,9 @@ def recipe_of(directory: RunDirectory) -> Recipe:
     """The recipe of a run directory.
 
     Raises:
-        RunDirectoryError: written by another version.
+        RunDirectoryError: written by another version, or not the run's own.
     """
-    path = directory[rundir.RECIPE]
+    path = directory.checked(rundir.RECIPE)
     values = load_recipe(str(path))
     version = values.get("version", Recipe.version)
     if version != Recipe.version:
@@ -136,7 +137,8 @@ def job_of(
     recipe = replace(recipe, metric=chosen, eval=evaluation)
     metric(recipe.metric)
     source = _source(recipe, None, gate)
-    own = store or (directory[rundir.STORE] if directory[rundir.STORE].is_dir() else None)
+    kept = directory[rundir.STORE]
+    own = store or (kept if kept.is_dir() and not kept.is_symlink() else None)
     return Job(
         source.module,
         _open(gate.allow("data", recipe.data), recipe, source),
@@ -171,15 +173,26 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
 
 
 def export(loaded: LoadedRun) -> Path:
-    """Write model.onnx again."""
+    """Write model.onnx again; another file than before is not verified any more."""
+    directory = loaded.directory
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     example = flat_example(loaded.graph, loaded.example)
     target = load_target(loaded.recipe.target)
-    return export_onnx(loaded.graph, marked, example, loaded.directory[rundir.ONNX], target).path
+    with change(directory) as new:
+        export_onnx(loaded.graph, marked, example, new[rundir.ONNX], target)
+        if directory.manifest is not None:
+            before = directory.manifest.files.get(rundir.ONNX)
+            if before != seal(new[rundir.ONNX]) and directory.has(rundir.VERIFY):
+                new.remove(rundir.VERIFY)
+                new.write(rundir.REPORT, render_run(new).encode())
+    return directory[rundir.ONNX]
 
 
 def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
-    """Verify model.onnx against the simulation and write verify.json."""
+    """Verify model.onnx against the simulation; verify.json, and the page that shows it."""
+    directory = loaded.directory
+    # Known before minutes of work: whether the page can be written.
+    onnx = [directory.checked(name) for name in (rundir.METRICS, rundir.CENSUS, rundir.ONNX)][-1]
     own = loaded.gate.allow("data", loaded.recipe.data) if not data else ""
     dataset = _open(data or own, loaded.recipe, loaded.source)
     if dataset.is_none:
@@ -187,21 +200,24 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     with progress.stage("verify") as tick:
         found = verify_file(
-            loaded.directory[rundir.ONNX],
+            onnx,
             loaded.graph,
             marked,
             verification_batches(trimming(dataset, loaded.graph.inputs), VERIFY_SAMPLES),
             tick,
         )
-    loaded.directory.write_json(rundir.VERIFY, found)
+    with change(directory) as new:
+        new.write_json(rundir.VERIFY, found)
+        new.write(rundir.REPORT, render_run(new).encode())
     return found
 
 
 def report(path: Path) -> Path:
     """Write report.html again from the files of the run."""
-    directory = rundir.existing(path)
-    recipe_of(directory)
-    write_atomically(directory[rundir.REPORT], render_run(directory).encode())
+    with updating(path) as directory:
+        recipe_of(directory)
+        with change(directory) as new:
+            new.write(rundir.REPORT, render_run(new).encode())
     return directory[rundir.REPORT]
 
 

@@ -1,56 +1,48 @@
-"""The run directory: what may be written where, and how it is read back."""
+"""The run directory: how it is read back, and what is said where it cannot be."""
 
 from __future__ import annotations
 
 import json
+import os
+import warnings
 
 import pytest
 
-from bitwright.errors import RunDirectoryError
-from bitwright.export import rundir
+from bitwright.errors import RunDirectoryError, RunWarning
+from bitwright.export import generation, rundir
 from bitwright.run.progress import Progress
 
 
-def test_a_new_folder_is_made_with_its_parents(tmp_path):
-    run = rundir.create(tmp_path / "a" / "b", "seed = 1\n")
-    assert run[rundir.RECIPE].read_text() == "seed = 1\n"
-    assert rundir.existing(run.path).sizes() == {"recipe.toml": 9}
-
-
-def test_the_same_run_may_be_taken_up_again(tmp_path):
-    run = rundir.create(tmp_path, "seed = 1\n")
-    run.write_json(rundir.CENSUS, {})
-    rundir.create(tmp_path, "seed = 1\n")
-    with pytest.raises(RunDirectoryError, match="already holds another run"):
-        rundir.create(tmp_path, "seed = 2\n")
-    assert run[rundir.RECIPE].read_text() == "seed = 1\n"
-
-
-def test_a_run_that_left_nothing_gives_way(tmp_path):
-    run = rundir.create(tmp_path, "seed = 1\n")
-    run[rundir.LOG].write_text("{}\n")
-    rundir.create(tmp_path, "seed = 2\n")
-    assert run[rundir.RECIPE].read_text() == "seed = 2\n"
-
-
-def test_foreign_files_are_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(RunDirectoryError, match=r"holds no run \(it has 'thesis.tex'\)"):
-        rundir.create(tmp_path, "")
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+def made(path, recipe="seed = 1\n", **files):
+    """A whole run of a few files."""
+    with generation.claimed(path, recipe) as run, generation.change(run, whole=True) as new:
+        for name, value in files.items():
+            new.write_json(f"{name}.json", value)
+    return rundir.existing(path)
 
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path):
-    run = rundir.create(tmp_path, "")
-    run.write_json("x.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": "é"}})
+    run = made(tmp_path, x={"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": "é"}})
     assert run.read_json("x.json") == {"a": None, "b": [None, 1.5], "c": {"d": "é"}}
-    (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(RunDirectoryError, match="it holds no object"):
-        run.read_json("list.json")
+
+
+def test_sizes_are_those_of_the_run_alone(tmp_path):
+    run = made(tmp_path, x={})
+    (tmp_path / ".x.json.0123abcd.tmp").write_text("half")
+    assert run.sizes() == {"recipe.toml": 9, "x.json": 3}
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", "\ud800", "[" * 200_000])
+def test_a_damaged_json_file_is_told(tmp_path, damage):
+    """Of a run without a manifest, which is the one whose files can be anything."""
+    (tmp_path / "recipe.toml").write_text("")
+    (tmp_path / "x.json").write_bytes(damage.encode("utf-8", "surrogatepass"))
+    with pytest.raises(RunDirectoryError, match="damaged"):
+        rundir.RunDirectory(tmp_path).read_json("x.json")
 
 
 def test_the_log_drops_ticks(tmp_path):
-    run = rundir.create(tmp_path, "")
+    run = made(tmp_path)
     progress = Progress([rundir.log_listener(run)])
     with progress.stage("observe", 10) as tick:
         tick(5)
@@ -58,3 +50,57 @@ def test_the_log_drops_ticks(tmp_path):
     entries = [json.loads(line) for line in run[rundir.LOG].read_text().splitlines()]
     assert [e["kind"] for e in entries] == ["start", "end", "note"]
     assert entries[2]["text"] == "a note" and all("time" in e for e in entries)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes() + b" "), "13 bytes instead of 12"),
+        (lambda file: file.write_bytes(b"{" + file.read_bytes()[1:].upper()), "other content"),
+        (lambda file: file.unlink(), "No such file"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "no plain file"),
+        (lambda file: (file.unlink(), file.mkdir()), "no plain file|Is a directory"),
+    ],
+)
+def test_a_file_that_is_not_what_the_run_wrote_is_refused(tmp_path, harm, told):
+    run = made(tmp_path, metrics={"a": 1})
+    assert run.read_json("metrics.json") == {"a": 1}
+    harm(tmp_path / "metrics.json")
+    for read in (run.read_json, run.checked):
+        with pytest.raises(RunDirectoryError, match=told):
+            read("metrics.json")
+
+
+def test_a_file_that_no_run_wrote_is_no_part_of_it(tmp_path):
+    run = made(tmp_path, metrics={})
+    (tmp_path / "verify.json").write_text('{"passed": true}')
+    assert not run.has("verify.json")
+    with pytest.raises(RunDirectoryError, match="is no part of this run"):
+        run.read_json("verify.json")
+    with pytest.raises(RunDirectoryError, match=r"'bitwright frontier .*' writes it again"):
+        run.checked("frontier.csv")
+
+
+def test_a_run_of_an_earlier_version_is_read_with_a_word(tmp_path):
+    made(tmp_path, metrics={"a": 1})
+    (tmp_path / "manifest.json").unlink()
+    with pytest.warns(RunWarning, match=r"has no manifest\.json: an earlier version wrote it"):
+        run = rundir.existing(tmp_path)
+    assert run.read_json("metrics.json") == {"a": 1} and run.has("metrics.json")
+
+
+def test_a_whole_run_is_read_without_a_word(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert made(tmp_path).manifest.whole
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "garbage"])
+def test_an_odd_manifest_is_told_and_hangs_nobody(tmp_path, kind):
+    made(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.unlink()
+    {"fifo": lambda: os.mkfifo(path), "folder": path.mkdir,
+     "garbage": lambda: path.write_bytes(b"\xff{")}[kind]()  # fmt: skip
+    with pytest.raises(RunDirectoryError, match=r"manifest\.json"):
+        rundir.existing(tmp_path)

@@ -7,7 +7,7 @@ import json
 import pytest
 from allocation_cases import random_table, row
 
-from bitwright.errors import RunDirectoryError
+from bitwright.errors import FileError, RunDirectoryError
 from bitwright.graph.choice import Choice
 from bitwright.search.allocate import allocate
 from bitwright.search.record import as_record, read_allocation, write_allocation
@@ -102,5 +102,5 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"cannot be read.*bitwright allocate"):
         read_allocation(tmp_path / "a.json", table)
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirectoryError, match=r"cannot be written.*--out"):
+    with pytest.raises(FileError, match=r"a\.json cannot be written.*Name a place"):
         write_allocation(tmp_path / "file" / "a.json", allocate(table, "size<=1"))

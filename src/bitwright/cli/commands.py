@@ -16,8 +16,10 @@ from bitwright.cli.checks import require_sources
 from bitwright.cli.table_commands import FrontierRequest, traced, write_frontier
 from bitwright.errors import InputError, ModelError, RecipeError
 from bitwright.export import rundir
+from bitwright.export.generation import claimed, updating
 from bitwright.export.latency import Conditions
 from bitwright.export.latency_csv import read_latencies, write_latencies
+from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example
 from bitwright.export.timing import conditions_here
 from bitwright.forecasting import count_samples
@@ -35,6 +37,7 @@ from bitwright.pipeline import run
 from bitwright.preparing import Job
 from bitwright.recipe import Recipe, make_recipe
 from bitwright.repeating import resolved
+from bitwright.result import logged, write_run
 from bitwright.run.device import check_device
 from bitwright.run.progress import Progress
 from bitwright.run.store import Store
@@ -70,11 +73,16 @@ def run_quantize(
     require_sources(made)
     check_device(made.device)
     find_metric(made.metric)
-    directory = rundir.create(out, recipes.to_toml(made), force)
-    progress.listeners.append(rundir.log_listener(directory))
-    if not trust.remember(directory.path, vars(made)):
-        folder = trust.record_file(directory.path).parent
-        progress.note("start", f"{folder} cannot be written: later commands need --trust.")
+    with claimed(out, recipes.to_toml(made), force) as directory, logged(progress, directory):
+        if not trust.remember(directory.path, vars(made)):
+            folder = trust.record_file(directory.path).parent
+            progress.note("start", f"{folder} cannot be written: later commands need --trust.")
+        return _quantize(made, directory, progress, store, workers)
+
+
+def _quantize(
+    made: Recipe, directory: RunDirectory, progress: Progress, store: Path | None, workers: str
+) -> dict[str, Any]:
     source = load_model(made.model, Path(made.weights) if made.weights else None)
     if not source.trained:
         raise ModelError(
@@ -91,21 +99,21 @@ def run_quantize(
         Store(store or directory[rundir.STORE], lambda text: progress.note("solve", text)),
         read_workers(workers),
     )
-    outcome = finish(job, directory.path, progress)
+    outcome = finish(job, directory, progress)
     if store is None:
         # The run is whole: what was kept for taking it up again is no part of it.
         shutil.rmtree(directory[rundir.STORE], ignore_errors=True)
     return outcome
 
 
-def finish(job: Job, out: Path, progress: Progress) -> dict[str, Any]:
-    """Run a job and write its run directory."""
+def finish(job: Job, directory: RunDirectory, progress: Progress) -> dict[str, Any]:
+    """Run a job and write its run directory, which this process has claimed."""
     result = run(job, progress)
-    directory = result.save(out)
+    directory = write_run(result, directory)
     return {
         "metrics": directory.read_json(rundir.METRICS),
         "verify": directory.read_json(rundir.VERIFY),
-        "out": str(out),
+        "out": str(directory.path),
         "scheme": job.recipe.scheme,
         "lossless": result.allocation.get("lossless", {}),
         "notes": result.census["notes"],
@@ -236,21 +244,24 @@ def run_frontier_at_knees(
     path: Path, asked: FrontierRequest, progress: Progress, trusted: bool = False
 ) -> tuple[Frontier, list[Path], tuple[Ran, ...]]:
     """The frontier of a run's table, measured at its knees; frontier.csv and frontier.svg."""
-    found = traced(path, asked)
-    job = runs.job_of(found.directory, asked.eval, asked.metric, asked.store, progress, trusted)
-    wanted = candidates(found.table, found.frontier, asked.beside, found.tables)
-    ran = run_candidates(job, wanted, progress)
-    return found.frontier, write_frontier(found, ran), ran
+    with updating(path):
+        found = traced(path, asked)
+        job = runs.job_of(found.directory, asked.eval, asked.metric, asked.store, progress, trusted)
+        wanted = candidates(found.table, found.frontier, asked.beside, found.tables)
+        ran = run_candidates(job, wanted, progress)
+        return found.frontier, write_frontier(found, ran), ran
 
 
 def run_export(path: Path, trusted: bool = False) -> Path:
     """model.onnx again."""
-    return runs.export(runs.load_run(path, trust=trusted))
+    with updating(path):
+        return runs.export(runs.load_run(path, trust=trusted))
 
 
 def run_verify(path: Path, data: str, progress: Progress, trusted: bool = False) -> dict[str, Any]:
-    """verify.json again."""
-    return runs.verify(runs.load_run(path, trust=trusted), data, progress)
+    """verify.json again, and the page that shows it."""
+    with updating(path):
+        return runs.verify(runs.load_run(path, trust=trusted), data, progress)
 
 
 def run_report(path: Path) -> Path:

@@ -196,6 +196,21 @@ def _work(plan: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def check_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `check` found, faults first."""
+    lines = [f"fault: {text}" for text in found["faults"]]
+    lines += [f"note: {text}" for text in found["notes"]]
+    state = "sound" if found["sound"] else "NOT SOUND"
+    stored = f", {found['entries']} entries of its store are whole" if found["entries"] else ""
+    versions = found["versions"]
+    wrote = versions.get("bitwright", "an earlier version")
+    return [
+        *lines,
+        f"{found['run']} is {state}: {found['files']} files are what its manifest says{stored}; "
+        f"written by bitwright {wrote}, this is {versions['installed']}",
+    ]
+
+
 def listing(rows: list[dict[str, str]]) -> list[str]:
     """Rows as aligned columns."""
     if not rows:

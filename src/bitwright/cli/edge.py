@@ -14,11 +14,13 @@ import shlex
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from bitwright.cli.parser import app
-from bitwright.errors import BitwrightError, InterruptedRun
+from bitwright.errors import BitwrightError, InterruptedRun, RunWarning
 from bitwright.run.memory import keep_heap
 
 CRASH, INTERRUPTED, PIPE = 70, 130, 141
@@ -27,8 +29,23 @@ CRASH, INTERRUPTED, PIPE = 70, 130, 141
 def run() -> None:
     """Run the command that `sys.argv` holds; always ends with SystemExit."""
     keep_heap()
+    warnings.showwarning = _noting(warnings.showwarning)
     with Edge():
         app(prog_name="bitwright")
+
+
+def _noting(others: Any) -> Any:
+    """Warnings of ours as notes, each once; those of others as they were."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if not issubclass(category, RunWarning):
+            others(message, category, *rest)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"note: {message}", file=sys.stderr)
+
+    return show
 
 
 class Edge:

@@ -12,7 +12,7 @@ import bitwright
 from bitwright import names
 from bitwright.cli import checks
 from bitwright.cli import options as of
-from bitwright.cli.console import Console, doctor_lines, listing, listings
+from bitwright.cli.console import Console, check_lines, doctor_lines, listing, listings
 from bitwright.cli.options import (
     BITS,
     HOW,
@@ -218,6 +218,17 @@ def report(run: RunArgument) -> None:
     with Console(False) as console:
         checks.run(run)
         console.show([f"wrote {_later('commands').run_report(run)}"])
+
+
+@app.command()
+def check(run: RunArgument, as_json: Json = False) -> None:
+    """Check a run's files against its manifest, the entries of its store, and versions."""
+    with Console(False, as_json) as console:
+        checks.run(run)
+        found = importlib.import_module("bitwright.checking").check(run)
+        record = found.as_record()
+        console.result(record, lambda: check_lines(record))
+    raise typer.Exit(0 if found.sound else 2)
 
 
 @app.command()

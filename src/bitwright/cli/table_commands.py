@@ -9,10 +9,10 @@ from typing import Any
 
 from bitwright.errors import RecipeError, RunDirectoryError
 from bitwright.export import rundir
+from bitwright.export.generation import change, updating
 from bitwright.export.latency_csv import read_latencies
 from bitwright.export.rundir import RunDirectory
 from bitwright.graph.choice import FLOAT, assign, parse_keep
-from bitwright.run.files import write_atomically
 from bitwright.run.texts import parse_toml
 from bitwright.search.allocate import Allocation, allocate
 from bitwright.search.budget import parse_budgets
@@ -74,6 +74,24 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
     Raises:
         BudgetError: no allocation holds the budgets.
     """
+    if out is not None:
+        found = _allocated(path, request)
+        write_allocation(out, found)
+        return require(found), out
+    with updating(path) as directory:
+        found = _allocated(path, request)
+        if directory.has(rundir.MODEL):
+            # The record of what the model holds is census.json; this answers another question.
+            kept = (
+                f"{rundir.MODEL} keeps the bits that {rundir.CENSUS} states until quantised again"
+            )
+            found = replace(found, note="; ".join(filter(None, (found.note, kept))))
+        with change(directory) as new:
+            write_allocation(new[rundir.ALLOCATION], found)
+    return require(found), directory[rundir.ALLOCATION]
+
+
+def _allocated(path: Path, request: Request) -> Allocation:
     _check_seconds(request.seconds)
     directory, table = _open(path)
     _require_menu(table, path)
@@ -87,20 +105,14 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
         tables=_tables(asked.costs),
         seconds=asked.seconds,
     )
-    target = out or directory[rundir.ALLOCATION]
-    if out is None and directory[rundir.MODEL].is_file():
-        # The record of what the model holds is census.json; this answers another question.
-        kept = f"{rundir.MODEL} keeps the bits that {rundir.CENSUS} states until quantised again"
-        found = replace(found, note="; ".join(filter(None, (found.note, kept))))
-    found = replace(found, note="; ".join(filter(None, (found.note, table.note))))
-    write_allocation(target, found)
-    return require(found), target
+    return replace(found, note="; ".join(filter(None, (found.note, table.note))))
 
 
 def run_frontier(path: Path, asked: FrontierRequest) -> tuple[Frontier, list[Path]]:
     """The frontier of a run's table, as frontier.csv and frontier.svg in the run."""
-    found = traced(path, asked)
-    return found.frontier, write_frontier(found)
+    with updating(path):
+        found = traced(path, asked)
+        return found.frontier, write_frontier(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,20 +151,15 @@ def single_point(table: Table) -> Table | None:
 
 
 def write_frontier(found: Traced, ran: Sequence[Ran] = ()) -> list[Path]:
-    """Write frontier.csv and frontier.svg, with what was run."""
+    """Write frontier.csv and frontier.svg into a run that this process holds."""
     directory = found.directory
     files = {
         rundir.FRONTIER_CSV: frontier_csv(found.frontier, ran),
         rundir.FRONTIER_SVG: draw(found.frontier, ran),
     }
-    for name, text in files.items():
-        try:
-            write_atomically(directory[name], text.encode())
-        except OSError as error:
-            raise RunDirectoryError(
-                f"{directory[name]} cannot be written ({error.strerror}). Is the run's folder "
-                "write-protected?"
-            ) from error
+    with change(directory) as new:
+        for name, text in files.items():
+            new.write(name, text.encode())
     return [directory[name] for name in files]
 
 
@@ -161,8 +168,9 @@ def run_explain(path: Path, unit: str, request: Request) -> tuple[Question, Expl
     directory, table = _open(path)
     table.of(unit)
     asked = request
-    if not asked.budgets and directory[rundir.ALLOCATION].is_file():
-        asked = _of_allocation(read_allocation(directory[rundir.ALLOCATION], table), asked)
+    if not asked.budgets and directory.has(rundir.ALLOCATION):
+        written = read_allocation(directory.checked(rundir.ALLOCATION), table)
+        asked = _of_allocation(written, asked)
     asked = _resolved(asked, directory)
     table = _timed(directory, table, _names(asked))
     question = ask(table, asked.budgets, asked.minimize, _tables(asked.costs))
@@ -204,7 +212,7 @@ def _of_allocation(found: Allocation, request: Request) -> Request:
 
 def _open(path: Path) -> tuple[RunDirectory, Table]:
     directory = rundir.existing(path)
-    table = read_table(directory[rundir.TABLE])
+    table = read_table(directory.checked(rundir.TABLE))
     _check_units(directory, table)
     return directory, table
 
@@ -216,7 +224,7 @@ def _check_units(directory: RunDirectory, table: Table) -> None:
         RunDirectoryError: naming a unit that one has and the other has not.
     """
     place = directory[rundir.TABLE]
-    if directory[rundir.CENSUS].is_file():
+    if directory.has(rundir.CENSUS):
         listed = directory.read_json(rundir.CENSUS).get("units")
         rows = listed if isinstance(listed, list) else []
         names = [row["name"] for row in rows if isinstance(row, dict) and "name" in row]
@@ -262,9 +270,9 @@ def _names(asked: Request) -> set[str]:
 
 def _timed(directory: RunDirectory, table: Table, names: set[str]) -> Table:
     """The table with the run's own latencies and what borders add, where latency is asked for."""
-    if LATENCY not in names or not directory[rundir.LATENCY].is_file():
+    if LATENCY not in names or not directory.has(rundir.LATENCY):
         return table
-    return with_latencies(table, read_latencies(directory[rundir.LATENCY]))
+    return with_latencies(table, read_latencies(directory.checked(rundir.LATENCY)))
 
 
 def _resolved(request: Request, directory: RunDirectory) -> Request:

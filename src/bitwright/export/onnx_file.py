@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from bitwright.export.onnx_schema import translation_table
 from bitwright.graph.capture import quiet_torch
 from bitwright.graph.model_graph import InputSpec, ModelGraph
 from bitwright.graph.target import Target
+from bitwright.run.files import write_atomically
 
 OPSET = 21
 OPSET_WITH_TWO_BITS = 25
@@ -185,14 +182,4 @@ def _strip(model: ir.Model) -> None:
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
     """Whole or not at all: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            onnx.save(proto, temporary)
-        Path(temporary).replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
+    write_atomically(path, proto.SerializeToString())

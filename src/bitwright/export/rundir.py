@@ -1,48 +1,98 @@
-"""The run directory: what is where, written whole, read with errors that say what to do."""
+"""The run directory: what is where, and how it is read, with errors that say what to do."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitwright.errors import RunDirectoryError
-from bitwright.run.files import write_atomically
+from bitwright.errors import RunDirectoryError, RunWarning
+from bitwright.run import lock
+from bitwright.run.files import append, is_temporary, read_plain
+from bitwright.run.manifest import Manifest, Seal, difference, parse_manifest, seal, seal_of
 from bitwright.run.progress import Event
-from bitwright.run.texts import parse_json, read_text
+from bitwright.run.texts import parse_json
 
 RECIPE, CENSUS, TABLE, ALLOCATION = "recipe.toml", "census.json", "table.csv", "allocation.json"
 METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx", "verify.json"
-REPORT, LOG, STORE = "report.html", "log.jsonl", "store"
+REPORT, LOG, STORE, MANIFEST = "report.html", "log.jsonl", "store", "manifest.json"
 # Only where a budget bounds the latency.
 LATENCY = "latency.csv"
-# Written by 'bitwright frontier'.
 FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
-_OF_A_RUN = (
-    CENSUS, TABLE, ALLOCATION, METRICS, MODEL, ONNX, VERIFY, REPORT, LOG, LATENCY, FRONTIER_CSV,
+# Who is writing, and where what is not whole yet is put.
+LOCK, STAGING = "run.lock", ".new"
+# All that a run and the commands on it write, but for the log, which only grows.
+WRITTEN = (
+    CENSUS, TABLE, ALLOCATION, METRICS, MODEL, ONNX, VERIFY, REPORT, LATENCY, FRONTIER_CSV,
     FRONTIER_SVG,
 )  # fmt: skip
+# What writes a single file again; anything else takes a whole run.
+_AGAIN = {
+    ALLOCATION: "bitwright allocate", ONNX: "bitwright export", VERIFY: "bitwright verify",
+    REPORT: "bitwright report", FRONTIER_CSV: "bitwright frontier",
+    FRONTIER_SVG: "bitwright frontier",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A folder that holds one run."""
+    """A folder that holds one run, as its manifest said when it was opened.
+
+    Attributes:
+        path: the folder.
+        manifest: what its files must be; None for a run that was written before there were any.
+    """
 
     path: Path
+    manifest: Manifest | None = None
 
     def __getitem__(self, name: str) -> Path:
         """The path of one of its files."""
         return self.path / name
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON file; numbers that JSON does not know become null."""
-        text = json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n"
-        write_atomically(self[name], text.encode())
+    def has(self, name: str) -> bool:
+        """Whether a file belongs to the run, or did until it was to be written again."""
+        if self.manifest is None:
+            return self[name].is_file()
+        return name in self.manifest.files or name in self.manifest.pending
+
+    def checked(self, name: str) -> Path:
+        """The path of a file that is what the manifest says.
+
+        Raises:
+            RunDirectoryError: it is missing, is another, or was not written to its end.
+        """
+        stated = self._stated(name)
+        try:
+            found = seal(self[name], None if stated is None or name != LOG else stated.size)
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+        self._compare(name, found, stated)
+        return self[name]
+
+    def read_bytes(self, name: str) -> bytes:
+        """The content of a file, checked as in `checked`."""
+        stated = self._stated(name)
+        try:
+            content = read_plain(self[name])
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+        self._compare(name, seal_of(content), stated)
+        return content
+
+    def read_text(self, name: str) -> str:
+        """Read a text file of the run."""
+        try:
+            return self.read_bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RunDirectoryError(
+                f"{self[name]} is damaged: {error}. Quantise again into a new --out."
+            ) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run."""
@@ -52,75 +102,65 @@ class RunDirectory:
             raise RunDirectoryError(f"{self[name]} is damaged: it holds no object.")
         return found
 
-    def read_text(self, name: str) -> str:
-        """Read a text file of the run."""
-        remedy = f"Is {self.path} the folder that 'bitwright quantize' wrote (--out)?"
-        return read_text(self[name], RunDirectoryError, remedy)
-
     def sizes(self) -> dict[str, int]:
         """The files of the run and their sizes on disk."""
-        return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
+        return {
+            path.name: path.stat().st_size
+            for path in sorted(self.path.iterdir())
+            if path.is_file() and path.name not in (MANIFEST, LOCK) and not is_temporary(path.name)
+        }
 
+    def _stated(self, name: str) -> Seal | None:
+        if self.manifest is None:
+            return None
+        if name in self.manifest.files:
+            return self.manifest.files[name]
+        raise RunDirectoryError(_not_of_the_run(self, name, self.manifest))
 
-def create(path: Path, recipe: str, force: bool = False) -> RunDirectory:
-    """Make a folder ready for a run, or take up the same run again.
-
-    With `force` another run that is there is replaced: its files are removed, its store, which any
-    run can use, is kept, and what is not of a run stays.
-
-    Raises:
-        RunDirectoryError: it cannot be written, or holds another run or other files.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        present = [p.name for p in path.iterdir()]
-    except OSError as error:
-        raise RunDirectoryError(
-            f"--out {path} cannot be written ({error.strerror}). Name a folder that can be made."
-        ) from error
-    run = RunDirectory(path)
-    if RECIPE in present:
-        # A run that failed leaves its recipe, its log and a store that any run can use.
-        if set(present) - {RECIPE, LOG, STORE} and run.read_text(RECIPE) != recipe:
-            if not force:
-                raise RunDirectoryError(
-                    f"--out {path} already holds another run (its recipe.toml differs from what is "
-                    "asked for). Name another folder, or replace this run with --force."
-                )
-            _remove_run(run)
-    elif present:
-        raise RunDirectoryError(
-            f"--out {path} is not empty and holds no run (it has {present[0]!r}). Name an empty or "
-            "a new folder."
-        )
-    if not os.access(path, os.W_OK):
-        raise RunDirectoryError(f"--out {path} cannot be written. Name another folder.")
-    try:
-        write_atomically(run[RECIPE], recipe.encode())
-    except OSError as error:
-        raise RunDirectoryError(
-            f"--out {path} cannot be written ({error.strerror}). Name another folder."
-        ) from error
-    return run
-
-
-def _remove_run(run: RunDirectory) -> None:
-    """Remove the files of a run, its recipe last: what remains after a fault is still a run."""
-    for name in (*_OF_A_RUN, RECIPE):
-        try:
-            run[name].unlink(missing_ok=True)
-        except OSError as error:
+    def _compare(self, name: str, found: Seal, stated: Seal | None) -> None:
+        differs = difference(found, stated) if stated is not None else ""
+        if differs:
             raise RunDirectoryError(
-                f"--out {run.path}: {name} of the run that is there cannot be removed "
-                f"({error.strerror}). Name another folder."
-            ) from error
+                f"{self[name]} is not the file that {MANIFEST} states ({differs}): it was changed "
+                f"after the run was written. {_remedy(self, name)} To work on a file of your own, "
+                f"copy it into another folder, with {RECIPE} and {TABLE} where a table is needed."
+            )
+
+    def _unreadable(self, name: str, error: OSError) -> RunDirectoryError:
+        again = f" {_remedy(self, name)}" if name in _AGAIN else ""
+        return RunDirectoryError(
+            f"{self[name]} cannot be read ({error.strerror}).{again} Is {self.path} the folder "
+            "that 'bitwright quantize' wrote (--out)?"
+        )
+
+
+def _not_of_the_run(run: RunDirectory, name: str, manifest: Manifest) -> str:
+    if MODEL in manifest.pending:
+        writing = lock.owner(run[LOCK])
+        if writing:
+            return f"{run.path} is still being written by {writing}. Wait until that has ended."
+        return (
+            f"{run.path} holds no whole run: the last one was stopped before its end. Run the same "
+            f"command again, or: bitwright quantize --recipe {run[RECIPE]} --out {run.path}"
+        )
+    if name in manifest.pending:
+        return f"{run[name]} was not written to its end. {_remedy(run, name)}"
+    if run[name].exists():
+        return f"{run[name]} is not in {MANIFEST}: it is no part of this run. Remove it."
+    return f"{run.path} holds no {name}: this run wrote none. {_remedy(run, name)}"
+
+
+def _remedy(run: RunDirectory, name: str) -> str:
+    if name in _AGAIN:
+        return f"'{_AGAIN[name]} {run.path}' writes it again."
+    return "Quantise again into a new --out."
 
 
 def existing(path: Path) -> RunDirectory:
     """The run directory at a path.
 
     Raises:
-        RunDirectoryError: no such folder, or not one of ours.
+        RunDirectoryError: no such folder, not one of ours, or its manifest is damaged.
     """
     if not path.is_dir():
         raise RunDirectoryError(
@@ -131,10 +171,38 @@ def existing(path: Path) -> RunDirectory:
             f"{str(path)!r} holds no {RECIPE}, so it is not a run directory. Name the folder that "
             "'bitwright quantize' wrote (--out)."
         )
-    return RunDirectory(path)
+    run = opened(path)
+    if run.manifest is None:
+        warnings.warn(unsealed(path), RunWarning, stacklevel=2)
+    return run
 
 
-def log_listener(run: RunDirectory) -> Any:
+def opened(path: Path) -> RunDirectory:
+    """A folder with the manifest that it has, if any.
+
+    Raises:
+        RunDirectoryError: the manifest is damaged.
+    """
+    try:
+        content = read_plain(path / MANIFEST)
+    except FileNotFoundError:
+        return RunDirectory(path)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path / MANIFEST} cannot be read ({error.strerror}). Quantise again into a new --out."
+        ) from error
+    return RunDirectory(path, parse_manifest(content, str(path / MANIFEST)))
+
+
+def unsealed(path: Path) -> str:
+    """What is to be said of a run without a manifest."""
+    return (
+        f"{path} has no {MANIFEST}: an earlier version wrote it, so nothing tells whether its "
+        "files are of one run. Quantise again to have that."
+    )
+
+
+def log_listener(run: RunDirectory) -> Callable[[Event], None]:
     """A listener that appends every event but ticks to log.jsonl."""
 
     def listen(event: Event) -> None:
@@ -144,10 +212,14 @@ def log_listener(run: RunDirectory) -> Any:
             "time": time.time(),
             **{k: v for k, v in vars(event).items() if v not in ("", None)},
         }
-        with run[LOG].open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append(run[LOG], (json.dumps(entry) + "\n").encode())
 
     return listen
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """A JSON file of the run; numbers that JSON does not know become null."""
+    return (json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def finite(value: Any) -> Any:

@@ -8,7 +8,6 @@ whole or not at all, whatever kills the process; what is damaged anyway reads as
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import re
@@ -23,15 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bitwright.errors import StoreError
+from bitwright.errors import FileError, StoreError
 from bitwright.run.digest import digest
-from bitwright.run.files import write_atomically
+from bitwright.run.files import is_full, read_plain, write_atomically
 from bitwright.run.layout import dense_strides
 
 LAYOUT = 1
 _HEADER = "bitwright"
 _KEY = re.compile(r"[0-9a-f]{8,128}")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # No write takes this long: a temporary file that is older was left by a process that was killed.
 _ABANDONED_S = 3600.0
 
@@ -96,6 +94,7 @@ class Store:
         self.counts = Counts()
         self._note = note
         self._folder = self.directory / f"v{LAYOUT}"
+        _check_no_link(self._folder)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,7 +118,7 @@ class Store:
         """The tensors and metadata of a key; None where there are none or they are damaged."""
         path = self.path(key)
         try:
-            entry = _decode(path.read_bytes(), key)
+            entry = _decode(read_plain(path), key)
         except FileNotFoundError:
             self.counts.misses += 1
             return None
@@ -140,15 +139,41 @@ class Store:
         """
         path = self.path(key)
         content = _encode(key, tensors, meta)
+        _check_no_link(path.parent)
         try:
             write_atomically(path, content)
-        except OSError as error:
-            raise _unusable(self.directory, error) from error
+        except FileError as error:
+            cause = error.__cause__
+            assert isinstance(cause, OSError)
+            raise _unusable(self.directory, cause) from error
         self.counts.puts += 1
 
 
+def _check_no_link(folder: Path) -> None:
+    """What the store makes inside its directory leads nowhere else."""
+    if folder.is_symlink():
+        raise StoreError(
+            f"{folder} is a link, and a store writes into its own directory alone. Remove it, or "
+            "name the place that it leads to with --store DIR."
+        )
+
+
+def examine(directory: Path) -> tuple[int, list[str]]:
+    """How many entries of a store are whole, and what is wrong with the others; nothing changes."""
+    whole, faults = 0, []
+    for path in sorted((directory / f"v{LAYOUT}").glob("*/*.safetensors")):
+        if path.name.startswith("."):
+            continue
+        try:
+            _decode(read_plain(path), path.stem)
+            whole += 1
+        except (OSError, ValueError, SafetensorError) as error:
+            faults.append(f"{path}: {error}")
+    return whole, faults
+
+
 def _unusable(directory: Path, error: OSError) -> StoreError:
-    if error.errno in _FULL:
+    if is_full(error):
         return StoreError(
             f"the disk of the store {directory} is full ({error.strerror}). Free some space, or "
             "name another place with --store DIR; what is stored stays valid, so the same command "

@@ -73,18 +73,13 @@ def write_allocation(path: Path, allocation: Allocation) -> None:
     """Write allocation.json, whole or not at all.
 
     Raises:
-        RunDirectoryError: the file cannot be written.
+        FileError: it cannot be written.
     """
     # A gap relative to an objective of 0 is infinite, which JSON does not know.
     record = as_record(allocation)
     record["gap"] = None if record["gap"] == math.inf else record["gap"]
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{path} cannot be written ({error.strerror}). Name another file with --out."
-        ) from error
+    write_atomically(path, text.encode())
 
 
 def read_allocation(path: Path, table: Table) -> Allocation:

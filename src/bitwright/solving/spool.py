@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass, field
 from typing import IO
@@ -9,6 +10,8 @@ from typing import IO
 import numpy as np
 import torch
 from torch import Tensor
+
+from bitwright.run.files import told_of_temporary
 
 
 @dataclass
@@ -42,14 +45,16 @@ class Spool:
             self._held += size
             self._parts.append(rows)
             return
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="bitwright-")  # noqa: SIM115 - closed by close()
-        self._parts.append((self._file.seek(0, 2), tuple(rows.shape)))
-        self._file.write(rows.numpy().tobytes())
+        with told_of_temporary():
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="bitwright-")  # noqa: SIM115 - closed by close()
+            self._parts.append((self._file.seek(0, 2), tuple(rows.shape)))
+            self._file.write(rows.numpy().tobytes())
 
     def read(self) -> list[Tensor]:
         """All tensors, in order."""
-        return [p if isinstance(p, Tensor) else self._load(*p) for p in self._parts]
+        with told_of_temporary():
+            return [p if isinstance(p, Tensor) else self._load(*p) for p in self._parts]
 
     def close(self) -> None:
         """Give memory and disk back."""
@@ -57,7 +62,9 @@ class Spool:
         self._held = 0
         self._parts.clear()
         if self._file is not None:
-            self._file.close()
+            # What a full disk did not take was told of when it was added.
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _load(self, offset: int, shape: tuple[int, ...]) -> Tensor:

@@ -26,7 +26,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from bitwright.errors import TrustError
+from bitwright.errors import FileError, TrustError
 from bitwright.run.files import write_atomically
 from bitwright.sources.specs import ZOOS, code_target
 
@@ -116,7 +116,7 @@ def remember(run: Path, recipe: Mapping[str, Any]) -> bool:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(file, content.encode())
         file.chmod(0o600)
-    except OSError:
+    except (OSError, FileError):
         return False
     return bool(_read(file, run))
 

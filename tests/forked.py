@@ -1,0 +1,176 @@
+"""Lives of the command in children forked from this process, which has everything imported.
+
+A life costs what its work costs and no import, so that hundreds can be killed. What is slow and
+decides nothing here, the translation to ONNX and its verification, can be remembered: a life then
+writes the remembered bytes through the same functions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitwright import result, runs
+from bitwright.cli import main
+from bitwright.errors import RunDirectoryError
+from bitwright.export import rundir
+from bitwright.export.onnx_file import export_onnx
+from bitwright.export.verify import verify
+from bitwright.run.files import write_atomically
+from bitwright.run.manifest import seal
+
+USER_FILE = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+    made.example_inputs = (torch.zeros(2, 6),)
+    return made
+
+def calib():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(8, 6, generator=generator) for _ in range(4)]
+"""
+# Times and peak memory are told anew by every run; the other files are the same bytes.
+TIMED = {"log.jsonl", "metrics.json", "report.html", "table.csv", "manifest.json"}
+
+
+@dataclass(frozen=True)
+class Life:
+    """How one ended: exit code, or None where it was killed; what it wrote; how long it took."""
+
+    code: int | None
+    said: str
+    seconds: float
+
+
+def live(
+    words: Sequence[object],
+    *,
+    first: Callable[[], None] = lambda: None,
+    killed_after: float | None = None,
+    limit_s: float = 120.0,
+) -> Life:
+    """One life of the command; `first` is called in the child before."""
+    with tempfile.TemporaryFile() as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        started = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _be([str(word) for word in words], file.fileno(), first)
+        end = started + (limit_s if killed_after is None else killed_after)
+        found, status = os.waitpid(child, os.WNOHANG)
+        while not found and time.monotonic() < end:
+            time.sleep(0.001)
+            found, status = os.waitpid(child, os.WNOHANG)
+        if not found:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            assert killed_after is not None, f"not done after {limit_s} s"
+        file.seek(0)
+        said = file.read().decode()
+    code = os.waitstatus_to_exitcode(status)
+    return Life(None if code == -signal.SIGKILL else code, said, time.monotonic() - started)
+
+
+def _be(words: list[str], output: int, first: Callable[[], None]) -> None:
+    code = 70
+    try:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+        sys.argv = ["bitwright", *words]
+        first()
+        main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001 - a child must not run on into the tests of its parent
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def user_file(folder: Path) -> Path:
+    """The network and the data of all lives."""
+    path = folder / "net.py"
+    path.write_text(USER_FILE)
+    return path
+
+
+def fixed_bytes(run: Path) -> dict[str, bytes]:
+    """What two runs of one recipe have in common to the byte; the table without its times."""
+    found = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file() and p.name not in TIMED}
+    lines = [line.split(",") for line in (run / "table.csv").read_text().splitlines()]
+    timed = lines[0].index("solve_seconds")
+    found["table.csv"] = json.dumps([c[:timed] + c[timed + 1 :] for c in lines]).encode()
+    return found
+
+
+def assert_told_apart(run: Path) -> bool:
+    """A run that calls itself whole is whole; one that does not is refused. Which of the two."""
+    if not (run / rundir.RECIPE).exists():
+        return False
+    found = rundir.opened(run)
+    assert found.manifest is not None, "a half run looks like one of an earlier version"
+    for name, stated in found.manifest.files.items():
+        if name != rundir.LOG:
+            assert seal(run / name) == stated, name
+    if found.manifest.whole:
+        verified = found.read_json(rundir.VERIFY)
+        assert verified["passed"] is True and found.read_json(rundir.METRICS)
+        return True
+    for name in found.manifest.pending:
+        try:
+            found.read_bytes(name)
+        except RunDirectoryError:
+            continue
+        raise AssertionError(f"{name} is pending and was read")
+    return False
+
+
+def remember_export(monkeypatch) -> None:
+    """Translate and verify each simulation once in this process, and give the same again."""
+    onnx: dict[str, bytes] = {}
+    verified: dict[bytes, dict] = {}
+
+    def exported(graph, module, example, path, target):
+        if target.name not in onnx:
+            done = export_onnx(graph, module, example, path, target)
+            onnx[target.name] = Path(path).read_bytes()
+            made[target.name] = done
+            return done
+        write_atomically(Path(path), onnx[target.name])
+        return made[target.name]
+
+    def verify_once(path, *rest):
+        content = Path(path).read_bytes()
+        if content not in verified:
+            verified[content] = verify(path, *rest)
+        return verified[content]
+
+    made: dict[str, object] = {}
+    for module in (result, runs):
+        monkeypatch.setattr(module, "export_onnx", exported)
+        monkeypatch.setattr(module, "verify_file", verify_once)
+
+
+def copy_of(run: Path, target: Path) -> Path:
+    """A copy in place of whatever is there."""
+    shutil.rmtree(target, ignore_errors=True)
+    return Path(shutil.copytree(run, target))
