@@ -17,10 +17,15 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from bitwright import result, runs
-from bitwright.cli import main
+import torch
+from torch import nn
+
+import bitwright
+from bitwright import checking, result, runs
+from bitwright.cli import commands, console_table, edge, records, table_commands
 from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.onnx_file import export_onnx
@@ -42,6 +47,8 @@ def calib():
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(8, 6, generator=generator) for _ in range(4)]
 """
+# What lives would import each for itself.
+IMPORTED = (checking, commands, console_table, edge, records, table_commands)
 # Times and peak memory are told anew by every run; the other files are the same bytes.
 TIMED = {"log.jsonl", "metrics.json", "report.html", "table.csv", "manifest.json"}
 
@@ -63,26 +70,48 @@ def live(
     limit_s: float = 120.0,
 ) -> Life:
     """One life of the command; `first` is called in the child before."""
-    with tempfile.TemporaryFile() as file:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        started = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            _be([str(word) for word in words], file.fileno(), first)
-        end = started + (limit_s if killed_after is None else killed_after)
+    _warm()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A pipe, for a disk on which nothing can be written is a part of some lives.
+    reading, writing = os.pipe()
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _be([str(word) for word in words], writing, first)
+    os.close(writing)
+    os.set_blocking(reading, False)
+    said, found, status = b"", 0, 0
+    end = started + (limit_s if killed_after is None else killed_after)
+    while not found and time.monotonic() < end:
+        time.sleep(0.001)
+        said += _read(reading)
         found, status = os.waitpid(child, os.WNOHANG)
-        while not found and time.monotonic() < end:
-            time.sleep(0.001)
-            found, status = os.waitpid(child, os.WNOHANG)
-        if not found:
-            os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-            assert killed_after is not None, f"not done after {limit_s} s"
-        file.seek(0)
-        said = file.read().decode()
+    if not found:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert killed_after is not None, f"not done after {limit_s} s: {said!r}"
+    said += _read(reading)
+    os.close(reading)
     code = os.waitstatus_to_exitcode(status)
-    return Life(None if code == -signal.SIGKILL else code, said, time.monotonic() - started)
+    code = None if code == -signal.SIGKILL else code
+    return Life(code, said.decode(errors="replace"), time.monotonic() - started)
+
+
+@cache
+def _warm() -> None:
+    """Let torch and ONNX load what they load when they are first used."""
+    small = nn.Sequential(nn.Linear(3, 2)).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        bitwright.quantize(small, [torch.ones(2, 3)]).save(Path(folder) / "run")
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1 << 20)
+    except BlockingIOError:
+        return b""
 
 
 def _be(words: list[str], output: int, first: Callable[[], None]) -> None:
@@ -94,7 +123,7 @@ def _be(words: list[str], output: int, first: Callable[[], None]) -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
         sys.argv = ["bitwright", *words]
         first()
-        main()
+        edge.run()
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

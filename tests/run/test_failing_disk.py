@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bitwright.cli import edge
 from forked import assert_told_apart, copy_of, fixed_bytes, live, remember_export, user_file
 
 FAULTS = {"write": errno.ENOSPC, "fsync": errno.EIO, "replace": errno.EROFS}
@@ -49,8 +50,6 @@ def patch():
 @pytest.fixture(scope="module")
 def quantize(tmp_path_factory, patch) -> Callable[[Path], list[object]]:
     """The command that makes a run; made once in this process, for what is remembered."""
-    from bitwright.cli import main
-
     folder = tmp_path_factory.mktemp("disk")
     user = user_file(folder)
 
@@ -63,7 +62,7 @@ def quantize(tmp_path_factory, patch) -> Callable[[Path], list[object]]:
 
     patch.setattr("sys.argv", ["bitwright", *map(str, words(folder / "run"))])
     with pytest.raises(SystemExit) as ended:
-        main()
+        edge.run()
     assert ended.value.code == 0
     return words
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bitwright.cli import edge
 from forked import assert_told_apart, fixed_bytes, live, remember_export, user_file
 
 MODES = {
@@ -108,9 +109,7 @@ def test_every_rename_is_a_crash_point(tmp_path, command, monkeypatch, mode, the
 
 
 def warmed_here(words, monkeypatch) -> None:
-    from bitwright.cli import main
-
     monkeypatch.setattr("sys.argv", ["bitwright", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
-        main()
+        edge.run()
     assert ended.value.code == 0

@@ -88,14 +88,23 @@ def _taken(path: Path) -> int:
                 raise RunDirectoryError(f"{path} is no plain file. Remove it.")
             _lock(descriptor, path)
             if _still_there(descriptor, path):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, json.dumps(_name_of_this()).encode() + b"\n")
+                _write_name(descriptor, path)
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         # Its owner removed it between our opening and our locking: there is a new one, or none.
         os.close(descriptor)
+
+
+def _write_name(descriptor: int, path: Path) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(_name_of_this()).encode() + b"\n")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _lock(descriptor: int, path: Path) -> None:
