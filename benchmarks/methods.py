@@ -89,9 +89,9 @@ cli.main()
 # they begin at, batch-norm and bias tuning stay as they are.
 SHORTER = """
 from dataclasses import replace
-from bitwright import tuning
+from bitwright.tuning import steps as tuning
 from bitwright.methods.catalogue import METHODS
-from bitwright.tuners import qat
+from bitwright.tuning import qat
 
 def shorter(made):
     return replace(made, iterations=max(1, round({length} * made.iterations)))

@@ -18,8 +18,7 @@ from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
 from bitwright.preparing import shared_stats
 from bitwright.solving import bound_batches
-from bitwright.solving.assembly import stitched
-from bitwright.tuners.samples import Samples, split_samples
+from bitwright.solving.samples import Samples, split_samples
 from networks import pictures, small_network
 
 BATCHES = list(pictures(48, seed=1).split(8))
@@ -75,10 +74,9 @@ def test_tuning_by_hand_is_that_of_a_run(steps):
     own = composed("w4a4")
     choices = base_of(own.work, "w4a4")
     edges = own.grids(choices)
-    solved = bw.solve(own.work, "parallel", edges, lambda _: None)
-    start = bw.Configuration({name: s for (name, _), s in solved.items()}, edges)
-    made = bw.tune(own.work, choices, start, own.samples, steps)
-    mine = bw.assemble(own.work.graph, made.solved, made.edges, own.work.target)
+    start = bw.solve(own.work, "parallel", edges, lambda _: None).configuration(choices)
+    made = bw.tune(start, own.samples, steps)
+    mine = made.configuration.assignment()
     same_parameters(mine, run.assignment)
     assert [r.stage for r in made.reports if r.kept] == [
         r["step"] for r in run.metrics["tuning"] if r["kept"]
@@ -98,12 +96,9 @@ def test_lapq_by_hand_is_that_of_a_run():
     own = composed("w4a4", solver="nearest")
     choices = base_of(own.work, "w4a4")
     edges = own.grids(choices)
-    solved = bw.solve(own.work, "parallel", edges, lambda _: None)
-    start = bw.Configuration({name: s for (name, _), s in solved.items()}, edges)
-    made = bw.tune(own.work, choices, start, own.samples, "lapq")
-    same_parameters(
-        bw.assemble(own.work.graph, made.solved, made.edges, own.work.target), run.assignment
-    )
+    start = bw.solve(own.work, "parallel", edges, lambda _: None).configuration(choices)
+    made = bw.tune(start, own.samples, "lapq")
+    same_parameters(made.configuration.assignment(), run.assignment)
 
 
 def divergence(reference: torch.Tensor, other: torch.Tensor) -> float:
@@ -116,14 +111,13 @@ def test_the_table_holds_what_whole_networks_lose():
     own = composed("w8a8", "w4a4", "w2a8")
     work, base = own.work, base_of(own.work, "w8a8")
     edges = own.grids(base)
-    solved = bw.solve(work, "parallel", dict(edges), lambda _: None)
+    solved = bw.solve(work, "parallel", edges, lambda _: None).solutions
     table = bw.measure(work, solved, base, edges, BATCHES)
     data = torch.cat(BATCHES)
     wanted = work.graph.module(data)
 
     def loss(choices):
-        chosen, own_edges = stitched(work, solved, choices, edges)
-        network = bw.stitch(work.graph, bw.assemble(work.graph, chosen, own_edges, work.target))
+        network = bw.Configuration.of(work, solved, choices, edges).module()
         return divergence(wanted, network(data))
 
     begun = loss(base)
@@ -138,7 +132,7 @@ def test_bits_chosen_by_hand_hold_their_budget():
     own = composed("w8a8", "w4a8")
     base = base_of(own.work, "w8a8")
     edges = own.grids(base)
-    solved = bw.solve(own.work, "parallel", dict(edges), lambda _: None)
+    solved = bw.solve(own.work, "parallel", edges, lambda _: None).solutions
     table = bw.measure(own.work, solved, base, edges, BATCHES)
     uniform = [sum(r.weight_bits for r in table.rows if r.choice.w_bits == b) for b in (8, 4)]
     found = bw.allocate(table, f"size<={sum(uniform) / 2 / 8:.0f}B")
@@ -151,9 +145,9 @@ def test_bits_chosen_by_hand_hold_their_budget():
 
 def test_unknown_steps_are_refused():
     own = composed("w4a4")
-    start = bw.Configuration({}, {})
+    start = bw.Configuration(own.work, base_of(own.work, "w4a4"), {}, {})
     with pytest.raises(RecipeError, match="unknown step 'ban'"):
-        bw.tune(own.work, base_of(own.work, "w4a4"), start, own.samples, "ban")
+        bw.tune(start, own.samples, "ban")
 
 
 @pytest.mark.parametrize("wrong", ["net.pt2", 3, None, nn.Linear])

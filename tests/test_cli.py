@@ -19,7 +19,7 @@ from bitwright.export.rundir import RunDirectory
 from bitwright.prepare.names import ABOUT as PREPARE
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.sources.trust import remember
-from bitwright.tune_steps import STEPS as TUNE
+from bitwright.tuning.catalogue import STEPS as TUNE
 
 HERE = Path(__file__).parent
 FILES = {

@@ -8,9 +8,10 @@ from functools import partial
 import pytest
 
 import bitwright as bw
-from bitwright import clip_search, distilling, tuning
+from bitwright import distilling
 from bitwright.methods.catalogue import METHODS
 from bitwright.recipe import make_recipe
+from bitwright.tuning.catalogue import ABOUT
 from networks import pictures, small_network
 
 # Recipe, a scheme of the user's, a target.
@@ -29,13 +30,13 @@ RUNS = [
 @pytest.fixture
 def quick(monkeypatch):
     """The same code with few iterations."""
-    brecq, qat = (
-        partial(c, iterations=20) for c in (tuning.BlockReconstruction, tuning.WeightTraining)
-    )
-    monkeypatch.setattr(tuning, "BlockReconstruction", brecq)
-    monkeypatch.setattr(tuning, "WeightTraining", qat)
-    search = partial(clip_search.ClipSearch, evaluations=12, norms=(2.0, 3.0))
-    monkeypatch.setattr(clip_search, "ClipSearch", search)
+    shorter = {
+        "brecq": {"iterations": 20},
+        "qat-kld": {"iterations": 20},
+        "lapq": {"evaluations": 12, "norms": (2.0, 3.0)},
+    }
+    for name, settings in shorter.items():
+        monkeypatch.setitem(ABOUT, name, replace(ABOUT[name], settings=settings))
     monkeypatch.setattr(distilling, "Distillation", partial(distilling.Distillation, iterations=20))
     monkeypatch.setitem(METHODS, "adaround", replace(METHODS["adaround"], iterations=20))
 

@@ -17,21 +17,20 @@ import torch
 from benchmarks.paper.networks import KEEP, NETWORKS, Scale, test_data
 from bitwright.evaluation import compare
 from bitwright.graph.choice import Choice
-from bitwright.graph.simulate import stitch
 from bitwright.metrics import metric
+from bitwright.pipeline import tune_job
 from bitwright.preparing import Job, captured, prepare, store_at
 from bitwright.recipe import make_recipe
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.allocate import IP, SOLVERS, allocate
 from bitwright.search.table import Table
-from bitwright.solving.assembly import assemble, stitched
+from bitwright.solving import Configuration
 from bitwright.sources.batches import Dataset, rebatch
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
 from bitwright.stages import choices_of, forward_of, menu_of
 from bitwright.tabulating import Base, measured_menu
-from bitwright.tuning import Configuration, tune_job
 
 Choices = Mapping[str, Choice]
 UNIFORM = "uniform"
@@ -113,11 +112,11 @@ class _Study:
                 continue
             for trail in self.plan.trails:
                 job = replace(self.job, recipe=replace(self.job.recipe, tune=",".join(trail)))
-                tuned = tune_job(job, self.base.prepared, choices, start, Progress())
+                tuned = tune_job(job, self.base.prepared, start, Progress())
                 # Steps that were undone leave the network as it was: it is not run again.
                 kept = tuple(report.stage for report in tuned.reports if report.kept)
                 if kept not in figures:
-                    figures[kept] = self._figures(tuned)
+                    figures[kept] = self._figures(tuned.configuration)
                 yield self._row(budget, " + ".join((IP, *trail)), choices, figures[kept])
 
     def _chosen(self, budget: str) -> dict[str, Choices]:
@@ -138,8 +137,7 @@ class _Study:
 
     def _stitched(self, choices: Choices) -> Configuration:
         solutions = self.base.solutions
-        chosen, edges = stitched(solutions.work, solutions.solved, choices, solutions.edges)
-        return Configuration(chosen, edges)
+        return Configuration.of(solutions.work, solutions.solved, choices, solutions.edges)
 
     def _row(
         self, budget: str, stage: str, choices: Choices, figures: Mapping[str, float]
@@ -152,9 +150,8 @@ class _Study:
         return {"budget": budget, "stage": stage, "cost": cost / whole, **figures}
 
     def _figures(self, found: Configuration) -> dict[str, float]:
-        graph, prepared = self.base.prepared.graph, self.base.prepared
-        assignment = assemble(graph, found.solved, found.edges, prepared.target)
-        quantized = forward_of(graph, stitch(graph, assignment))
+        graph = self.base.prepared.graph
+        quantized = forward_of(graph, found.module())
         if not self.float_answers:
             plain = forward_of(graph, graph.module)
             with torch.no_grad():

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from bitwright.result import Result
     from bitwright.runs import load
     from bitwright.search.allocate import allocate
-    from bitwright.solving import Work, solve
+    from bitwright.solving import Configuration, Work, solve
     from bitwright.solving.assembly import assemble
     from bitwright.solving.grids import input_grids, task_grids
     from bitwright.tabulating import measure
-    from bitwright.tuning import Configuration, tune
+    from bitwright.tuning.steps import tune
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ __all__ = [
 # table alone (allocate, frontier, explain) answers before torch would have been imported.
 _HOMES = {
     "BitwrightError": "errors",
-    "Configuration": "tuning",
+    "Configuration": "solving",
     "InputError": "errors",
     "PromiseError": "errors",
     "Result": "result",
@@ -66,7 +66,7 @@ _HOMES = {
     "solve": "solving",
     "stitch": "graph.simulate",
     "task_grids": "solving.grids",
-    "tune": "tuning",
+    "tune": "tuning.steps",
 }
 
 

@@ -10,7 +10,7 @@ from bitwright.metrics import METRICS
 from bitwright.prepare import names as rewrites
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe import make_recipe
-from bitwright.tune_steps import ABOUT, REFINE, tuning_steps
+from bitwright.tuning.catalogue import ABOUT, REFINE, tuning_steps
 
 Rows = list[dict[str, str]]
 # What `--data none` is to the lists: data are made instead of given.

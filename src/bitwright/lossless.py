@@ -21,7 +21,6 @@ from bitwright.allocating import Choices, Searched, prepared_table
 from bitwright.evaluation import Tally
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import walk
-from bitwright.graph.simulate import stitch
 from bitwright.preparing import Job, Prepared
 from bitwright.recipe import Recipe
 from bitwright.run.progress import Progress
@@ -31,8 +30,7 @@ from bitwright.search.frontier import Frontier, Point, trace
 from bitwright.search.menu import Selection
 from bitwright.search.program import FEASIBLE
 from bitwright.search.table import Table
-from bitwright.solving.assembly import assemble
-from bitwright.tuning import Configuration
+from bitwright.solving.configuration import Configuration
 
 COMPLEXITY = "bops"
 _SURE = 0.95
@@ -255,14 +253,10 @@ def kept(
     """
     judge = HeldOut(prepared)
 
-    def measured(one: Configuration) -> Agreement:
-        made = assemble(prepared.graph, one.solved, one.edges, prepared.target)
-        return judge(stitch(prepared.graph, made))
-
-    found = measured(tuned)
+    found = judge(tuned.module())
     if tuned is start or found.holds(recipe.lossless):
         return tuned, found
-    before = measured(start)
+    before = judge(start.module())
     return (start, before) if before.share > found.share else (tuned, found)
 
 

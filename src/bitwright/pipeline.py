@@ -51,8 +51,7 @@ from bitwright.run.progress import Progress
 from bitwright.run.showing import progress_for
 from bitwright.search.record import as_record
 from bitwright.search.table import Table
-from bitwright.solving import Edges, solve
-from bitwright.solving.assembly import assemble, stitched
+from bitwright.solving import Configuration, solve
 from bitwright.solving.grids import sites_in_use
 from bitwright.sources.arity import arity_of
 from bitwright.sources.batches import take
@@ -61,7 +60,7 @@ from bitwright.sources.images import ImageOptions
 from bitwright.sources.lengths import batched
 from bitwright.sources.models import example_inputs_of
 from bitwright.stages import choices_of, forward_of, menu_of, stream
-from bitwright.tuning import Configuration, tune_job, tuning_record
+from bitwright.tuning.steps import Tuned, tune
 
 
 def quantize(
@@ -151,34 +150,33 @@ def run(job: Job, progress: Progress) -> Result:
         prepared, searched = prepare(job, graph, menu, progress), None
         choices = choices_of(graph, recipe)
     started = time.perf_counter()
-    solved, edges = solve_configuration(job, prepared, choices, searched, progress)
-    seconds = (time.perf_counter() - started) / max(len(solved), 1)
-    start = Configuration(solved, edges)
-    tuned = tune_job(job, prepared, choices, start, progress)
+    start = solve_configuration(job, prepared, choices, searched, progress)
+    seconds = (time.perf_counter() - started) / max(len(start.solved), 1)
+    tuned = tune_job(job, prepared, start, progress)
+    final = tuned.configuration
     if searched is not None and searched.lossless:
-        tuned, agreement = kept(prepared, recipe, start, tuned)
+        final, agreement = kept(prepared, recipe, start, final)
         searched = replace(searched, lossless=deployed(searched.lossless, agreement))
-    assignment = assemble(graph, tuned.solved, tuned.edges, prepared.target)
+    assignment = final.assignment()
     with progress.stage("stitch"):
         module = stitch(graph, assignment)
     metrics = evaluate_job(job, original, module, progress)
     _warn_if_poor(metrics, recipe, progress)
     sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
     progress.figures("evaluate", loss=metrics["kl"])
-    metrics["tuning"] = tuning_record(tuned.reports)
+    metrics["tuning"] = tuned.records()
     metrics["activation_peak"] = activation_memory(job, graph, sites, choices)
-    found = _census(job, prepared, choices, sites, solved, tuned)
     return Result(
         model=module,
         graph=graph,
         assignment=assignment,
         recipe=recipe,
         metrics=metrics,
-        census=found,
-        table=_costs(prepared, choices, solved, seconds) if searched is None else searched.table,
+        census=_census(job, prepared, sites, start, final),
+        table=searched.table if searched else _costs(prepared, choices, start.solved, seconds),
         allocation=_fixed(choices) if searched is None else _record(searched),
         stats=prepared.observation.stats,
-        errors={name: s.error for name, s in tuned.solved.items()},
+        errors={name: s.error for name, s in final.solved.items()},
         data=job.data,
         progress=progress,
         latency=None if searched is None else searched.latency,
@@ -188,18 +186,17 @@ def run(job: Job, progress: Progress) -> Result:
 def _census(
     job: Job,
     prepared: Prepared,
-    choices: Mapping[str, Choice],
     sites: tuple[Site, ...],
-    solved: Mapping[str, UnitSolution],
-    tuned: Configuration,
+    start: Configuration,
+    final: Configuration,
 ) -> dict[str, Any]:
     """census.json: what became of every operation, and how well each unit was done."""
     graph, seen = prepared.graph, prepared.observation
-    found = census(graph, prepared.target, choices, sites, seen.samples)
+    found = census(graph, prepared.target, final.choices, sites, seen.samples)
     found["network"] = type(job.model).__name__
     found["notes"] += [{"place": n.place, "text": n.text} for n in seen.notes]
-    shown = as_solved(solved, tuned.solved)
-    return with_quality(found, Solved(graph, shown, tuned.edges, sites, seen.stats))
+    shown = as_solved(start.solved, final.solved)
+    return with_quality(found, Solved(graph, shown, final.edges, sites, seen.stats))
 
 
 def _check_machinery(job: Job, progress: Progress) -> None:
@@ -240,7 +237,7 @@ def solve_configuration(
     choices: Mapping[str, Choice],
     searched: Searched | None,
     progress: Progress,
-) -> tuple[dict[str, UnitSolution], Edges]:
+) -> Configuration:
     """One configuration solved; in the sequential mode again, on what its own units give."""
     menu = {name: (choice,) for name, choice in choices.items()}
     work = work_on(job, prepared, menu)
@@ -249,10 +246,16 @@ def solve_configuration(
     sequential = job.recipe.mode == "sequential" and method(job.recipe.method).needs.data
     sequential = sequential and not job.recipe.lossless
     if searched is not None and not sequential:
-        return stitched(work, searched.solved, choices, edges)
+        return Configuration.of(work, searched.solved, choices, edges)
     with progress.stage("solve", len(prepared.graph.units)) as tick:
-        solved = solve(work, job.recipe.mode, edges, tick)
-    return {name: solution for (name, _), solution in solved.items()}, edges
+        return solve(work, job.recipe.mode, edges, tick).configuration()
+
+
+def tune_job(job: Job, prepared: Prepared, start: Configuration, progress: Progress) -> Tuned:
+    """The recipe's tuning steps."""
+    recipe = job.recipe
+    refine = recipe.refine_method and method(recipe.refine_method).configured(recipe.weight_range)
+    return tune(start, prepared.samples, recipe.tune, refine=refine or None, progress=progress)
 
 
 def evaluate_job(

@@ -30,13 +30,13 @@ from bitwright.run.progress import Progress
 from bitwright.run.store import Entries, NullStore, Store
 from bitwright.solving import Edges, Work, bound_batches
 from bitwright.solving.grids import input_grids, sites_in_use, task_grids
+from bitwright.solving.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
 from bitwright.sources.trial import try_data
 from bitwright.stages import menu_of, rewrite, stream
-from bitwright.tune_steps import tuning_steps
-from bitwright.tuners.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
+from bitwright.tuning.catalogue import tuning_steps
 
 Menu = Mapping[str, tuple[Choice, ...]]
 

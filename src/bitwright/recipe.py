@@ -20,7 +20,7 @@ from bitwright.run.texts import parse_toml, read_text
 from bitwright.search.budget import parse_budgets
 from bitwright.search.cost import DEGRADATIONS
 from bitwright.search.ties import parse_ties
-from bitwright.tune_steps import REFINE, check_tuning, tuning_steps
+from bitwright.tuning.catalogue import REFINE, check_tuning, tuning_steps
 
 VERSION = 1
 BUILT_IN = RECIPES

@@ -15,8 +15,7 @@ from bitwright.preparing import Job, Menu, Prepared, edges_of, work_on
 from bitwright.run.progress import Progress
 from bitwright.search.sample_loss import SampleLoss
 from bitwright.search.sensitivity import Values, loss_of_network
-from bitwright.solving import Edges, Work, solve
-from bitwright.solving.assembly import assemble, stitched
+from bitwright.solving import Configuration, Edges, Work, solve
 from bitwright.solving.parallel import Solved
 from bitwright.sources.batches import Batch, take
 from bitwright.sources.lengths import batched
@@ -46,8 +45,7 @@ class Solutions:
 
     def assignment(self, choices: Mapping[str, Choice]) -> Assignment:
         """The parameters of a whole configuration."""
-        chosen, own = stitched(self.work, self.solved, choices, self.edges)
-        return assemble(self.work.graph, chosen, own, self.prepared.target)
+        return Configuration.of(self.work, self.solved, choices, self.edges).assignment()
 
     def module(self, choices: Mapping[str, Choice]) -> nn.Module:
         """A whole configuration as a network."""
@@ -92,10 +90,10 @@ def solve_menu(job: Job, prepared: Prepared, menu: Menu, progress: Progress) -> 
     work = work_on(job, prepared, wanted)
     edges = edges_of(job, prepared, base)
     with progress.stage("solve the menu", len(work.tasks())) as tick:
-        solved = solve(work, "parallel", edges, tick)
+        found = solve(work, "parallel", edges, tick)
     first = next(iter(table_batches(job)))
     loss = loss_of_network(work.graph, first, recipe.labels)
-    return Solutions(job, prepared, work, base, edges, solved, loss)
+    return Solutions(job, prepared, work, base, found.edges, found.solutions, loss)
 
 
 def table_batches(job: Job) -> Iterator[Batch]:

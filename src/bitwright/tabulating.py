@@ -36,8 +36,8 @@ from bitwright.search.sensitivity import measure as parts_of
 from bitwright.search.smooth import Seen, smoothed
 from bitwright.search.table import Row, Table
 from bitwright.solutions import TABLE_BATCH, Solutions, figures, solve_menu, table_batches
-from bitwright.solving import Edges, Work
-from bitwright.solving.assembly import assemble, stitched
+from bitwright.solving import Configuration, Edges, Work
+from bitwright.solving.assembly import assemble
 from bitwright.solving.keys import run_key
 from bitwright.solving.parallel import Solved
 from bitwright.sources.batches import rebatch
@@ -139,8 +139,7 @@ def measure(
     """
     dataset = rebatch(as_dataset(data), TABLE_BATCH)
     first = next(iter(dataset))
-    chosen, own = stitched(work, solved, base, edges)
-    network = assemble(work.graph, chosen, own, work.target)
+    network = Configuration.of(work, solved, base, edges).assignment()
     subject = Subject(work.graph, network, loss_of_network(work.graph, first, labels))
     changes = changes_of(work, solved, base, work.menu)
     single = measure_table(subject, changes, dataset)

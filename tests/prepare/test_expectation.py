@@ -14,7 +14,7 @@ from torch import nn
 from bitwright.graph.capture import capture
 from bitwright.prepare.equalize import Equalize
 from bitwright.prepare.expectation import Clipped, expected_inputs, gathered
-from bitwright.tuners.statistics import output_moments
+from bitwright.tuning.statistics import output_moments
 from networks import normal, seeded, trained_looking
 
 

@@ -12,7 +12,7 @@ from bitwright.graph.capture import capture
 from bitwright.prepare.equalize import Equalize, reader_range, weights_of, writer_range
 from bitwright.prepare.factorize import Factorize
 from bitwright.prepare.joints import find_joints
-from bitwright.tuners.statistics import output_moments
+from bitwright.tuning.statistics import output_moments
 from networks import pictures, small_network
 
 SCALING = {"equalize": Equalize(), "factorize": Factorize()}

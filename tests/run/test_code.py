@@ -11,8 +11,8 @@ from bitwright.methods.catalogue import METHODS
 from bitwright.run.code import PACKAGE, code_version, source_files
 from bitwright.solving import solve
 from bitwright.solving.parallel import solve_parallel
+from bitwright.solving.samples import split_samples
 from bitwright.tabulating import measured_menu
-from bitwright.tuners.samples import split_samples
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_what_is_solved_and_measured_is_covered():
     assert "numerics/coordinate.py" in reached(type(METHODS["quadratic"]))
     measured = reached(measured_menu)
     assert {"search/sensitivity.py", "search/sample_loss.py", "graph/variants.py"} <= measured
-    assert "tuners/samples.py" in reached(split_samples)
+    assert "solving/samples.py" in reached(split_samples)
 
 
 def test_methods_differ(monkeypatch):

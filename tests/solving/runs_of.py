@@ -69,8 +69,8 @@ class Run:
 
     def solved(self, tick: Callable[[int], None] = lambda _: None):
         """Solve; returns the solutions and the grids of the edges afterwards."""
-        edges = dict(self.edges)
-        return solve(self.work, self.mode, edges, tick), edges
+        found = solve(self.work, self.mode, dict(self.edges), tick)
+        return found.solutions, found.edges
 
     def bits(self) -> str:
         """The digest of all that solving gives."""

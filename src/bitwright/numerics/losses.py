@@ -9,6 +9,9 @@ from torch import Tensor
 
 from bitwright.errors import DataError
 
+# Temperature of softened answers, in standard deviations of a row of scores.
+SOFTNESS = 3.0
+
 
 def agreement(a_logits: Tensor, b_logits: Tensor) -> tuple[int, int]:
     """How many rows have the same largest entry in both, and how many rows there are.

@@ -12,8 +12,7 @@ from torch import Tensor
 from bitwright.errors import DataError
 from bitwright.graph.answers import EMBEDDING, SCORES, embedding
 from bitwright.graph.execute import class_rows
-from bitwright.numerics.losses import cosine_rows, kl_rows
-from bitwright.tuners.judge import SOFTNESS
+from bitwright.numerics.losses import SOFTNESS, cosine_rows, kl_rows
 
 # What counts for a sample whose outputs are no longer numbers, and the most that any sample counts:
 # finite, so that the sums stay usable, and far beyond what a network that still works reaches.

@@ -1,6 +1,16 @@
 """Solving the units of a network on calibration data: in parallel, or one after the other."""
 
-from bitwright.solving.drive import solve, solve_units
+from bitwright.solving.configuration import Configuration
+from bitwright.solving.drive import Solving, solve, solve_units
 from bitwright.solving.work import Edges, Task, Work, bound_batches
 
-__all__ = ["Edges", "Task", "Work", "bound_batches", "solve", "solve_units"]
+__all__ = [
+    "Configuration",
+    "Edges",
+    "Solving",
+    "Task",
+    "Work",
+    "bound_batches",
+    "solve",
+    "solve_units",
+]

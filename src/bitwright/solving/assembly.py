@@ -6,15 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.graph.target import Target
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import QParams, quantize_bias
 from bitwright.numerics.exact import exact_bias
-from bitwright.solving.parallel import Solved
-from bitwright.solving.work import Edges, Work, install_edges
 
 
 def assemble(
@@ -60,20 +57,3 @@ def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | Intege
     q = quantize_bias(solution.bias, scale)
     # A channel whose weights all but vanish has a scale so small that its bias does not fit.
     return solution.bias if q is None else IntegerBias(q, scale)
-
-
-def stitched(
-    work: Work, solved: Solved, choices: Mapping[str, Choice], edges: Edges
-) -> tuple[dict[str, UnitSolution], Edges]:
-    """The solutions of one configuration and the edges that go with them."""
-    own = dict(edges)
-    chosen: dict[str, UnitSolution] = {}
-    for unit in work.graph.units:
-        choice = choices[unit.name]
-        if choice.is_float:
-            for site in work.sites_of.get(unit.name, ()):
-                own.pop((site.source, site.reader), None)
-            continue
-        chosen[unit.name] = solved[unit.name, choice]
-        install_edges(work, unit, chosen[unit.name], own)
-    return chosen, own

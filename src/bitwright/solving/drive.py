@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bitwright.graph.choice import Choice
 from bitwright.methods.problem import solve_unit
+from bitwright.solving.configuration import Configuration
 from bitwright.solving.parallel import Solved, solve_parallel
 from bitwright.solving.sequential import solve_sequential
-from bitwright.solving.work import Edges, Tick, Work, install_edges, problem_of
+from bitwright.solving.work import Edges, Tick, Work, edges_into, problem_of
 
 
-def solve(work: Work, mode: str, edges: Edges, tick: Tick) -> Solved:
-    """Solve every (unit, choice) that is not float; `edges` receives the grids that were chosen.
+@dataclass(frozen=True, eq=False)
+class Solving:
+    """What solving found.
+
+    Attributes:
+        work: that was solved.
+        solutions: of every (unit, choice) that is not float.
+        edges: the grids of quantised edges, with those that units of one choice ask for.
+    """
+
+    work: Work
+    solutions: Solved
+    edges: Edges
+
+    def configuration(self, choices: Mapping[str, Choice] | None = None) -> Configuration:
+        """One choice a unit as a network; without `choices` those of a menu with one each."""
+        own = choices or {name: menu[0] for name, menu in self.work.menu.items()}
+        return Configuration.of(self.work, self.solutions, own, self.edges)
+
+
+def solve(work: Work, mode: str, edges: Edges, tick: Tick) -> Solving:
+    """Solve every (unit, choice) that is not float.
 
     Methods that need no data solve each unit on its weights alone, whatever the mode. The
-    sequential mode takes one choice a unit. Edges of a menu with several are left alone.
+    sequential mode takes one choice a unit.
+
+    Args:
+        work: the network, its menu, the method and the data.
+        mode: `parallel` or `sequential`.
+        edges: the grids of quantised edges as observed.
+        tick: told how many are done.
+
+    Returns:
+        The solutions, and the edges with the grids that units of one choice ask for; those of a
+        menu with several are left alone.
     """
+    own = dict(edges)
     if not work.method.needs.data:
         solved = solve_units(work, tick)
     elif mode == "sequential":
-        solved = solve_sequential(work, edges, tick)
+        solved, own = solve_sequential(work, edges, tick)
     else:
         solved = solve_parallel(work, edges, tick)
     for unit in work.graph.units:
         choices = [c for c in work.menu[unit.name] if not c.is_float]
         if len(choices) == 1:
-            install_edges(work, unit, solved[unit.name, choices[0]], edges)
-    return solved
+            own.update(edges_into(work, unit, solved[unit.name, choices[0]]))
+    return Solving(work, solved, own)
 
 
 def solve_units(work: Work, tick: Tick) -> Solved:

@@ -20,10 +20,10 @@ from bitwright.solving.cuts import Cut, Places, batches_of, moved, places
 from bitwright.solving.keys import run_key, unit_key
 from bitwright.solving.parallel import Solved
 from bitwright.solving.ranges import grids_by_output
-from bitwright.solving.work import Edges, Task, Tick, Work, inputs_key, install_edges, problem_of
+from bitwright.solving.work import Edges, Task, Tick, Work, edges_into, inputs_key, problem_of
 
 
-def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:
+def solve_sequential(work: Work, edges: Edges, tick: Tick) -> tuple[Solved, Edges]:
     """Solve units in the network's order, their targets the float network's outputs.
 
     Float and quantised values walk through the graph side by side: about two passes over the data
@@ -58,8 +58,7 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> Solved:
             solved[task] = solution
             _install(work, unit, solution, over)
         tick(index + 1)
-    edges.update(over.edges)
-    return solved
+    return solved, {**edges, **over.edges}
 
 
 def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -> UnitSolution:
@@ -107,7 +106,7 @@ def _install(work: Work, unit: Unit, solution: UnitSolution, over: Overrides) ->
         bias = deployed_bias(unit, solution, work.target)
         for call in unit.calls:
             over.biases[call] = (_bias_axis(nodes[call]), bias)
-    install_edges(work, unit, solution, over.edges)
+    over.edges.update(edges_into(work, unit, solution))
 
 
 def _bias_axis(node: fx.Node) -> int:

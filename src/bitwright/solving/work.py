@@ -143,12 +143,14 @@ def inputs_key(inputs: tuple[QParams | None, ...]) -> tuple[tuple[int, float, in
     )
 
 
-def install_edges(work: Work, unit: Unit, solution: UnitSolution, edges: Edges) -> None:
-    """Take the input grids of a solution into the network's edges."""
+def edges_into(work: Work, unit: Unit, solution: UnitSolution) -> Edges:
+    """The grids that a solution asks for on the edges into its unit."""
+    found: Edges = {}
     for site in work.sites_of.get(unit.name, ()):
         grid = solution.inputs[site.call] if site.call < len(solution.inputs) else None
         if grid is not None:
-            edges[site.source, site.reader] = grid
+            found[site.source, site.reader] = grid
+    return found
 
 
 def bound_batches(graph: ModelGraph, batches: Callable[[], Iterator[Any]]) -> Open:
