@@ -89,18 +89,19 @@ cli.main()
 # they begin at, batch-norm and bias tuning stay as they are.
 SHORTER = """
 from dataclasses import replace
-from bitwright.tuning import steps as tuning
 from bitwright.methods.catalogue import METHODS
 from bitwright.tuning import qat
+from bitwright.tuning.catalogue import ABOUT
+from bitwright.tuning.steps import make_step
 
 def shorter(made):
     return replace(made, iterations=max(1, round({length} * made.iterations)))
 
 for name in ("adaquant", "adaround"):
     METHODS[name] = shorter(METHODS[name])
-for name in ("BlockReconstruction", "WeightTraining"):
-    build = getattr(tuning, name)
-    setattr(tuning, name, lambda build=build, **given: shorter(build(**given)))
+for name in ("brecq", "qat-kld", "qat-kld-last"):
+    fewer = {{"iterations": shorter(make_step(name)).iterations}}
+    ABOUT[name] = replace(ABOUT[name], settings={{**ABOUT[name].settings, **fewer}})
 qat.EPOCHS = max(1, round({length} * qat.EPOCHS))
 qat.FALLS = tuple(round({length} * epoch) for epoch in qat.FALLS)
 """

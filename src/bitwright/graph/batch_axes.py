@@ -8,7 +8,7 @@ and each value of the whole is compared with its two halves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from bitwright.graph.execute import last_uses
+from bitwright.graph.execute import NodeValues, interpret
 from bitwright.graph.installed import Installed, evaluate
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.work import Work
@@ -97,28 +97,29 @@ def _cut(samples: list[Any], start: int, stop: int) -> list[Any]:
 
 def _compare(graph: ModelGraph, runs: tuple[list[Any], ...], work: Work) -> BatchAxes:
     nodes = [n for n in graph.module.graph.nodes if n.op not in ("get_attr", "output")]
-    last = last_uses(nodes)
-    values: tuple[dict[fx.Node, Any], ...] = ({}, {}, {})
-    given = [iter(run) for run in runs]
     axes: dict[str, tuple[int | None, ...]] = {}
     sizes: dict[str, int] = {}
     float_network = Installed()
-    for node in nodes:
-        for mine, inputs in zip(values, given, strict=True):
+
+    def values_of(inputs: list[Any]) -> Iterator[tuple[fx.Node, Any]]:
+        given = iter(inputs)
+
+        def value(node: fx.Node, values: NodeValues) -> Any:
             if node.op == "placeholder":
-                mine[node] = next(inputs)
-            else:
-                mine[node] = evaluate(graph.module, node, mine.__getitem__, float_network, work)
-        leaves = [pytree.tree_leaves(mine[node]) for mine in values]
+                return next(given)
+            return evaluate(graph.module, node, values.__getitem__, float_network, work)
+
+        return interpret(nodes, {}, value)
+
+    for made in zip(*map(values_of, runs), strict=True):
+        node = made[0][0]
+        leaves = [pytree.tree_leaves(value) for _, value in made]
         axes[node.name] = tuple(_axis_of(*triple) for triple in zip(*leaves, strict=True))
         sizes[node.name] = sum(
             leaf.numel() * leaf.element_size() // (2 * HALF)
             for leaf, axis in zip(leaves[2], axes[node.name], strict=True)
             if isinstance(leaf, Tensor) and axis != SHARED
         )
-        for dead in last.get(node, ()):
-            for mine in values:
-                mine.pop(dead, None)
     return BatchAxes(axes, sizes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from bitwright.graph.model_graph import InputSpec, ModelGraph
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 Visit = Callable[[fx.Node, Any], None]
+NodeValues = dict[fx.Node, Any]
+Evaluate = Callable[[fx.Node, NodeValues], Any]
 Edit = Callable[[fx.Node, Any], Any]
 
 
@@ -127,32 +129,54 @@ def walk(
     edit: Edit | None = None,
 ) -> Any:
     """As `run`, for any GraphModule; `edit` may put another value in place of a node's own."""
-    last = last_uses(module.graph.nodes)
-    values: dict[fx.Node, Any] = {}
     given = iter(inputs)
-    result: Any = None
+
+    def evaluate(node: fx.Node, values: NodeValues) -> Any:
+        value = compute(module, node, values, given)
+        return edit(node, value) if edit and node.op != "output" else value
+
+    value: Any = None
     with torch.no_grad():
-        for node in module.graph.nodes:
-            if node.op == "output":
-                result = fx.map_arg(node.args[0], values.__getitem__)
-                if visit:
-                    visit(node, result)
-                break
-            value = compute(module, node, values, given)
-            values[node] = edit(node, value) if edit else value
+        for node, value in interpret(module.graph.nodes, {}, evaluate):
             if visit and node.op != "get_attr":
-                visit(node, values[node])
-            for dead in last.get(node, ()):
+                visit(node, value)
+    return value
+
+
+def interpret(
+    nodes: Iterable[fx.Node],
+    values: NodeValues,
+    evaluate: Evaluate,
+    keep: Container[fx.Node] = (),
+) -> Iterator[tuple[fx.Node, Any]]:
+    """The one loop over a graph: each node's value, in order, as it is made.
+
+    A value is dropped after its last use, so memory is that of the widest cut of the graph.
+
+    Args:
+        nodes: what to compute, in order.
+        values: what is there already; what is made comes in.
+        evaluate: a node's value from those that it reads.
+        keep: nodes whose values are not dropped.
+    """
+    nodes = tuple(nodes)
+    last = last_uses(nodes)
+    for node in nodes:
+        values[node] = evaluate(node, values)
+        yield node, values[node]
+        for dead in last.get(node, ()):
+            if dead not in keep:
                 values.pop(dead, None)
-    return result
 
 
 def compute(
     module: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Any], given: Iterator[Any]
 ) -> Any:
-    """The value of one node from the values of its inputs."""
+    """The value of one node from the values of its inputs; of the output what it returns."""
     if node.op == "placeholder":
         return next(given)
+    if node.op == "output":
+        return fx.map_arg(node.args[0], values.__getitem__)
     if node.op == "get_attr":
         value: Any = module
         for part in str(node.target).split("."):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.execute import compute, last_uses
+from bitwright.graph.execute import NodeValues, compute, interpret
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.numerics.affine import QParams, fake_quantize
 
@@ -72,17 +72,16 @@ def replay(
     if visit:
         for name in wanted & start.keys():
             visit(name, start[name])
-    last = last_uses(nodes)
-    by_node = {node.name: node for node in graph.module.graph.nodes}
-    values: dict[fx.Node, Any] = {by_node[name]: value for name, value in start.items()}
+    by_name = graph.nodes()
+    values: NodeValues = {by_name[name]: value for name, value in start.items()}
+
+    def evaluate(node: fx.Node, seen: NodeValues) -> Any:
+        return _value(graph, node, seen, overrides)
+
     with torch.no_grad():
-        for node in nodes:
-            values[node] = _value(graph, node, values, overrides)
+        for node, value in interpret(nodes, values, evaluate, {by_name[name] for name in keep}):
             if visit and node.name in wanted:
-                visit(node.name, values[node])
-            for dead in last.get(node, ()):
-                if dead.name not in keep:
-                    values.pop(dead, None)
+                visit(node.name, value)
     return {node.name: value for node, value in values.items() if node.name in keep}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from bitwright.graph.batch_axes import BatchAxes, join, part, widen
-from bitwright.graph.execute import last_uses
+from bitwright.graph.execute import NodeValues, interpret, last_uses
 from bitwright.graph.installed import Installed, evaluate
 from bitwright.graph.live_memory import Span, peak_of
 from bitwright.graph.model_graph import ModelGraph
@@ -101,7 +101,7 @@ def run_suffix(
         return axes.leaves[node.name] if axes is not None else ()
 
     own = set(suffix.nodes)
-    values: dict[fx.Node, Any] = {}
+    values: NodeValues = {}
 
     def for_all(source: fx.Node) -> Any:
         if source not in values:
@@ -113,17 +113,17 @@ def run_suffix(
             return part(values[source], leaves(source), index, times)
         return given[source]
 
-    for node in suffix.nodes:
-        if node.name in suffix.touched:
-            results = [
-                evaluate(graph.module, node, partial(for_one, index=index), network, work)
-                for index, network in enumerate(networks)
-            ]
-            values[node] = join(results, leaves(node))
-        else:
-            values[node] = evaluate(graph.module, node, for_all, networks[0], work)
-        for dead in suffix.frees.get(node, ()):
-            values.pop(dead, None)
+    def value(node: fx.Node, _: NodeValues) -> Any:
+        if node.name not in suffix.touched:
+            return evaluate(graph.module, node, for_all, networks[0], work)
+        results = [
+            evaluate(graph.module, node, partial(for_one, index=index), network, work)
+            for index, network in enumerate(networks)
+        ]
+        return join(results, leaves(node))
+
+    for _ in interpret(suffix.nodes, values, value, {suffix.wanted}):
+        pass
     if not suffix.nodes:
         return [given[suffix.wanted]] * times
     whole = values[suffix.wanted]

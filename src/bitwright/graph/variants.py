@@ -8,8 +8,7 @@ base pass and K suffixes a unit, about half of L K full passes on a network of e
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, fx
 from bitwright.errors import DataError
 from bitwright.graph.batch_axes import BatchAxes, few_samples, find_batch_axes
 from bitwright.graph.change import Change
-from bitwright.graph.execute import outputs_of
+from bitwright.graph.execute import NodeValues, interpret, outputs_of
 from bitwright.graph.installed import (
     Installed,
     device_of,
@@ -168,30 +167,25 @@ def _walk(
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     given = dict(zip(placeholders, flat, strict=True))
     waiting = _Waiting(starts)
-    order = plan(graph, (), waiting.names())
-    reads = waiting.reads(order)
-    values: dict[fx.Node, Any] = {}
-    for node in order:
-        if node.op == "get_attr":
-            continue
+    order = [node for node in plan(graph, (), waiting.names()) if node.op != "get_attr"]
+
+    def value(node: fx.Node, values: NodeValues) -> Any:
         if node.op == "placeholder":
-            values[node] = given[node]
-        else:
-            values[node] = evaluate(module, node, values.__getitem__, installed, work)
-        _release(values, reads, node.all_input_nodes)
-        for name in waiting.ready(node):
-            yield name, {source: values[source] for source in starts[name]}
-            _release(values, reads, starts[name])
+            return given[node]
+        return evaluate(module, node, values.__getitem__, installed, work)
+
+    for node, made in interpret(order, {}, value):
+        yield from waiting.take(node, made)
 
 
 class _Waiting:
-    """Groups that wait until the walk has made the values that they start from."""
+    """Groups that wait until the walk has made the values that they start from, and hold them."""
 
     def __init__(self, starts: Mapping[str, tuple[fx.Node, ...]]) -> None:
-        self.starts = starts
-        self.missing = {name: len(sources) for name, sources in starts.items()}
+        self.missing = {name: set(sources) for name, sources in starts.items()}
+        self.held: dict[str, NodeValues] = {name: {} for name in starts}
         self.readers: dict[fx.Node, list[str]] = {}
-        for name, sources in starts.items():
+        for name, sources in self.missing.items():
             for source in sources:
                 self.readers.setdefault(source, []).append(name)
 
@@ -199,28 +193,13 @@ class _Waiting:
         """The names of all values that some group starts from."""
         return {source.name for source in self.readers}
 
-    def reads(self, order: Iterable[fx.Node]) -> Counter[fx.Node]:
-        """How often each value is read, by the nodes of the walk and by the groups."""
-        found = Counter(source for node in order for source in node.all_input_nodes)
-        for sources in self.starts.values():
-            found.update(sources)
-        return found
-
-    def ready(self, made: fx.Node) -> Iterator[str]:
-        """The groups for which this was the last missing value."""
+    def take(self, made: fx.Node, value: Any) -> Iterator[tuple[str, NodeValues]]:
+        """The groups for which this was the last missing value, with all of theirs."""
         for name in self.readers.get(made, ()):
-            self.missing[name] -= 1
+            self.held[name][made] = value
+            self.missing[name].discard(made)
             if not self.missing[name]:
-                yield name
-
-
-def _release(
-    values: dict[fx.Node, Any], reads: Counter[fx.Node], sources: Iterable[fx.Node]
-) -> None:
-    for source in sources:
-        reads[source] -= 1
-        if not reads[source]:
-            values.pop(source, None)
+                yield name, self.held.pop(name)
 
 
 def _samples(flat: tuple[Any, ...]) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.errors import DataError, RecipeError
-from bitwright.graph.execute import channels_last, compute, last_uses, walk
+from bitwright.graph.execute import NodeValues, channels_last, compute, interpret, walk
 from bitwright.graph.model_graph import ModelGraph
 
 # What the values of one forward pass may take while they wait for the backward pass.
@@ -176,16 +176,14 @@ def _std(value: Tensor, axes: list[int]) -> Tensor:
 def outputs(graph: ModelGraph, x: Tensor, names: set[str]) -> Iterator[tuple[str, Tensor]]:
     """Some values of the graph as they are made, gradients recorded; stops after the last."""
     left = set(names)
-    values: dict[fx.Node, object] = {}
-    last = last_uses(graph.module.graph.nodes)
     given = iter((x,))
-    for node in graph.module.graph.nodes:
-        if not left or node.op == "output":
-            return
-        value = compute(graph.module, node, values, given)
-        values[node] = value
+
+    def evaluate(node: fx.Node, values: NodeValues) -> object:
+        return compute(graph.module, node, values, given)
+
+    for node, value in interpret(graph.module.graph.nodes, {}, evaluate):
         if node.name in left and isinstance(value, Tensor):
             left.discard(node.name)
             yield node.name, value
-        for dead in last.get(node, ()):
-            values.pop(dead, None)
+        if not left:
+            return

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from bitwright.errors import RecipeError
 from bitwright.graph.blocks import Block, find_blocks
-from bitwright.graph.execute import compute, last_uses
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.graph.replay import Values, plan, replay
+from bitwright.graph.replay import plan, replay
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, round_half_even
@@ -26,7 +25,7 @@ from bitwright.tuning.front import Front, named, parts_of
 from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import Solved, simulate
 from bitwright.tuning.report import TuneReport, attempted
-from bitwright.tuning.straight import differentiable
+from bitwright.tuning.straight import differentiable, run_part
 
 # What is kept in front of one block and behind it, of both networks and for all samples.
 KEPT_BYTES = 512 << 20
@@ -224,6 +223,7 @@ def _block(
     paths = weight_paths(simulated.module)
     module = differentiable(simulated.module)
     nodes = plan(replace(graph, module=module), block.begin, [block.end])
+    by_name = {node.name: node for node in module.graph.nodes}
     reached = {str(node.target) for node in nodes if node.op == "get_attr"}
     learned = {
         name: _Rounding.of(solved[name], graph.tensor(graph.unit(name).weight))
@@ -244,7 +244,8 @@ def _block(
             leaves = {path: w.detach().requires_grad_() for path, w in weights.items()}
             numbers = sum(goals[place].numel() for place in places)
             for place in places:
-                out = run_part(module, nodes, front.quants[place], leaves)
+                begin = {by_name[name]: value for name, value in front.quants[place].items()}
+                out = run_part(module, nodes, begin, leaves)
                 wrong = (weight * (out - goals[place]).square()).sum()
                 torch.autograd.backward(wrong / (numbers * max(energy, 1e-30)))
             ends = [weights[path] for path, leaf in leaves.items() if leaf.grad is not None]
@@ -273,24 +274,6 @@ def _order(count: int, parts: int, options: BlockReconstruction) -> Iterator[lis
             left = left or torch.randperm(count, generator=generator).tolist()
             places.append(left.pop())
         yield places
-
-
-def run_part(
-    module: fx.GraphModule, nodes: list[fx.Node], start: Values, tensors: Mapping[str, Tensor]
-) -> Any:
-    """The value of the last of some nodes, from stored values; other tensors at some paths."""
-    by_name = {node.name: node for node in module.graph.nodes}
-    values: dict[fx.Node, Any] = {by_name[name]: value for name, value in start.items()}
-    last = last_uses(nodes)
-    for node in nodes:
-        if node.op == "get_attr" and str(node.target) in tensors:
-            values[node] = tensors[str(node.target)]
-        else:
-            values[node] = compute(module, node, values, iter(()))
-        for dead in last.get(node, ()):
-            if dead is not nodes[-1]:
-                values.pop(dead, None)
-    return values[nodes[-1]]
 
 
 def _error(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.execute import class_rows, compute, last_uses
+from bitwright.graph.execute import NodeValues, class_rows, compute, interpret
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.solving.samples import Flat, Open, size_of
 from bitwright.tuning.front import parts_of
@@ -69,23 +69,20 @@ def _normal(total: Tensor) -> Tensor:
 def _gradients(
     graph: ModelGraph, flat: Flat, names: set[str], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    values: dict[fx.Node, Any] = {}
     kept: dict[str, Tensor] = {}
-    last = last_uses(graph.module.graph.nodes)
     given = iter(flat)
     result: Any = None
+
+    def evaluate(node: fx.Node, values: NodeValues) -> Any:
+        value = compute(graph.module, node, values, given)
+        if node.name in names:
+            value = value if value.requires_grad else value.detach().requires_grad_()
+            kept[node.name] = value
+        return value
+
     with torch.enable_grad():
-        for node in graph.module.graph.nodes:
-            if node.op == "output":
-                result = fx.map_arg(node.args[0], values.__getitem__)
-                break
-            value = compute(graph.module, node, values, given)
-            if node.name in names:
-                value = value if value.requires_grad else value.detach().requires_grad_()
-                kept[node.name] = value
-            values[node] = value
-            for dead in last.get(node, ()):
-                values.pop(dead, None)
+        for _, result in interpret(graph.module.graph.nodes, {}, evaluate):  # noqa: B007
+            pass
         rows = class_rows(graph.answer.of(result))
         score = (rows * _projection(rows.detach(), generator)).sum()
         found = torch.autograd.grad(score, list(kept.values()), allow_unused=True)

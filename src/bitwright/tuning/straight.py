@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from bitwright.graph.custom_ops import FAKE_QUANTIZE, is_stored_weight
-from bitwright.graph.execute import channels_last, compute, last_uses
+from bitwright.graph.execute import NodeValues, channels_last, compute, interpret
 from bitwright.graph.model_graph import drop_unused_tensors, get_tensor, set_tensor, shallow_copy
 from bitwright.numerics.affine import QParams, fake_quantize
 from bitwright.numerics.grid import Grid
@@ -107,16 +107,24 @@ def _put_numbers(module: fx.GraphModule, node: fx.Node) -> None:
 
 def run_with(module: fx.GraphModule, flat: tuple[Any, ...], tensors: Mapping[str, Tensor]) -> Any:
     """The module's output with other tensors at some attribute paths, gradients recorded."""
-    values: dict[fx.Node, Any] = {}
-    last = last_uses(module.graph.nodes)
+    return run_part(module, module.graph.nodes, {}, tensors, flat)
+
+
+def run_part(
+    module: fx.GraphModule,
+    nodes: Iterable[fx.Node],
+    values: NodeValues,
+    tensors: Mapping[str, Tensor],
+    flat: tuple[Any, ...] = (),
+) -> Any:
+    """The value of the last of some nodes, from those that are there; as `run_with` else."""
     given = iter(flat)
-    for node in module.graph.nodes:
-        if node.op == "output":
-            return fx.map_arg(node.args[0], values.__getitem__)
-        if node.op == "get_attr" and str(node.target) in tensors:
-            values[node] = tensors[str(node.target)]
-        else:
-            values[node] = compute(module, node, values, given)
-        for dead in last.get(node, ()):
-            values.pop(dead, None)
-    return None
+
+    def evaluate(node: fx.Node, seen: NodeValues) -> Any:
+        own = tensors.get(str(node.target)) if node.op == "get_attr" else None
+        return compute(module, node, seen, given) if own is None else own
+
+    value: Any = None
+    for _, value in interpret(nodes, values, evaluate):  # noqa: B007
+        pass
+    return value
