@@ -7,10 +7,11 @@ import torch
 from quantised import quantised, solutions
 
 from bitwright.graph.blocks import find_blocks
+from bitwright.graph.kept import named_inputs
 from bitwright.graph.replay import replay
 from bitwright.tuning import brecq, front
 from bitwright.tuning.brecq import BlockReconstruction, reconstruct_blocks
-from bitwright.tuning.front import Front, named, parts_of
+from bitwright.tuning.front import forwards, kept_of_both, parts_of
 from bitwright.tuning.network import simulate
 from networks import Residual, normal, pictures, seeded, small_network
 
@@ -27,15 +28,15 @@ def parts(made, rows=8):
 @pytest.mark.parametrize("room", [(1, 2, 99), (99, 1, 4), (0, 0, 0), (3, 3, 3)])
 def test_parts_leave_and_join_with_the_values_of_a_whole_pass(made, room):
     simulated = simulate(made.start).graph
-    kept = Front(made.graph, parts(made))
+    kept = kept_of_both(made.graph, parts(made))
     flats = list(parts(made)())
     ends = [{"x"}, *({block.end} for block in find_blocks(made.graph)[:2])]
     for names, most in zip(ends, room, strict=True):
-        kept.move(simulated, names, most)
-        assert len(kept.floats) == len(kept.quants) == min(max(most, 1), len(flats))
-        for flat, true, got in zip(flats, kept.floats, kept.quants, strict=False):
+        kept.move(forwards(made.graph, simulated, names), most)
+        assert len(kept.parts) == min(max(most, 1), len(flats))
+        for flat, (true, got) in zip(flats, kept.parts, strict=False):
             for graph, found in ((made.graph, true), (simulated, got)):
-                wanted = replay(graph, named(graph, flat), names)
+                wanted = replay(graph, named_inputs(graph, flat), names)
                 assert wanted.keys() == found.keys()
                 assert all(torch.equal(found[name], wanted[name]) for name in names)
 
@@ -48,10 +49,10 @@ def test_samples_are_read_again_only_where_some_can_join(made, room, passes):
         opened.append(1)
         return parts(made)()
 
-    kept = Front(made.graph, counted)
+    kept = kept_of_both(made.graph, counted)
     simulated = simulate(made.start).graph
     for most in room:
-        kept.move(simulated, {"x"}, most)
+        kept.move(forwards(made.graph, simulated, {"x"}), most)
     assert len(opened) == passes
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
 
 from bitwright.graph.execute import run
+from bitwright.graph.kept import KeptPlace, Stored, named_inputs
 from bitwright.graph.replay import Overrides, live_after, replay
-from bitwright.solving.parallel import start
 from bitwright.solving.work import Work
 
 CUT_BYTES = 400 << 20
@@ -27,29 +26,33 @@ class Cut:
     `whole` says that they are of all samples; else of the first few, where activations are wide.
     """
 
+    kept: KeptPlace
     place: int = INPUT
-    whole: bool = True
-    floats: list[dict[str, Any]] = field(default_factory=list)
-    quants: list[dict[str, Any]] = field(default_factory=list)
+    whole: bool = False
 
-    def batches(self, work: Work) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Pairs of stored values, or of the inputs themselves."""
-        if self.place != INPUT:
-            yield from zip(self.floats, self.quants, strict=True)
-            return
-        for flat in work.batches():
-            begin = start(work.graph, flat)
-            yield begin, begin
+    @classmethod
+    def at_inputs(cls, work: Work) -> Cut:
+        """Before the first unit: both networks have the same inputs."""
 
-    def drained(self, work: Work) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """The same, each pair let go as it is taken."""
-        if self.place == INPUT:
-            yield from self.batches(work)
-            return
-        for index in range(len(self.floats)):
-            pair = (self.floats[index], self.quants[index])
-            self.floats[index] = self.quants[index] = {}
-            yield pair
+        def opened() -> Iterator[Stored]:
+            for flat in work.batches():
+                begin = named_inputs(work.graph, flat)
+                yield begin, begin
+
+        return cls(KeptPlace(opened))
+
+    def move(self, work: Work, place: int, whole: bool, over: Overrides) -> None:
+        """To a later place; from the inputs where too few samples are held."""
+        graph = work.graph
+        names = live_after(graph, graph.units[place].outputs[-1])
+        if whole and not self.whole:
+            self.kept.clear()
+        forwards = (
+            lambda values: replay(graph, values, names),
+            lambda values: replay(graph, values, names, over),
+        )
+        self.kept.move(forwards, batches_of(work, whole))
+        self.place, self.whole = place, whole
 
 
 @dataclass(frozen=True)
@@ -115,17 +118,3 @@ def batches_of(work: Work, whole: bool) -> int:
     """How many batches all samples make, or those that serve where activations are wide."""
     share = 1.0 if whole else min(1.0, WIDE_SAMPLES / max(work.samples, 1))
     return max(1, math.ceil(share * work.passes))
-
-
-def moved(work: Work, cut: Cut, place: int, whole: bool, over: Overrides) -> Cut:
-    """The cut at a later place; the old one is used up, or the input run if it holds too little."""
-    names = live_after(work.graph, work.graph.units[place].outputs[-1])
-    source = Cut() if whole and not cut.whole else cut
-    if source is not cut:
-        cut.floats.clear()
-        cut.quants.clear()
-    fresh = Cut(place, whole)
-    for floats, quants in islice(source.drained(work), batches_of(work, whole)):
-        fresh.floats.append(replay(work.graph, floats, names))
-        fresh.quants.append(replay(work.graph, quants, names, over))
-    return fresh

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from bitwright.graph.kept import named_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.portable import PortableGraph, portable, restored
 from bitwright.graph.replay import replay
@@ -73,7 +74,7 @@ def _grids(work: Work) -> dict[Task, Grids]:
     if not work.by_output:
         return grids
     flat = next(work.batches())
-    values = start(work.graph, flat)
+    values = named_inputs(work.graph, flat)
     for name, choice in grids:
         unit = work.graph.unit(name)
         if solvable(unit):
@@ -230,16 +231,10 @@ def collect_chunk(shared: Shared, item: tuple[int, list[tuple[Any, ...]]]) -> di
             for plan, i in readers[source]:
                 collect_batch(plan, parts[plan.unit.name], index, i, x, x)
 
-        replay(graph, start(graph, flat), readers, visit=visit)
+        replay(graph, named_inputs(graph, flat), readers, visit=visit)
     return parts
 
 
 @lru_cache(maxsize=1)
 def _graph(carried: PortableGraph) -> ModelGraph:
     return restored(carried)
-
-
-def start(graph: ModelGraph, flat: tuple[Any, ...]) -> dict[str, Any]:
-    """The graph's inputs by name."""
-    names = [n.name for n in graph.module.graph.nodes if n.op == "placeholder"]
-    return dict(zip(names, flat, strict=True))

@@ -16,7 +16,7 @@ from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
 from bitwright.solving.assembly import deployed_bias
 from bitwright.solving.collect import Collector, Grids, Part, collect_batch, plan_of
-from bitwright.solving.cuts import Cut, Places, batches_of, moved, places
+from bitwright.solving.cuts import Cut, Places, batches_of, places
 from bitwright.solving.keys import run_key, unit_key
 from bitwright.solving.parallel import Solved
 from bitwright.solving.ranges import grids_by_output
@@ -38,7 +38,7 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> tuple[Solved, Edge
     over = Overrides(edges={edge: qp for edge, qp in edges.items() if edge not in later})
     solved: Solved = {}
     found: Places | None = None
-    cut = Cut(whole=False)
+    cut = Cut.at_inputs(work)
     key = run_key(solve_sequential, work, "sequential", edges)
     for index, unit in enumerate(work.graph.units):
         choice = work.menu[unit.name][0]
@@ -50,7 +50,7 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> tuple[Solved, Edge
                 found = found or places(work)
                 place, whole = found.before(index)
                 if place != cut.place or whole != cut.whole:
-                    cut = moved(work, cut, place, whole, over)
+                    cut.move(work, place, whole, over)
                 solution = _solve_unit(work, unit, task, cut, over)
                 work.store.put(key, *to_entry(solution))
             else:
@@ -80,12 +80,12 @@ def _stream(
     sources = [input_of(nodes[call]).name for call in unit.calls]
     grids = work.grids[task]
     if work.by_output:
-        true, seen = next(cut.batches(work))
+        true, seen = next(cut.kept.walk())
         grids = grids_by_output(work, unit, task[1], true, seen, over)
     wanted = {inputs_key(grids): grids}
     plan = plan_of(work.graph, unit, wanted, batches, work.method.needs.rows, work.seed)
     rows = Collector(plan)
-    for index, (floats, quants) in enumerate(cut.batches(work)):
+    for index, (floats, quants) in enumerate(cut.kept.walk()):
         if index == batches:
             break
         true = replay(work.graph, floats, set(sources))

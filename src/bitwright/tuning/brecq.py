@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bitwright.errors import RecipeError
 from bitwright.graph.blocks import Block, find_blocks
+from bitwright.graph.kept import KeptPlace, named_inputs
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import plan, replay
 from bitwright.methods.problem import UnitSolution
@@ -21,7 +22,7 @@ from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import HELD_OUT, Flat, Open, Samples, bytes_of, in_memory, size_of
 from bitwright.tuning.descent import is_plain, weight_paths
 from bitwright.tuning.fisher import fisher_diagonals
-from bitwright.tuning.front import Front, named, parts_of
+from bitwright.tuning.front import forwards, kept_of_both, parts_of
 from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import Solved, simulate
 from bitwright.tuning.report import TuneReport, attempted
@@ -155,16 +156,18 @@ def _learned(
     sizes = _sizes(graph, blocks, next(samples.fit()))
     steps = {block: _samples_of_a_step(graph, block, sizes[block.end]) for block in blocks}
     about = max(LEAST, min(steps.values()))
-    fit, apart = (Front(graph, _in_parts(graph, s, about)) for s in (samples.fit, samples.held_out))
-    part = size_of(next(fit.opened()))
+    opened = [_in_parts(graph, side, about) for side in (samples.fit, samples.held_out)]
+    fit, apart = (kept_of_both(graph, side) for side in opened)
+    part = size_of(next(opened[0]()))
     made: dict[str, UnitSolution] = {}
     simulated = simulate(start).graph
     for index, block in enumerate(blocks):
         names = _kept(graph, blocks[index - 1].end if index else "", blocks[index:])
         kept = 2 * sum(sizes[name] for name in names) + sizes[block.end]
         most = KEPT_BYTES // max(kept * part, 1)
-        fit.move(simulated, names, most)
-        apart.move(simulated, names, -(-most // HELD_OUT))
+        ways = forwards(graph, simulated, names)
+        fit.move(ways, most)
+        apart.move(ways, -(-most // HELD_OUT))
         weight = fisher.get(block.end, torch.ones(()))
         given = (fit, weight, max(1, round(steps[block] / part)), options)
         found = _block(graph, simulated, block, {**start.solved, **made}, given)
@@ -189,7 +192,7 @@ def _sizes(graph: ModelGraph, blocks: tuple[Block, ...], flat: Flat) -> dict[str
     def visit(name: str, value: Any) -> None:
         found[name] = -(-bytes_of(value) // size_of(flat))
 
-    replay(graph, named(graph, flat), names, visit=visit)
+    replay(graph, named_inputs(graph, flat), names, visit=visit)
     return found
 
 
@@ -216,10 +219,10 @@ def _block(
     simulated: ModelGraph,
     block: Block,
     solved: Solved,
-    given: tuple[Front, Tensor, int, BlockReconstruction],
+    given: tuple[KeptPlace, Tensor, int, BlockReconstruction],
 ) -> dict[str, UnitSolution]:
     """The units of one block with their rounding learned."""
-    front, weight, parts, options = given
+    kept, weight, parts, options = given
     paths = weight_paths(simulated.module)
     module = differentiable(simulated.module)
     nodes = plan(replace(graph, module=module), block.begin, [block.end])
@@ -232,7 +235,7 @@ def _block(
     }
     if not learned:
         return {}
-    goals = [replay(graph, true, {block.end})[block.end] for true in front.floats]
+    goals = [replay(graph, true, {block.end})[block.end] for true in kept.of(0)]
     energy = sum(float((weight * goal.square()).mean()) for goal in goals) / len(goals)
     adam = torch.optim.Adam([r.v for r in learned.values()], lr=options.rate)
     warm = int(options.iterations * options.warm_up)
@@ -244,7 +247,7 @@ def _block(
             leaves = {path: w.detach().requires_grad_() for path, w in weights.items()}
             numbers = sum(goals[place].numel() for place in places)
             for place in places:
-                begin = {by_name[name]: value for name, value in front.quants[place].items()}
+                begin = {by_name[name]: value for name, value in kept.parts[place][1].items()}
                 out = run_part(module, nodes, begin, leaves)
                 wrong = (weight * (out - goals[place]).square()).sum()
                 torch.autograd.backward(wrong / (numbers * max(energy, 1e-30)))
@@ -277,11 +280,11 @@ def _order(count: int, parts: int, options: BlockReconstruction) -> Iterator[lis
 
 
 def _error(
-    graph: ModelGraph, simulated: ModelGraph, block: Block, front: Front, weight: Tensor
+    graph: ModelGraph, simulated: ModelGraph, block: Block, kept: KeptPlace, weight: Tensor
 ) -> float:
     """The weighted squared error behind a block, relative to the output's energy."""
     wrong = whole = 0.0
-    for true, got in zip(front.floats, front.quants, strict=True):
+    for true, got in kept.parts:
         goal = replay(graph, true, {block.end})[block.end]
         out = replay(simulated, got, {block.end})[block.end]
         wrong += float((weight * (out - goal).square()).sum())

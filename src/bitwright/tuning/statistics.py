@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
 
 from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
+from bitwright.graph.kept import KeptPlace, Named, Stored, named_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.replay import live_after, replay
 from bitwright.run.memory import trim_heap
-from bitwright.solving.samples import Open, Samples, bytes_of, size_of
+from bitwright.solving.samples import Flat, Open, Samples, bytes_of, size_of
 from bitwright.tuning.moments import Moments
 from bitwright.tuning.network import Simulation, channel_axis_of
 
 CUT_BYTES = 224 << 20
-
-Values = dict[str, Any]
 
 
 def output_moments(
@@ -44,30 +43,6 @@ def _joined(so_far: Moments | None, value: Any, unit: Unit) -> Moments:
     return here if so_far is None else so_far.merge(here)
 
 
-@dataclass
-class Cut:
-    """All samples' values at one place of the graph; without any, the inputs are read again.
-
-    Each entry has the number of its samples and the values by node.
-    """
-
-    stored: list[tuple[int, Values]] = field(default_factory=list)
-
-    def walk(self, graph: ModelGraph, batches: Open) -> Iterator[tuple[int, Values]]:
-        """The values, batch by batch."""
-        if self.stored:
-            yield from self.stored
-            return
-        inputs = tuple(n.name for n in graph.module.graph.nodes if n.op == "placeholder")
-        for flat in batches():
-            yield size_of(flat), dict(zip(inputs, flat, strict=True))
-
-    def forget(self, index: int) -> None:
-        """Let go of one entry's values."""
-        if self.stored:
-            self.stored[index] = (self.stored[index][0], {})
-
-
 def in_order(
     simulation: Simulation,
     units: Iterable[Unit],
@@ -80,34 +55,51 @@ def in_order(
     sweep costs little more than two forward passes; where the activations are wide they are
     computed again from the last place where they did fit.
     """
-    cut = Cut()
+    graph = simulation.graph
+
+    def opened() -> Iterator[Stored]:
+        for flat in samples.fit():
+            trim_heap()
+            yield (named_inputs(graph, flat),)
+
+    kept = KeptPlace(opened)
+    sizes = _sample_bytes(graph, next(samples.fit()))
     for unit in units:
         trim_heap()
-        found, cut = _measure(simulation.graph, unit, cut, samples)
-        if found is not None:
-            correct(unit, found)
+        names = _before(graph, unit.calls[0])
+        room = samples.fit_count * sum(sizes[name] for name in names) <= CUT_BYTES
+        correct(unit, _measure(graph, unit, kept, names if room else ()))
 
 
-def _measure(
-    graph: ModelGraph, unit: Unit, cut: Cut, samples: Samples
-) -> tuple[Moments | None, Cut]:
-    """The moments of one unit, and the cut moved to just before it where it fits there."""
-    names = _before(graph, unit.calls[0])
+def _sample_bytes(graph: ModelGraph, flat: Flat) -> dict[str, float]:
+    """What every value takes for one sample."""
+    found: dict[str, float] = {}
+
+    def visit(node: fx.Node, value: Any) -> None:
+        found[node.name] = bytes_of(value) / size_of(flat)
+
+    walk(graph.module, flat, visit)
+    return found
+
+
+def _measure(graph: ModelGraph, unit: Unit, kept: KeptPlace, names: tuple[str, ...]) -> Moments:
+    """The moments of one unit's result; what is kept moves to the named values, if any."""
     found: Moments | None = None
-    moved: list[tuple[int, Values]] | None = []
-    for index, (rows, start) in enumerate(cut.walk(graph, samples.fit)):
-        if not cut.stored:
-            trim_heap()
-        values = replay(graph, start, {*names, *unit.calls})
+
+    def forward(values: Named) -> Named:
+        nonlocal found
+        got = replay(graph, values, {*names, *unit.calls})
         for call in unit.calls:
-            found = _joined(found, values[call], unit)
-        here = {name: values[name] for name in names}
-        if index == 0 and bytes_of(here) * samples.fit_count > CUT_BYTES * rows:
-            moved = None
-        if moved is not None:
-            moved.append((rows, here))
-            cut.forget(index)
-    return found, cut if moved is None else Cut(moved)
+            found = _joined(found, got[call], unit)
+        return {name: got[name] for name in names}
+
+    if names:
+        kept.move((forward,), sys.maxsize)
+    else:
+        for (values,) in kept.walk():
+            forward(values)
+    assert found is not None
+    return found
 
 
 def _before(graph: ModelGraph, call: str) -> tuple[str, ...]:
