@@ -7,7 +7,7 @@ Each step is judged on calibration samples that neither solving nor tuning has s
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -40,7 +40,7 @@ class Tuned:
 
     def records(self) -> list[dict[str, object]]:
         """What metrics.json says of tuning: losses on the samples held out from it."""
-        return [_record(report) for report in _flat(self.reports)]
+        return [_record(report) for report in self.reports]
 
 
 def tune(
@@ -65,7 +65,7 @@ def tune(
         RecipeError: an unknown step.
     """
     progress = progress or Progress()
-    found, reports, made = start, list[TuneReport](), list[TuningStep]()
+    found, reports, made = start, tuple[TuneReport, ...](), list[TuningStep]()
     for asked in tuning_steps(steps) if isinstance(steps, str) else tuple(steps):
         if asked == REFINE:
             again = refine or start.work.method
@@ -75,10 +75,11 @@ def tune(
         with progress.stage(f"tune {step.name}"):
             found, report = step.apply(found, samples)
         made.append(step)
-        reports.append(report)
-        for one in _flat((report,)):
+        # Steps within a step are reported before it, in the order of what happened.
+        reports += (*report.inner, report)
+        for one in (*report.inner, report):
             _say(progress, one)
-    return Tuned(found, tuple(reports))
+    return Tuned(found, reports)
 
 
 def make_step(name: str, seed: int = 0, **more: Any) -> TuningStep:
@@ -94,13 +95,6 @@ def make_step(name: str, seed: int = 0, **more: Any) -> TuningStep:
     if is_dataclass(made) and any(field.name == "seed" for field in fields(made)):
         made = replace(cast(Any, made), seed=seed)
     return cast(TuningStep, made)
-
-
-def _flat(reports: Iterable[TuneReport]) -> Iterator[TuneReport]:
-    """Reports in the order of what happened: those of steps within a step before it."""
-    for report in reports:
-        yield from _flat(report.inner)
-        yield report
 
 
 def _say(progress: Progress, report: TuneReport) -> None:
