@@ -10,7 +10,7 @@ from bitwright.recipe import Recipe
 from bitwright.run.forecast import Forecast
 from bitwright.sources.batches import Dataset
 from bitwright.stages import menu_of
-from bitwright.tune_steps import ABOUT, tuning_steps
+from bitwright.tuning.catalogue import ABOUT, tuning_steps
 
 # Counting reads the data once: whoever reads slowly is not kept waiting for a number.
 PATIENCE_S = 3.0
