@@ -19,6 +19,7 @@ from bitwright.export import rundir
 from bitwright.export.generation import claimed, updating
 from bitwright.export.latency import Conditions
 from bitwright.export.latency_csv import read_latencies, write_latencies
+from bitwright.export.leftovers import no_empty_folders, nothing_begun
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example
 from bitwright.export.timing import conditions_here
@@ -73,7 +74,12 @@ def run_quantize(
     require_sources(made)
     check_device(made.device)
     find_metric(made.metric)
-    with claimed(out, recipes.to_toml(made), force) as directory, logged(progress, directory):
+    with (
+        no_empty_folders(out),
+        claimed(out, recipes.to_toml(made), force) as directory,
+        nothing_begun(directory),
+        logged(progress, directory),
+    ):
         if not trust.remember(directory.path, vars(made)):
             folder = trust.record_file(directory.path).parent
             progress.note("start", f"{folder} cannot be written: later commands need --trust.")
