@@ -46,10 +46,11 @@ def lived(words) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_killed_at_random_and_started_again(tmp_path, command, mode):
+def test_killed_at_random_and_started_again(tmp_path, command, monkeypatch, mode):
     """Half of the kills strike a new folder, half one that holds a whole run of the same."""
     draw = random.Random(mode)
-    lived(command(mode, tmp_path / "warm"))
+    remember_export(monkeypatch)
+    warmed_here(command(mode, tmp_path / "warm"), monkeypatch)
     whole = live(command(mode, tmp_path / "whole"))
     assert whole.code == 0, whole.said
     words, out = command(mode, tmp_path / "killed"), tmp_path / "killed"
