@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from bitwright.errors import DataError, RecipeError
+from bitwright.export.free_images import capture_free
+from bitwright.export.trial import try_opset
 from bitwright.graph.capture import Inputs, capture
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph, Note
@@ -214,7 +216,8 @@ def capture_network(job: Job) -> ModelGraph:
         )
     if example is None:
         raise DataError("the calibration data are empty, so the shape of the inputs is not known.")
-    graph = capture(job.model, example)
+    graph = capture_free(job.model, example) if job.recipe.dynamic else capture(job.model, example)
+    try_opset(graph, example, job.recipe.opset)
     if not graph.units:
         raise RecipeError(
             f"the network {type(job.model).__name__} has no convolution, linear layer or embedding "

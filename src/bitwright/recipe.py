@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.errors import RecipeError, unknown
+from bitwright.export.opset import check, need_of_choices
 from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import load_target
 from bitwright.names import METHODS, MODES, RANGES, RECIPES, SOLVERS, check_metric, check_name
@@ -77,6 +78,8 @@ class Recipe:
         batch: samples in a forward pass.
         size, mean, std, crop: preprocessing of image folders where the model brings none, or
             instead of it; 0, empty and -1 mean not stated.
+        opset: of model.onnx; 0 for the one that its types need.
+        dynamic: height and width of images stay free, where the network allows it.
         device: cpu, cuda, cuda:N or mps.
         seed: of everything random.
     """
@@ -112,6 +115,8 @@ class Recipe:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     crop: float = -1.0
+    opset: int = 0
+    dynamic: bool = False
     device: str = "cpu"
     seed: int = 0
 
@@ -140,6 +145,7 @@ class Recipe:
             )
         _check_groups((choice, *(kept for _, kept in keep)), (self.method, self.refine_method))
         self._check_allocation()
+        self._check_opset()
         prepare_steps(self.prepare)
         check_tuning(self.tune, self.method)
         if self.refine_method and REFINE not in tuning_steps(self.tune):
@@ -203,6 +209,14 @@ class Recipe:
                 f"--{given} {getattr(self, given)!r} is given without --{lacking}: bits are "
                 f"allocated from a menu under a budget. Add --{lacking} {example}."
             )
+
+    def _check_opset(self) -> None:
+        """Whether every choice that may be deployed can be stored in a file of the opset."""
+        choices = parse_menu(self.menu) if self.menu else (parse_scheme(self.scheme),)
+        choices += tuple(choice for _, choice in parse_keep(self.keep))
+        if not load_target(self.target).inputs:
+            choices = tuple(replace(choice, a_bits=0) for choice in choices)
+        check(self.opset, need_of_choices(choices))
 
     def _check_lossless(self) -> None:
         if not 0.0 < self.lossless < 1.0:

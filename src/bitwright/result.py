@@ -102,7 +102,7 @@ class Result:
         marked = stitch(self.graph, self.assignment, marks=True)
         example = flat_example(self.graph, first.inputs)
         target = load_target(self.recipe.target)
-        return export_onnx(self.graph, marked, example, Path(path), target).path
+        return export_onnx(self.graph, marked, example, Path(path), target, self.recipe.opset).path
 
     def verify(
         self, path: str | Path | None = None, dataset: Dataset | None = None

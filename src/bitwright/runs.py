@@ -20,6 +20,7 @@ from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verify import verify as verify_file
 from bitwright.graph.capture import Inputs, capture
+from bitwright.graph.free_sizes import takes_free_images
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import load_target
@@ -88,7 +89,8 @@ def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) ->
     packed = load_packed(directory.checked(rundir.MODEL))
     source = _source(recipe, model, gate)
     example = _example(source, _without_code(recipe) if model is not None else recipe, packed, gate)
-    graph = rewrite(capture(source.module, example), recipe)
+    free = takes_free_images(packed.inputs)
+    graph = rewrite(capture(source.module, example, free), recipe)
     graph = with_places(graph, packed.rest)
     _check_same_network(graph, packed.assignment, path)
     module = shallow_copy(graph.module)
@@ -155,7 +157,8 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
     own = gate.allow("eval", recipe.eval) or gate.allow("data", recipe.data) if not data else ""
     chosen = metric(metric_name or gate.allow("metric", recipe.metric))
     dataset = _open(data or own, recipe, loaded.source)
-    graph = capture(loaded.source.module, loaded.example)
+    free = takes_free_images(loaded.graph.inputs)
+    graph = capture(loaded.source.module, loaded.example, free)
     if dataset.is_none:
         dataset = data_of(graph, loaded.recipe)
     dataset = trimming(dataset, graph.inputs)
@@ -179,7 +182,8 @@ def export(loaded: LoadedRun) -> Path:
     example = flat_example(loaded.graph, loaded.example)
     target = load_target(loaded.recipe.target)
     with change(directory) as new:
-        export_onnx(loaded.graph, marked, example, new[rundir.ONNX], target)
+        path, opset = new[rundir.ONNX], loaded.recipe.opset
+        export_onnx(loaded.graph, marked, example, path, target, opset)
         if directory.manifest is not None:
             before = directory.manifest.files.get(rundir.ONNX)
             if before != seal(new[rundir.ONNX]) and directory.has(rundir.VERIFY):

@@ -9,8 +9,6 @@ from onnx import numpy_helper
 
 import bitwright as bw
 from bitwright.errors import RunDirectoryError
-from bitwright.export.verify import kernels_note
-from bitwright.numerics.grid import Grid
 from networks import pictures, small_network
 
 IMAGES = pictures(32)
@@ -97,23 +95,3 @@ def test_files_that_cannot_be_read(made, tmp_path):
 def test_verification_alone_makes_its_own_file(made):
     result, _ = made
     assert result.verify()["passed"]
-
-
-@pytest.mark.parametrize(
-    ("plain", "optimized", "odd"),
-    [(1.0, 0.99, False), (1.0, 0.95, False), (1.0, 0.94, True), (0.5, 0.5, False)],
-)
-def test_other_answers_with_optimisations_are_explained(plain, optimized, odd):
-    """Not where the file is wrong without them, or where only ties round differently."""
-    note = kernels_note(plain, optimized)
-    assert (note is not None) is odd
-    if odd:
-        assert "VNNI" in note and "--scheme w7a8" in note
-
-
-def test_weights_of_seven_bits_cannot_overflow_16_bits():
-    """What the note promises: two products of a pair, as the instruction adds them."""
-    most = 255
-    for bits, fits in ((8, False), (7, True)):
-        grid = Grid(bits, signed=True)
-        assert (2 * most * max(-grid.qmin, grid.qmax) <= 2**15 - 1) is fits

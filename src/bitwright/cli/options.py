@@ -90,6 +90,14 @@ Solving = Annotated[str | None, option("ip, greedy-accuracy, ...", BITS, known=n
 Lossless = Annotated[
     float | None, option("answers that may differ from float, such as 0.001", BITS)
 ]
+Dynamic = Annotated[
+    bool | None,
+    typer.Option(
+        "--dynamic",
+        help="height and width of images free, where the network allows it",
+        rich_help_panel=FOR,
+    ),
+]
 Labels = Annotated[
     bool, typer.Option("--labels", help="the table's loss uses labels", rich_help_panel=BITS)
 ]

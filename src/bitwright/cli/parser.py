@@ -15,6 +15,7 @@ from bitwright.cli import options as of
 from bitwright.cli.console import Console, check_lines, doctor_lines, listing, listings
 from bitwright.cli.options import (
     BITS,
+    FOR,
     HOW,
     WHAT,
     WHERE,
@@ -132,6 +133,8 @@ def quantize(
     batch: Annotated[int | None, option("samples in a forward pass", WHAT)] = None,
     activation_range: of.InputRange = None,
     weight_range: Annotated[str | None, option("minmax, mse, ...", HOW, known=RANGES)] = None,
+    opset: Annotated[int | None, option("of model.onnx, 13 to 25; 0: as needed", FOR)] = None,
+    dynamic: of.Dynamic = None,
     device: Annotated[str | None, option("cpu, cuda, cuda:1 or mps", WHERE)] = None,
     seed: Annotated[int | None, option("of everything random", WHERE)] = None,
     out: Annotated[Path, option("the run directory to write", WHERE)] = Path("run"),

@@ -10,19 +10,22 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from google.protobuf.message import EncodeError
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from bitwright.errors import CaptureError
+from bitwright.export.onnx_names import name_axes, name_outputs
 from bitwright.export.onnx_rewrite import rewrite
 from bitwright.export.onnx_schema import translation_table
+from bitwright.export.opset import TRANSLATED, chosen
+from bitwright.export.opset_of_file import need_of_module, stamp
 from bitwright.graph.capture import quiet_torch
 from bitwright.graph.model_graph import InputSpec, ModelGraph
+from bitwright.graph.names import OUTPUT
 from bitwright.graph.target import Target
 from bitwright.run.files import write_atomically
 
-OPSET = 21
-OPSET_WITH_TWO_BITS = 25
 _EXPORT_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
@@ -44,37 +47,42 @@ def export_onnx(
     example: tuple[Tensor, ...],
     path: Path,
     target: Target | None = None,
+    opset: int = 0,
 ) -> OnnxFile:
     """Write the simulated network, stitched with marks, as standard ONNX.
 
     The marking operators travel through torch.onnx.export as operators of our own and are then
     rewritten: weights become packed integer initialisers behind DequantizeLinear, activations pass
     QuantizeLinear and DequantizeLinear, marks disappear and leave their names. The target
-    says how sums of several tensors are written.
+    says how sums of several tensors are written. Inputs and outputs have the network's names;
+    `opset` is that of the file, 0 for what its types need.
 
     Raises:
         CaptureError: torch.onnx cannot translate an operator of the network.
+        RecipeError: the opset is too low for the types or the operators.
     """
-    needs_two = any(
-        node.op == "call_function" and _stored_bits(node.args) == 2
-        for node in module.graph.nodes
-        if str(node.target).startswith("bitwright")
-    )
-    model = _translate(module, example, graph.inputs, OPSET_WITH_TWO_BITS if needs_two else OPSET)
-    opset = OPSET_WITH_TWO_BITS if needs_two else OPSET
-    units = rewrite(model, opset, target or Target("any runtime"))
+    written = chosen(opset, need_of_module(module))
+    model = _translate(module, example, graph.inputs, max(written, TRANSLATED))
+    units = rewrite(model, written, target or Target("any runtime"))
     _strip(model)
-    model.metadata_props["bitwright.units"] = json.dumps(units, separators=(",", ":"))
-    _write(ir.to_proto(model), path)
+    proto = ir.to_proto(model)
+    units = name_outputs(proto, _output_names(graph, module), units)
+    name_axes(proto, graph.inputs)
+    if opset:
+        stamp(proto, opset)
+    onnx.helper.set_model_props(
+        proto, {"bitwright.units": json.dumps(units, separators=(",", ":"))}
+    )
+    _write(proto, path)
     return OnnxFile(path, units)
 
 
-def _stored_bits(args: tuple[Any, ...]) -> int:
-    """The width of what a marking operator stores; 0 for marks."""
-    if len(args) < 4:
-        return 0
-    bits, points = int(args[3]), int(args[6]) if len(args) > 6 else 1
-    return bits // points
+def _output_names(graph: ModelGraph, module: fx.GraphModule) -> list[str]:
+    """What the network calls the outputs of the file: those of its results that are tensors."""
+    places = output_places(module)
+    known = graph.outputs if len(graph.outputs) == len(places) else ()
+    names = known or tuple(f"{OUTPUT}_{index}" for index in range(len(places)))
+    return [name for name, place in zip(names, places, strict=True) if place is not None]
 
 
 def unit_values(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
@@ -122,12 +130,11 @@ def _flat_signature(module: fx.GraphModule) -> fx.GraphModule:
     """The same graph, taking and giving flat tensors: ONNX knows no dictionaries."""
     graph = fx.Graph()
     result = graph.graph_copy(module.graph, {})
-    leaves: list[Any] = []
-    fx.map_arg(result, leaves.append)
+    leaves = pytree.tree_leaves(result)
     unused = [n for n in graph.nodes if n.op == "placeholder" and not n.users and not _is_tensor(n)]
     for node in unused:
         graph.erase_node(node)
-    kept = [leaf for leaf in dict.fromkeys(leaves) if _is_tensor(leaf)]
+    kept = [leaf for leaf in leaves if _is_tensor(leaf)]
     # One ONNX name cannot be an input and an output: an input handed through gets a copy.
     graph.output(tuple(_copied(graph, n) if n.op == "placeholder" else n for n in kept))
     flat = fx.GraphModule(module, graph)
@@ -144,9 +151,12 @@ def _copied(graph: fx.Graph, node: fx.Node) -> fx.Node:
 def output_places(module: fx.GraphModule) -> list[int | None]:
     """Which output of the file each leaf of the network's result is; None for what is no tensor."""
     result = next(n for n in module.graph.nodes if n.op == "output").args[0]
-    leaves = pytree.tree_leaves(result)
-    kept = [leaf for leaf in dict.fromkeys(leaves) if _is_tensor(leaf)]
-    return [kept.index(leaf) if _is_tensor(leaf) else None for leaf in leaves]
+    found: list[int | None] = []
+    count = 0
+    for leaf in pytree.tree_leaves(result):
+        found.append(count if _is_tensor(leaf) else None)
+        count += _is_tensor(leaf)
+    return found
 
 
 def _is_tensor(node: Any) -> bool:
@@ -181,5 +191,13 @@ def _strip(model: ir.Model) -> None:
 
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    write_atomically(path, proto.SerializeToString())
+    """Whole or not at all: a reader, or a kill at any instant, never sees half a file."""
+    try:
+        content = proto.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise CaptureError(
+            f"model.onnx would hold {proto.ByteSize() / 1e9:.1f} GB, and a file of this format "
+            "holds 2 at most. The quantised network is complete in the run directory "
+            "(model.safetensors); use result.model in torch, or fewer bits."
+        ) from error
+    write_atomically(path, content)

@@ -27,11 +27,11 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from bitwright.errors import InputError
 from bitwright.export.attribution import REST, Owners, attribute
 from bitwright.export.latency import Conditions
+from bitwright.export.runtime import RUNTIME_ERRORS, first_line
 
 Feed = Mapping[str, Any]
 Key = TypeVar("Key", bound=Hashable)
@@ -41,10 +41,6 @@ LEAST_MS = 2.0
 LOT_BYTES = 1 << 30
 # Below what the profiler can tell (its unit is a microsecond); a unit is never free.
 LEAST_UNIT_MS = 1e-4
-_RUNTIME_ERRORS = (
-    ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidArgument,
-    ort_errors.InvalidProtobuf, ort_errors.NotImplemented, ort_errors.RuntimeException,
-)  # fmt: skip
 
 
 def conditions_here(target: str, batch: int, threads: int) -> Conditions:
@@ -159,7 +155,7 @@ class _Runs:
             return ort.InferenceSession(
                 str(self.file.path), options, providers=["CPUExecutionProvider"]
             )
-        except _RUNTIME_ERRORS as error:
+        except RUNTIME_ERRORS as error:
             raise _refused(error) from error
 
     def _timed(self, inner: int) -> float:
@@ -169,7 +165,7 @@ class _Runs:
             started = self.clock()
             for _ in range(inner):
                 self.plain.run(None, self.feed)
-        except _RUNTIME_ERRORS as error:
+        except RUNTIME_ERRORS as error:
             raise _refused(error) from error
         return (self.clock() - started) / inner
 
@@ -192,10 +188,9 @@ class _Runs:
 
 
 def _refused(error: BaseException) -> InputError:
-    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else "no message"
     return InputError(
-        f"ONNX Runtime cannot run the exported network: {first} Leave the choice out of --menu, "
-        "or check the inputs that the network is run on (--data)."
+        f"ONNX Runtime cannot run the exported network: {first_line(error)} Leave the "
+        "choice out of --menu, or check the inputs that the network is run on (--data)."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +12,29 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from google.protobuf.message import DecodeError
 from onnx.utils import Extractor
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import Tensor, fx
 
 from bitwright.errors import RunDirectoryError
+from bitwright.export.kernels import AGREEMENT, kernels_note, lacks_vnni, overflowing
 from bitwright.export.onnx_file import output_places, unit_values
+from bitwright.export.onnx_read import read_onnx
 from bitwright.export.rounding import agreeing, comparable, undecided
+from bitwright.export.runtime import RUNTIME_ERRORS, first_line, session
+from bitwright.export.speed import compare_speed
 from bitwright.graph.answers import Answer
 from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE, MARK
 from bitwright.graph.execute import Inputs, bind, walk
+from bitwright.graph.free_sizes import least_step, resized, takes_free_images
 from bitwright.graph.model_graph import ModelGraph, get_tensor
 from bitwright.graph.sites import is_zero_pad
 from bitwright.graph.units import input_of
 
 UNIT_TOLERANCE = 1e-5
-# A float rounding may tip an activation over a grid boundary, so end to end the promise is
-# agreement of the answers.
-AGREEMENT = 0.99
 # Below so many samples a few answers that float rounding decides can break 99 %: there, and only
 # there, disagreements that `rounding.undecided` explains do not count.
 FEW_SAMPLES = 500
 UNIT_SAMPLES = 4
-# Integer kernels round differently at ties, which changes one answer in a hundred; more is odd.
-OPTIMIZED_AGREEMENT = 0.95
-# What ONNX Runtime raises for a file that it cannot load or run.
-_RUNTIME_ERRORS = (
-    ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidArgument,
-    ort_errors.InvalidProtobuf, ort_errors.NotImplemented, ort_errors.RuntimeException,
-)  # fmt: skip
-
-
-def session(model: bytes | Path, optimized: bool, threads: int = 0) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU, with all graph optimisations or with none."""
-    options = ort.SessionOptions()
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
-    )
-    options.intra_op_num_threads = threads
-    # The arena keeps the peak of every batch; the allocator of the process does that once already.
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 3
-    source = str(model) if isinstance(model, Path) else model
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def verify(
@@ -74,6 +52,8 @@ def verify(
     way, token by token, see `rounding.agreeing`). Where there are fewer than
     `FEW_SAMPLES` samples, those that float rounding alone decides (see `rounding`) do not count
     against the file; `undecided` says how many these are, `agreement` is always that of all.
+    Where heights and widths are free, a few samples run at another size too. At last the file is
+    timed beside the float network.
 
     Args:
         path: model.onnx.
@@ -82,12 +62,13 @@ def verify(
         batches: inputs; a few samples of the first serve the units.
         progress: told the samples done.
     """
-    model = _load(path)
+    model = read_onnx(path)
     found: dict[str, Any] = {"passed": False, "tolerance": UNIT_TOLERANCE}
     answer, places = graph.answer, output_places(marked)
     whole = {flag: _Whole(path, flag, answer, places) for flag in (False, True)}
     tallies = {flag: _EndToEnd(answer) for flag in (False, True)}
     samples = doubtful = 0
+    few: tuple[Any, ...] = ()
     for inputs in batches:
         flat = bind(graph, inputs)
         if not samples:
@@ -101,48 +82,60 @@ def verify(
                 doubtful += undecided(marked, flat, expected, got, found["units"], answer)
         samples += expected.shape[0]
         progress(samples)
-    units = found.get("units", {})
-    bad = [name for name, difference in units.items() if not difference <= UNIT_TOLERANCE]
-    found.update(tallies[False].result())
-    found["samples"] = samples
-    found["first_failure"] = bad[0] if bad else None
-    found["optimized"] = {**tallies[True].result(), "operators": _optimized_operators(path)}
-    found["optimized"]["note"] = kernels_note(found["agreement"], found["optimized"]["agreement"])
-    found["undecided"] = doubtful
+    found["samples"], found["undecided"] = samples, doubtful
     found["error"] = whole[False].error or whole[True].error
-    left_out = doubtful if samples < FEW_SAMPLES else 0
-    sound = bool(units) and not bad and not found["error"]
-    found["passed"] = sound and tallies[False].agrees(left_out)
+    found |= tallies[False].result()
+    found["optimized"] = {**tallies[True].result(), "operators": _optimized_operators(path)}
+    found["optimized"]["note"] = kernels_note(
+        found["agreement"], found["optimized"]["agreement"], overflowing(marked), lacks_vnni()
+    )
+    units = found.get("units", {})
+    found["other_size"] = _at_another_size(whole[False], graph, marked, few, units)
+    kept = tallies[False].agrees(doubtful if samples < FEW_SAMPLES else 0)
+    _judge(found, kept)
+    timed = few and not found["error"]
+    found["speed"] = compare_speed(path, graph, marked, few) if timed else None
     return found
 
 
-def kernels_note(plain: float, optimized: float) -> str | None:
-    """Why answers may be others with optimisations, and what helps; None where they are not.
+def _judge(found: dict[str, Any], kept: bool) -> None:
+    """Whether the promise holds: `kept` end to end, in every unit, and at another size."""
+    units, other = found.get("units", {}), found["other_size"]
+    bad = [name for name, difference in units.items() if not difference <= UNIT_TOLERANCE]
+    found["first_failure"] = bad[0] if bad else None
+    sized = other is None or other["agreement"] >= AGREEMENT
+    found["passed"] = bool(units) and not bad and not found["error"] and sized and kept
 
-    Two products of 8-bit inputs and weights can exceed 2^15; with weights of 7 bits,
-    2 * 255 * 64 < 2^15.
+
+def _at_another_size(
+    runtime: _Whole,
+    graph: ModelGraph,
+    marked: fx.GraphModule,
+    few: tuple[Any, ...],
+    units: Mapping[str, float],
+) -> dict[str, Any] | None:
+    """A few samples at the next larger size, where sizes are free: the share that agrees.
+
+    What float rounding alone decides counts as agreeing.
     """
-    if optimized >= OPTIMIZED_AGREEMENT or plain < AGREEMENT:
+    if not few or runtime.error is not None or not takes_free_images(graph.inputs):
         return None
-    return (
-        "ONNX Runtime computes what the file says without its optimisations, but not with them on "
-        "this processor. On x86 without VNNI its kernels for unsigned inputs and signed 8-bit "
-        "weights let sums overflow 16 bits. Weights of 7 bits cannot (--scheme w7a8); or run the "
-        "file on a processor with VNNI, or with graph optimisations disabled."
-    )
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise RunDirectoryError(
-            f"{path} does not exist. Write it with 'bitwright export RUN', then verify."
-        )
+    step = least_step(lambda leaves: walk(marked, tuple(leaves)), graph.inputs, few)
+    if not step:
+        return None
+    flat = tuple(resized(graph.inputs, few, step))
+    expected = comparable(graph.answer, walk(marked, flat))
     try:
-        return onnx.load(str(path))
-    except DecodeError as error:
-        raise RunDirectoryError(
-            f"{path} is damaged: {error}. Write it again with 'bitwright export RUN'."
-        ) from error
+        got = runtime.run(flat, expected)
+    except RunDirectoryError:  # an output of another shape
+        got = None
+    if got is None:
+        return {"larger_by": step, "agreement": 0.0}
+    agree = agreeing(graph.answer, expected, got)
+    same = int(agree.sum())
+    if same < agree.numel():
+        same += undecided(marked, flat, expected, got, units, graph.answer)
+    return {"larger_by": step, "agreement": same / max(agree.numel(), 1)}
 
 
 def verify_units(
@@ -197,7 +190,7 @@ def _run_unit(extractor: Extractor, place: tuple[str, str], value: Tensor) -> Te
     try:
         runtime = session(part.SerializeToString(), optimized=False, threads=1)
         result = runtime.run(None, {runtime.get_inputs()[0].name: array})
-    except _RUNTIME_ERRORS:
+    except RUNTIME_ERRORS:
         return torch.empty(0)  # of no unit's shape: an infinite difference
     return torch.from_numpy(np.asarray(result[0]))
 
@@ -250,8 +243,8 @@ class _Whole:
         self.answer, self.places = answer, places
         try:
             self.session = session(path, optimized)
-        except _RUNTIME_ERRORS as error:
-            self.error = _first_line(error)
+        except RUNTIME_ERRORS as error:
+            self.error = first_line(error)
 
     def run(self, flat: tuple[Any, ...], like: Tensor) -> Tensor | None:
         """The output that corresponds to the simulation's, or None after an error."""
@@ -262,8 +255,8 @@ class _Whole:
         feed = {n: t.contiguous().cpu().numpy() for n, t in zip(names, tensors, strict=False)}
         try:
             results = self.session.run(None, feed)
-        except _RUNTIME_ERRORS as error:
-            self.error = _first_line(error)
+        except RUNTIME_ERRORS as error:
+            self.error = first_line(error)
             return None
         count = len(results)
         leaves = [
@@ -277,10 +270,6 @@ class _Whole:
         raise RunDirectoryError(
             "model.onnx gives no output of the network's shape: export it again."
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else "no message"
 
 
 class _EndToEnd:
@@ -323,7 +312,7 @@ def _optimized_operators(path: Path) -> dict[str, int]:
         options.log_severity_level = 4
         try:
             ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _RUNTIME_ERRORS:
+        except RUNTIME_ERRORS:
             return {}
         nodes = onnx.load(str(target), load_external_data=False).graph.node
         return dict(Counter(node.op_type for node in nodes).most_common())

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bitwright.errors import CaptureError
 from bitwright.graph import rules, units
 from bitwright.graph.answers import answer_of
 from bitwright.graph.execute import channels_last, type_names
+from bitwright.graph.free_sizes import is_image
 from bitwright.graph.model_graph import (
     InputSpec,
     ModelGraph,
@@ -40,7 +42,7 @@ _EXPORT_ERRORS = (
 )  # fmt: skip
 
 
-def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
+def capture(model: nn.Module, example_inputs: Inputs, free_sizes: bool = False) -> ModelGraph:
     """Capture a network and bring it into the form that everything else works on.
 
     The network is exported with a dynamic batch (and, for integer inputs such as token numbers, a
@@ -50,6 +52,8 @@ def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
     Args:
         model: a network; one in training mode is taken in eval mode, in a copy, with a note.
         example_inputs: a tuple of tensors, or keyword tensors; the first dimension is the batch.
+        free_sizes: let height and width of images vary too, where torch.export finds that they can
+            (`export.free_images` tries whether that is so).
 
     Returns:
         The graph; the network itself is left untouched.
@@ -57,13 +61,11 @@ def capture(model: nn.Module, example_inputs: Inputs) -> ModelGraph:
     Raises:
         CaptureError: the network cannot be exported; names the user's own line and what to try.
     """
-    args, kwargs = _split(example_inputs)
-    kwargs = in_forward_order(model, kwargs)
-    args, kwargs = (pytree.tree_map(_at_least_two, part) for part in (args, kwargs))
+    args, kwargs = call_of(model, example_inputs)
     model, converted = working_copy(model)
     expected = _answers(model, args, kwargs)
     know_dataclasses(expected)
-    program = _export(model, args, kwargs)
+    program = _export(model, args, kwargs, free_sizes)
     module = program.module(check_guards=False) if _has_check_guards(program) else program.module()
     assert isinstance(module, fx.GraphModule)
     _drop_bookkeeping(module)
@@ -86,10 +88,12 @@ def _use_channels_last(module: fx.GraphModule) -> None:
         set_tensor(module, target, channels_last(tensor))
 
 
-def _split(example: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+def call_of(model: nn.Module, example: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments and keywords with which an example is given to forward(), two samples each."""
     if isinstance(example, Mapping):
-        return (), dict(example)
-    return (example,) if isinstance(example, Tensor) else tuple(example), {}
+        return (), pytree.tree_map(_at_least_two, in_forward_order(model, example))
+    args = (example,) if isinstance(example, Tensor) else tuple(example)
+    return pytree.tree_map(_at_least_two, args), {}
 
 
 def _at_least_two(value: Any) -> Any:
@@ -99,16 +103,18 @@ def _at_least_two(value: Any) -> Any:
     return value
 
 
-def _dynamic(value: Any) -> Any:
+def _dynamic(value: Any, free_sizes: bool) -> Any:
     if not isinstance(value, Tensor) or not value.dim():
         return None
-    auto = torch.export.Dim.AUTO
     tokens = not value.dtype.is_floating_point and value.dim() == 2
-    return {0: auto, 1: auto} if tokens else {0: auto}
+    axes = (0, 1) if tokens else (0, 2, 3) if free_sizes and is_image(value) else (0,)
+    return dict.fromkeys(axes, torch.export.Dim.AUTO)
 
 
-def _export(model: nn.Module, args: Any, kwargs: Any) -> torch.export.ExportedProgram:
-    shapes = pytree.tree_map(_dynamic, (args, kwargs))
+def _export(
+    model: nn.Module, args: Any, kwargs: Any, free_sizes: bool
+) -> torch.export.ExportedProgram:
+    shapes = pytree.tree_map(partial(_dynamic, free_sizes=free_sizes), (args, kwargs))
     dynamic = shapes[1] if kwargs and not args else shapes[0]
     try:
         with quiet_torch(), torch.no_grad():

@@ -1,0 +1,62 @@
+"""The float file out of the quantised one, and the two timed beside each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+import bitwright as bw
+from bitwright.export.float_twin import float_twin
+from bitwright.export.runtime import run, session
+from bitwright.graph.simulate import stitch
+from networks import TwoTowers, normal, pictures, seeded, small_network
+
+IMAGES = pictures(16, size=8)
+
+
+@pytest.mark.parametrize("target", ["paper", "ort-cpu", "weights-only"])
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w2a8", "w8a16", "w4a8g8"])
+def test_the_twin_is_the_float_network(tmp_path, target, scheme):
+    """Its operators are those of a float export, its weights what the integers stand for."""
+    result = bw.quantize(small_network(width=8), [IMAGES], scheme=scheme, target=target)
+    twin = float_twin(onnx.load(str(result.export(tmp_path / "m.onnx"))))
+    onnx.checker.check_model(twin, full_check=True)
+    kinds = {node.op_type for node in twin.graph.node}
+    assert kinds == {"Conv", "Relu", "Clip", "Add", "GlobalAveragePool", "Squeeze", "Gemm"}
+    # The simulation with the run's weights, its inputs in float.
+    module = stitch(result.graph, replace(result.assignment, edges={}))
+    (got,) = run(session(twin.SerializeToString(), optimized=False), {"x": IMAGES.numpy()})
+    want = module(IMAGES).detach().numpy()
+    assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("target", ["paper", "ort-cpu"])
+def test_an_output_that_was_quantised_keeps_its_name(tmp_path, target):
+    batch = {"first": normal(16, 4), "second": normal(16, 6, seed=1)}
+    result = bw.quantize(seeded(TwoTowers).eval(), [batch], target=target)
+    model = onnx.load(str(result.export(tmp_path / "m.onnx")))
+    twin = float_twin(model)
+    onnx.checker.check_model(twin, full_check=True)
+    assert [v.name for v in twin.graph.output] == [v.name for v in model.graph.output]
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {n.op_type for n in twin.graph.node}
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8x2"])
+def test_a_verification_times_the_file_beside_float(scheme):
+    """`paper` leaves float operators between quantisers: on a small network never faster."""
+    found = bw.quantize(small_network(), [IMAGES], scheme=scheme).verify()["speed"]
+    assert found["ratio"] == found["quantized_ms"] / found["float_ms"] > 1.1
+    assert found["samples"] == found["threads"] == 1 and found["turns"] >= 3
+
+
+def test_a_file_that_cannot_run_is_not_timed(tmp_path):
+    result = bw.quantize(small_network(), [IMAGES])
+    path = result.export(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, str(path))
+    found = result.verify(path)
+    assert not found["passed"] and found["speed"] is None
