@@ -10,7 +10,10 @@ import pytest
 
 import bitwright as bw
 from bitwright.export.float_twin import float_twin
+from bitwright.export.report import ReportData, render_report
 from bitwright.export.runtime import run, session
+from bitwright.export.speed_words import speed_advice
+from bitwright.export.summary import comparison
 from bitwright.graph.simulate import stitch
 from networks import TwoTowers, normal, pictures, seeded, small_network
 
@@ -60,3 +63,42 @@ def test_a_file_that_cannot_run_is_not_timed(tmp_path):
     onnx.save(model, str(path))
     found = result.verify(path)
     assert not found["passed"] and found["speed"] is None
+
+
+SLOW = {"float_ms": 0.67, "quantized_ms": 1.01, "ratio": 1.01 / 0.67}
+FAST = {"float_ms": 1.0, "quantized_ms": 0.5, "ratio": 0.5}
+GOOD = {
+    "passed": True, "tolerance": 1e-5, "units": {"a": 0.0}, "agreement": 1.0, "samples": 500,
+    "optimized": {"agreement": 1.0}, "first_failure": None,
+}  # fmt: skip
+METRICS = {"agreement": 1.0, "samples": 500, "kl": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("speed", "level"), [(SLOW, "Look closer"), (FAST, "Good"), (None, "Good")]
+)
+def test_a_slow_file_is_not_called_good(speed, level):
+    verify = {**GOOD, "speed": speed}
+    census = {"units": [{"name": "a", "w_bits": 8, "a_bits": 8}], "target": "paper"}
+    page = render_report(ReportData(metrics=METRICS, census=census, verify=verify))
+    assert f"<strong>{level}.</strong>" in page
+    last = "\n".join(comparison({"metrics": METRICS, "verify": verify, "target": "paper"}))
+    if speed is SLOW:
+        for shown in (page, last):
+            assert "1.5 times its time" in shown and "--target ort-cpu" in shown
+            assert "1.01 ms" in shown and "0.67 ms" in shown and "are good" not in shown
+    elif speed is FAST:
+        assert "faster than float, 2.0 times" in page and "note:" not in last
+    else:
+        assert "ms a run" not in page + last
+
+
+def test_a_fast_target_is_not_advised_to_itself():
+    reason, option = speed_advice("ort-cpu+matmul")
+    assert "slower than float" in reason and not option
+    assert speed_advice("mine.toml")[1] == "--target ort-cpu --scheme w8a8"
+
+
+def test_the_default_target_says_what_its_file_is_for():
+    said = bw.load_target(bw.quantize(small_network(width=8), [IMAGES]).recipe.target).description
+    assert "not speed" in said and "ort-cpu" in said

@@ -121,6 +121,7 @@ def finish(job: Job, directory: RunDirectory, progress: Progress) -> dict[str, A
         "verify": directory.read_json(rundir.VERIFY),
         "out": str(directory.path),
         "scheme": job.recipe.scheme,
+        "target": job.recipe.target,
         "lossless": result.allocation.get("lossless", {}),
         "notes": result.census["notes"],
     }
@@ -149,6 +150,7 @@ def run_doctor(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "model": model,
         "inputs": [str(spec) for spec in graph.inputs],
         "census": found,
+        "target": f"{target.name}: {target.description}",
         "plan": plan(graph, recipe, samples),
     }
 

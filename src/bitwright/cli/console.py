@@ -183,6 +183,7 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
         f"{_work(plan)}, {plan['float_mb']:.2f} MB of "
         f"float weights; calibrating on {_samples(plan)} takes about "
         f"{plan['estimated_seconds']} s and {plan['estimated_memory_mb']} MB.",
+        f"Shown for --target {found['target']}.",
     ]
     return lines
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bitwright.export.rates import FEW_SAMPLES, counted
 from bitwright.export.report_text import Summary, kept_db, number, percent
+from bitwright.export.speed_words import speed_advice
 
 GOOD_AGREEMENT, GOOD_DROP = 0.98, 0.005
 FEW_CALIBRATION = 256
@@ -32,6 +33,8 @@ def advice(
             (f"Measured on {counted(summary.samples, 'sample')}: one answer is "
              f"{percent(1 / max(summary.samples, 1))}. Give more:", "--eval DATA")
         )  # fmt: skip
+    if summary.slow:
+        found.append(speed_advice(summary.target))
     if _has_room(summary, units):
         found.append(("There is room for fewer bits:", "--scheme w4a8 --keep first,last=w8a8"))
     return found or [("Nothing needs doing: the figures above are good.", "")]

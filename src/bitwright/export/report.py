@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -19,6 +19,7 @@ from bitwright.export.advice import advice
 from bitwright.export.rates import counted
 from bitwright.export.report_bars import size_bars, stage_bars
 from bitwright.export.report_words import facts, float_operators, notes
+from bitwright.export.speed_words import speed_told
 from bitwright.export.summary import accuracy_rows
 
 _LEVELS = {"good": "Good", "warn": "Look closer", "bad": "Failed", "none": "Nothing measured"}
@@ -91,6 +92,7 @@ def render_report(data: ReportData) -> str:
     """
     units = text.rows(data.census.get("units"))
     summary = text.summarise(data.metrics, units, data.verify)
+    summary = replace(summary, target=str(data.census.get("target") or ""))
     sorter = Markup(_SORTER)  # a constant of this file
     return _template().render(
         data=data,
@@ -154,7 +156,8 @@ def _verification(verify: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             found = text.number(verify[key])
             shown = text.shown_value(verify[key]) if found is None else f"{found:.3g}"
             facts.append((key.replace("_", " "), shown))
-    return facts
+    told = speed_told(verify)
+    return [*facts, ("speed", told)] if told else facts
 
 
 # ---- units -----------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import Any
 
 from bitwright.export.rates import FEW_SAMPLES, interval
 
+# A file that takes so much longer than float is called slower: less is within what clocks tell.
+SLOWER = 1.1
 POOR_AGREEMENT, POOR_DROP = 0.9, 0.02
 MISSING = "–"
 LEGEND = "[low, high] holds the true rate 95 times in 100 (Wilson's interval)"
@@ -158,6 +160,8 @@ class Summary:
     units_checked: int
     first_failure: str | None
     vectors: bool = False
+    slowdown: float | None = None
+    target: str = ""
 
     @property
     def sure(self) -> str:
@@ -181,7 +185,13 @@ class Summary:
             return "bad"
         if self.agreement is None and self.drop is None:
             return "none"
-        return "warn" if self.poor or self.few or self.verified is None else "good"
+        doubtful = self.poor or self.few or self.slow or self.verified is None
+        return "warn" if doubtful else "good"
+
+    @property
+    def slow(self) -> bool:
+        """Whether the file takes longer than the float network."""
+        return self.slowdown is not None and self.slowdown > SLOWER
 
     @property
     def few(self) -> bool:
@@ -223,6 +233,7 @@ def summarise(
         units_checked=len(differences),
         first_failure=found.get("first_failure"),
         vectors=metrics.get("answers") == "embedding",
+        slowdown=slowdown(verify),
     )
 
 
@@ -280,6 +291,22 @@ def _scheme(unit: Mapping[str, Any]) -> str:
     )
 
 
+def slowdown(verify: Mapping[str, Any] | None) -> float | None:
+    """The file's time relative to float's, from a verification; None where it was not timed."""
+    return number(mapping((verify or {}).get("speed")).get("ratio"))
+
+
+def compared(ratio: float) -> str:
+    """A time relative to float's, in words.
+
+    >>> compared(1.51), compared(0.5), compared(1.0)
+    ('SLOWER than float, 1.5 times its time', 'faster than float, 2.0 times', 'as fast as float')
+    """
+    if ratio > SLOWER:
+        return f"SLOWER than float, {ratio:.1f} times its time"
+    return f"faster than float, {1 / ratio:.1f} times" if ratio < 1 / SLOWER else "as fast as float"
+
+
 def verdict(summary: Summary) -> str:
     """The whole run in one sentence."""
     parts = []
@@ -296,6 +323,8 @@ def verdict(summary: Summary) -> str:
     if summary.ratio:
         small = f"1/{1 / summary.ratio:.1f}" if summary.ratio < 1 else f"{summary.ratio:.1f} times"
         parts.append(f"model.safetensors {small} of float")
+    if summary.slowdown is not None:
+        parts.append(compared(summary.slowdown))
     measured = ", ".join(parts) or "nothing was measured"
     return f"{summary.scheme}: {measured}; {_verified(summary)}."
 

@@ -21,8 +21,6 @@ from bitwright.export.runtime import RUNTIME_ERRORS, feed_of, session
 from bitwright.graph.custom_ops import DEQUANTIZE
 from bitwright.graph.model_graph import ModelGraph
 
-# A file that takes so much longer than float is called slower: less is within what clocks tell.
-SLOWER = 1.1
 # Seconds that both take together, and in how many turns.
 SECONDS, LEAST_TURNS, MOST_TURNS = 0.5, 3, 25
 # A run shorter than this is repeated: the clock and the call from Python would weigh too much.

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from bitwright.export import report_text as text
 from bitwright.export.rates import about_few, counted
+from bitwright.export.speed_words import speed_advice, speed_told
 
 _WIDTH = 12
 
@@ -24,6 +25,7 @@ def comparison(outcome: Mapping[str, Any]) -> list[str]:
         lines.append(_line("lossless", outcome["lossless"]["told"]))
     if outcome.get("verify"):
         lines += _verification(outcome["verify"])
+        lines += _speed(outcome["verify"], str(outcome.get("target") or ""))
     if any(" % [" in line for line in lines):
         lines.append(_line("", text.LEGEND))
     if outcome.get("out"):
@@ -172,4 +174,15 @@ def _verification(found: Mapping[str, Any]) -> list[str]:
         by = text.number(units.get(name))
         shown = "not a finite number" if by is None else f"{by:.2g}"
         lines.append(_line("", f"first unit out of tolerance: {name} ({shown})"))
+    return lines
+
+
+def _speed(found: Mapping[str, Any], target: str) -> list[str]:
+    """The file's time beside float's; what to do where it is slower."""
+    told, ratio = speed_told(found), text.slowdown(found)
+    if not told or ratio is None:
+        return []
+    lines = [_line("speed", told)]
+    if ratio > text.SLOWER:
+        lines.append(_line("", "note: " + " ".join(speed_advice(target)).strip()))
     return lines
