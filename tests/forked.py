@@ -178,9 +178,9 @@ def remember_export(monkeypatch) -> None:
     onnx: dict[str, bytes] = {}
     verified: dict[bytes, dict] = {}
 
-    def exported(graph, module, example, path, target):
+    def exported(graph, module, example, path, target, opset=0):
         if target.name not in onnx:
-            done = export_onnx(graph, module, example, path, target)
+            done = export_onnx(graph, module, example, path, target, opset)
             onnx[target.name] = Path(path).read_bytes()
             made[target.name] = done
             return done
