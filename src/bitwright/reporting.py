@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.generation import Staged
 from bitwright.export.rates import about_few
@@ -53,10 +54,17 @@ def render_run(new: Staged) -> str:
     place = run.checked(rundir.RECIPE)
     recipe = update(Recipe(), load_recipe(str(place)), str(place))
     metrics, census = run.read_json(rundir.METRICS), run.read_json(rundir.CENSUS)
-    if run.manifest is None:
-        note = {"place": rundir.MANIFEST, "text": rundir.unsealed(run.path)}
-        census = {**census, "notes": [*census.get("notes", []), note]}
-    return render(recipe, metrics, census, new.json_of(rundir.VERIFY), new)
+    verified = new.json_of(rundir.VERIFY)
+    try:
+        if run.manifest is None:
+            note = {"place": rundir.MANIFEST, "text": rundir.unsealed(run.path)}
+            census = {**census, "notes": [*census.get("notes", []), note]}
+        return render(recipe, metrics, census, verified, new)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise RunDirectoryError(
+            f"{rundir.METRICS}, {rundir.CENSUS} or {rundir.VERIFY} of {run.path} holds what no run "
+            f"writes ({type(error).__name__}: {error}). Quantise again into a new --out."
+        ) from error
 
 
 def title_of(recipe: Recipe, census: Mapping[str, Any]) -> str:

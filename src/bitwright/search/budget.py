@@ -12,8 +12,11 @@ from bitwright.search.cost import DEGRADATIONS, Measure
 
 # Beyond these a number is a slip of the keyboard: no network costs so much, none so little.
 _DIGITS, _EXPONENT = 40, 30
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# No digit can be taken in two ways: a long number that is refused is refused at once.
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _TERM = re.compile(rf"\s*([A-Za-z_][\w.-]*?)\s*(<=|≤|==|>=|≥|=|<|>)\s*({_NUMBER})\s*(\S*)\s*")
+# What is longer is no budget, and would only be searched in vain.
+_LONGEST = 1000
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
 
 
@@ -108,7 +111,7 @@ def parse_budgets(
 
 
 def _parse(text: str, place: str, known: frozenset[str]) -> Budget:
-    match = _TERM.fullmatch(text)
+    match = _TERM.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise RecipeError(
             f"{place} {shown_of(text.strip())} is no budget. Write NAME<=NUMBER, for example "

@@ -92,7 +92,7 @@ def read_allocation(path: Path, table: Table) -> Allocation:
     text = read_text(path, RunDirectoryError, remedy)
     try:
         return _read(parse_json(text, str(path), RunDirectoryError, remedy), table)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise RunDirectoryError(
             f"{path} is damaged ({type(error).__name__}: {error}). Make it again with 'bitwright "
             "allocate RUN --budget ...'."
@@ -101,6 +101,7 @@ def read_allocation(path: Path, table: Table) -> Allocation:
 
 def _read(record: Mapping[str, Any], table: Table) -> Allocation:
     rows = {unit: _row(unit, bits, table) for unit, bits in record["choices"].items()}
+    _check_words(record)
     uniform = record.get("uniform")
     return Allocation(
         record["solver"] or "",
@@ -137,6 +138,16 @@ def _read(record: Mapping[str, Any], table: Table) -> Allocation:
         ),
         note=record.get("note", ""),
     )
+
+
+def _check_words(record: Mapping[str, Any]) -> None:
+    """Where a word belongs there must be one: it is looked up and taken for a budget later on."""
+    spent = record["budgets"].values()
+    words = [record["status"], record.get("minimizes", ""), record.get("note", "")]
+    words += [one.get(key, "") for one in spent for key in ("unit", "asked")]
+    for word in words:
+        if not isinstance(word, str):
+            raise TypeError(f"{str(word)[:50]!r} is no word")
 
 
 def _choice(bits: Mapping[str, int]) -> Choice:
