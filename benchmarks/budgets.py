@@ -27,8 +27,8 @@ from scipy.stats import spearmanr
 
 from bitwright.evaluation import compare
 from bitwright.graph.choice import Choice
+from bitwright.planning import make_recipe
 from bitwright.preparing import Job, capture_network, prepare, store_at
-from bitwright.recipe import make_recipe
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.allocate import SOLVERS, allocate

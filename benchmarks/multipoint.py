@@ -57,8 +57,8 @@ from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.losses import kl_divergence
 from bitwright.numerics.ranges import range_rule, weight_qparams
+from bitwright.planning import make_recipe
 from bitwright.preparing import Job, capture_network, prepare, store_at, work_on
-from bitwright.recipe import make_recipe
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.allocate import allocate

@@ -29,6 +29,7 @@ LAYERS = {
     "class_metrics": 1,
     "search": 3,
     "recipe": 4,
+    "planning": 4,
     "evaluation": 4,
     "reporting": 5,
     "repeating": 5,

@@ -14,7 +14,7 @@ from bitwright.cli import table_commands
 from bitwright.errors import RecipeError, RunWarning
 from bitwright.graph.choice import Choice
 from bitwright.lossless import Agreement, Search, told
-from bitwright.recipe import make_recipe
+from bitwright.planning import make_recipe
 from bitwright.search.frontier import trace
 from bitwright.search.table import Row, make_table, write_table
 from networks import Chain, normal, seeded

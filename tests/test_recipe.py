@@ -8,7 +8,8 @@ from dataclasses import fields
 import pytest
 
 from bitwright.errors import BitwrightError, RecipeError
-from bitwright.recipe import BUILT_IN, VERSION, Recipe, load_recipe, make_recipe, to_toml, update
+from bitwright.planning import checked, make_recipe
+from bitwright.recipe import BUILT_IN, VERSION, Recipe, load_recipe, to_toml, update
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +25,7 @@ CHANGED = Recipe(
     metric="agreement",
     calib=17, activation_range="minmax", weight_range="lp", batch=3, size=224,
     mean=(0.5, 0.25, 1e-3),
-    std=(1.0,), crop=0.875, device="cuda", seed=3,
+    std=(1.0,), crop=0.875, device="cuda", seed=3, opset=21, dynamic=True,
 )  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def test_every_key_was_changed():
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_recipes_are_valid(name):
-    assert make_recipe(name, {}).validated() == update(Recipe(), load_recipe(name), name)
+    assert checked(make_recipe(name, {})) == update(Recipe(), load_recipe(name), name)
 
 
 def test_options_overrule_the_file_and_the_file_the_defaults(tmp_path):

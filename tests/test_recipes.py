@@ -10,7 +10,7 @@ import pytest
 import bitwright as bw
 from bitwright import distilling
 from bitwright.methods.catalogue import METHODS
-from bitwright.recipe import make_recipe
+from bitwright.planning import make_recipe
 from bitwright.tuning.catalogue import ABOUT
 from networks import pictures, small_network
 

@@ -15,7 +15,8 @@ from typer.main import get_command
 
 import bitwright as bw
 from bitwright.cli.parser import app
-from bitwright.recipe import BUILT_IN, Recipe, load_recipe, make_recipe, to_toml, update
+from bitwright.planning import make_recipe
+from bitwright.recipe import BUILT_IN, Recipe, load_recipe, to_toml, update
 from bitwright.repeating import SOURCES, line_again, of_python
 from networks import normal, seeded
 

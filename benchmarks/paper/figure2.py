@@ -20,8 +20,8 @@ from bitwright.methods.adaquant import LEARNED, AdaQuant
 from bitwright.methods.catalogue import METHODS
 from bitwright.metrics import metric
 from bitwright.pipeline import run as run_job
+from bitwright.planning import make_recipe
 from bitwright.preparing import Job
-from bitwright.recipe import make_recipe
 from bitwright.result import Result
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress

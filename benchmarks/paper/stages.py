@@ -19,8 +19,8 @@ from bitwright.evaluation import compare
 from bitwright.graph.choice import Choice
 from bitwright.metrics import metric
 from bitwright.pipeline import tune_job
+from bitwright.planning import make_recipe
 from bitwright.preparing import Job, captured, prepare, store_at
-from bitwright.recipe import make_recipe
 from bitwright.run.memory import keep_heap
 from bitwright.run.progress import Progress
 from bitwright.search.allocate import IP, SOLVERS, allocate

@@ -7,9 +7,9 @@ from bitwright.errors import RecipeError, unknown
 from bitwright.graph.target import BUILT_IN, load_target
 from bitwright.methods.catalogue import METHODS, method
 from bitwright.metrics import METRICS
+from bitwright.planning import make_recipe
 from bitwright.prepare import names as rewrites
 from bitwright.prepare.distil import Distillation
-from bitwright.recipe import make_recipe
 from bitwright.tuning.catalogue import ABOUT, REFINE, tuning_steps
 
 Rows = list[dict[str, str]]

@@ -29,6 +29,7 @@ from bitwright.lossless import deployed, kept, search_lossless
 from bitwright.methods.catalogue import method
 from bitwright.methods.problem import UnitSolution
 from bitwright.metrics import metric
+from bitwright.planning import make_recipe
 from bitwright.prepare.distil import Distillation
 from bitwright.preparing import (
     Job,
@@ -41,7 +42,7 @@ from bitwright.preparing import (
     work_on,
 )
 from bitwright.pricing import Prices, table_of
-from bitwright.recipe import Recipe, make_recipe
+from bitwright.recipe import Recipe
 from bitwright.repeating import of_python
 from bitwright.result import Result
 from bitwright.run.address import check_address

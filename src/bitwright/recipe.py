@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from bitwright.errors import RecipeError, unknown
-from bitwright.export.opset import check, need_of_choices
-from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
-from bitwright.graph.target import load_target
-from bitwright.names import METHODS, MODES, RANGES, RECIPES, SOLVERS, check_metric, check_name
-from bitwright.prepare.names import prepare_steps
-from bitwright.run.device import parse_device
+from bitwright.names import RECIPES
 from bitwright.run.texts import parse_toml, read_text
-from bitwright.search.budget import parse_budgets
-from bitwright.search.cost import DEGRADATIONS
-from bitwright.search.ties import parse_ties
-from bitwright.tuning.catalogue import REFINE, check_tuning, tuning_steps
 
 VERSION = 1
 BUILT_IN = RECIPES
 BY_OUTPUT = "output"
-# Samples and pairs that there can be.
-_MOST_COUNTED = 10**9
-# Methods that solve weights with several grids a channel.
-GROUPED = ("nearest", "quadratic")
 # TOML, torch and the file formats count in 64 bits.
 MOST = 1 << 63
 _LONGEST = 200
@@ -120,160 +107,10 @@ class Recipe:
     device: str = "cpu"
     seed: int = 0
 
-    def validated(self) -> Recipe:
-        """The recipe itself if every value makes sense.
-
-        Raises:
-            RecipeError: naming the value and the known ones.
-        """
-        if self.version != VERSION:
-            raise RecipeError(
-                f"the recipe has version {self.version}; this bitwright reads {VERSION}. Remove "
-                "the key 'version' and check the keys against 'bitwright list recipes'."
-            )
-        check_name("method", self.method, METHODS, "--method")
-        check_name("mode", self.mode, MODES, "--mode")
-        choice = parse_scheme(self.scheme)
-        keep = parse_keep(self.keep)
-        target = load_target(self.target)
-        _check_bits(
-            choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name
-        )
-        for _, kept in keep:
-            _check_bits(
-                kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name
-            )
-        _check_groups((choice, *(kept for _, kept in keep)), (self.method, self.refine_method))
-        self._check_allocation()
-        self._check_opset()
-        prepare_steps(self.prepare)
-        check_tuning(self.tune, self.method)
-        if self.refine_method and REFINE not in tuning_steps(self.tune):
-            raise RecipeError(
-                f"refine_method is {self.refine_method!r}, but tune = {self.tune!r} does not "
-                "refine. Add the step 'refine' to tune, or leave refine_method out."
-            )
-        if self.refine_method:
-            check_name("method", self.refine_method, METHODS, "refine_method")
-        again = self.refine_method in ("", self.method)
-        if again and REFINE in tuning_steps(self.tune) and self.mode == "sequential":
-            raise RecipeError(
-                "tune has the step 'refine', which solves in sequence what --mode sequential has "
-                f"already solved so by {self.method}. Leave 'refine' out, use --mode parallel, or "
-                "name another refine_method."
-            )
-        check_metric(self.metric)
-        check_name("range rule", tensor_rule(self), RANGES, "--activation-range")
-        check_name("range rule", self.weight_range, RANGES, "--weight-range")
-        if self.calib < 0 or self.batch < 1 or self.table_samples < 0:
-            raise RecipeError(
-                f"calib is {self.calib}, table_samples {self.table_samples}, batch {self.batch}: "
-                "samples are counted from 1 (0 takes all; a batch has at least one)."
-            )
-        parse_device(self.device)
-        if not 0 <= self.seed < MOST:
-            raise RecipeError(f"seed is {self.seed}: it is a whole number from 0 to 2^63 - 1.")
-        self._check_sizes()
-        return self
-
-    def _check_sizes(self) -> None:
-        """Whether numbers are of a size that anything can have."""
-        for key in ("calib", "table_samples", "batch", "pairwise"):
-            if getattr(self, key) > _MOST_COUNTED:
-                raise RecipeError(
-                    f"{key} is {getattr(self, key)}: that many there are not. Give at most "
-                    f"{_MOST_COUNTED} (0 takes all samples)."
-                )
-
-    def _check_allocation(self) -> None:
-        """Whether menu and budget make sense together."""
-        target = load_target(self.target)
-        for choice in parse_menu(self.menu) if self.menu else ():
-            if choice.group:
-                raise RecipeError(
-                    f"--menu holds {choice}: a menu has no groups. Give them by --scheme or --keep."
-                )
-            _check_bits(
-                choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name
-            )
-        check_name("solver", self.solver, SOLVERS, "--solver")
-        parse_budgets(self.budget)
-        parse_ties(self.ties)
-        self._check_search_options()
-        if self.lossless:
-            self._check_lossless()
-        elif bool(self.menu) != bool(self.budget):
-            given, lacking = ("menu", "budget") if self.menu else ("budget", "menu")
-            example = "'size<=0.13'" if self.menu else "'w8a8,w4a4'"
-            raise RecipeError(
-                f"--{given} {getattr(self, given)!r} is given without --{lacking}: bits are "
-                f"allocated from a menu under a budget. Add --{lacking} {example}."
-            )
-
-    def _check_opset(self) -> None:
-        """Whether every choice that may be deployed can be stored in a file of the opset."""
-        choices = parse_menu(self.menu) if self.menu else (parse_scheme(self.scheme),)
-        choices += tuple(choice for _, choice in parse_keep(self.keep))
-        if not load_target(self.target).inputs:
-            choices = tuple(replace(choice, a_bits=0) for choice in choices)
-        check(self.opset, need_of_choices(choices))
-
-    def _check_lossless(self) -> None:
-        if not 0.0 < self.lossless < 1.0:
-            raise RecipeError(
-                f"lossless is {self.lossless:g}: it is the share of answers that may differ from "
-                "the float network's, such as 0.001."
-            )
-        if self.budget or not self.menu:
-            problem = f"with --budget {self.budget!r}" if self.budget else "without --menu"
-            raise RecipeError(
-                f"--lossless {self.lossless:g} is given {problem}: it looks for the least cost "
-                "among the choices of a menu. Give --menu, such as 'w4a8x{1..3}', and no --budget."
-            )
-        if self.minimize in DEGRADATIONS:
-            raise RecipeError(
-                f"--lossless with --minimize {self.minimize}: name a cost, such as bops or size."
-            )
-
-    def _check_search_options(self) -> None:
-        """What shapes the search for bits makes no sense without one."""
-        if self.pairwise < 0:
-            raise RecipeError(f"pairwise is {self.pairwise}: pairs are counted from 0.")
-        if self.menu:
-            return
-        for key in ("labels", "ties", "pairwise"):
-            if getattr(self, key):
-                raise RecipeError(
-                    f"{key} is {getattr(self, key)!r}, but without --menu and --budget no bits are "
-                    "searched for. Leave it out, or add --menu 'w8a8,w4a4' --budget 'size<=0.13'."
-                )
-
-
-def _check_groups(choices: Iterable[Choice], methods: Iterable[str]) -> None:
-    """Whether every method that is used solves weights with several grids a channel."""
-    grouped = [choice for choice in choices if choice.group]
-    for name in methods:
-        if grouped and name and name not in GROUPED:
-            raise RecipeError(
-                f"method {name!r} solves no groups, and the scheme is {grouped[0]}. Use "
-                f"--method {' or '.join(GROUPED)}, or leave the g out."
-            )
-
 
 def tensor_rule(recipe: Recipe) -> str:
     """The rule for edges that no method chooses: `output` leaves those to mse."""
     return "mse" if recipe.activation_range == BY_OUTPUT else recipe.activation_range
-
-
-def _check_bits(
-    w_bits: int, a_bits: int, weights: tuple[int, ...], inputs: tuple[int, ...], target: str
-) -> None:
-    for what, bits, allowed in (("weights", w_bits, weights), ("inputs", a_bits, inputs)):
-        if bits and bits not in allowed:
-            raise RecipeError(
-                f"target {target!r} holds no {what} of {bits} bits. It holds "
-                f"{', '.join(map(str, allowed))}."
-            )
 
 
 _NAMES = {f.name: f for f in fields(Recipe)}
@@ -361,15 +198,6 @@ def load_recipe(name: str) -> dict[str, Any]:
             raise RecipeError(f"recipe file {name!r} does not exist. Check the path.")
         text = read_text(path, RecipeError, "Give a recipe as 'bitwright quantize' writes it.")
     return parse_toml(text, f"recipe {name!r}", RecipeError)
-
-
-def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe from defaults, then a named recipe or file, then the options of the command."""
-    recipe = update(Recipe(), load_recipe(name), f"recipe {name}")
-    if overrides.get("scheme") and not any(map(overrides.get, ("menu", "budget", "lossless"))):
-        # Whoever asks for one scheme asks for no allocation.
-        recipe = replace(recipe, menu="", budget="")
-    return update(recipe, overrides, "the options").validated()
 
 
 def to_toml(recipe: Recipe) -> str:

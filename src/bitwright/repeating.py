@@ -9,7 +9,8 @@ from pathlib import Path
 from bitwright.export import rundir
 from bitwright.graph.target import BUILT_IN
 from bitwright.metrics import METRICS
-from bitwright.recipe import Recipe, make_recipe
+from bitwright.planning import make_recipe
+from bitwright.recipe import Recipe
 from bitwright.sources.specs import resolve_spec
 
 # What a recipe names for the command; from Python these are objects.

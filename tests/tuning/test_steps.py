@@ -10,7 +10,8 @@ import torch
 
 import bitwright as bw
 from bitwright.errors import RecipeError
-from bitwright.recipe import make_recipe, tuning_steps
+from bitwright.planning import make_recipe
+from bitwright.recipe import tuning_steps
 from bitwright.run.progress import Progress
 from bitwright.solving.samples import HELD_OUT
 from bitwright.sources.data import as_dataset

@@ -14,7 +14,8 @@ from bitwright.export import rundir
 from bitwright.graph.choice import parse_menu
 from bitwright.graph.target import load_target
 from bitwright.names import METRICS, SOLVERS, check_metric, check_name
-from bitwright.recipe import Recipe, make_recipe
+from bitwright.planning import make_recipe
+from bitwright.recipe import Recipe
 from bitwright.run.workers import read_workers
 from bitwright.search.budget import parse_budgets
 from bitwright.sources.specs import check_object, check_present, parse_data, parse_model

@@ -35,8 +35,9 @@ from bitwright.knees import candidates, run_candidates
 from bitwright.measuring import Measured, Settings, latencies, menu_for
 from bitwright.metrics import metric as find_metric
 from bitwright.pipeline import run
+from bitwright.planning import make_recipe
 from bitwright.preparing import Job
-from bitwright.recipe import Recipe, make_recipe
+from bitwright.recipe import Recipe
 from bitwright.repeating import resolved
 from bitwright.result import logged, write_run
 from bitwright.run.device import check_device
