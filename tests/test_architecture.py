@@ -42,6 +42,7 @@ LAYERS = {
     "preparing": 5,
     "pricing": 5,
     "distilling": 5,
+    "affordable": 5,
     "allocating": 5,
     "lossless": 5,
     "tabulating": 5,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from bitwright.affordable import check_latency
 from bitwright.export.latency import LatencyTable
 from bitwright.graph.choice import Choice
 from bitwright.menu_latency import menu_latency, needs_latency
@@ -79,6 +80,8 @@ def prepared_table(
     """The menu solved, its table, and latencies where the recipe asks for them."""
     # First, since it is what may fail: a network that cannot be exported is told at once.
     latency = menu_latency(job, prepared, progress) if needs_latency(job.recipe) else None
+    if latency is not None:
+        check_latency(job, prepared.graph, prepared.menu, latency)
     base, table = measured_menu(job, prepared, progress)
     return base, table if latency is None else with_latencies(table, latency), latency
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitwright.affordable import check_budgets
 from bitwright.allocating import Searched, search_bits
 from bitwright.distilling import DISTILLED, data_of
 from bitwright.errors import ModelError
@@ -139,6 +140,7 @@ def run(job: Job, progress: Progress) -> Result:
     graph = rewritten(job, original, progress)
     menu = menu_of(graph, recipe)
     if recipe.menu:
+        check_budgets(job, graph, menu)
         # The base precision is observed too, whether or not it can be chosen.
         base = choices_of(graph, recipe)
         seen = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}

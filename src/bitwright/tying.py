@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.sites import Site
+from bitwright.graph.target import Target
 from bitwright.graph.ties import tied_inputs
 from bitwright.preparing import Prepared
 from bitwright.recipe import Recipe
@@ -20,10 +23,7 @@ def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:
         RecipeError: a pattern that ties nothing.
         RunDirectoryError: tied units that have no choice in common.
     """
-    names = [unit.name for unit in prepared.graph.units]
-    own = groups_of(names, parse_ties(recipe.ties))
-    for value, units in tied_inputs(prepared.graph, prepared.target, prepared.sites).items():
-        own = joined(own, dict.fromkeys(units, f"{INPUTS}{value}"))
+    own = groups_among(prepared.graph, prepared.target, prepared.sites, recipe)
     # Whether tied units agree is told now, and not after minutes of solving.
     empty = [
         Row(unit.name, choice, 0.0, unit.params, 0, unit.macs, 0)
@@ -31,6 +31,16 @@ def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:
         for choice in prepared.menu[unit.name]
     ]
     make_menu(tied(make_table(empty, "the menu"), own))
+    return own
+
+
+def groups_among(
+    graph: ModelGraph, target: Target, sites: tuple[Site, ...], recipe: Recipe
+) -> dict[str, str]:
+    """What every unit of a captured network is tied to, whatever the menu."""
+    own = groups_of([unit.name for unit in graph.units], parse_ties(recipe.ties))
+    for value, units in tied_inputs(graph, target, sites).items():
+        own = joined(own, dict.fromkeys(units, f"{INPUTS}{value}"))
     return own
 
 
