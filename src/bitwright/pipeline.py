@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,10 @@ def quantize(
     return run(job, progress_for(progress))
 
 
-def run(job: Job, progress: Progress) -> Result:
+def run(given: Job, progress: Progress) -> Result:
     """Run every stage of a job, in order."""
     keep_heap()
-    recipe = job.recipe
+    job, recipe = given, given.recipe
     _check_machinery(job, progress)
     torch.manual_seed(recipe.seed)
     with progress.stage("capture"):
@@ -183,7 +184,13 @@ def run(job: Job, progress: Progress) -> Result:
         data=job.data,
         progress=progress,
         latency=None if searched is None else searched.latency,
+        again=partial(_again, given),
     )
+
+
+def _again(job: Job, recipe: Recipe) -> Result:
+    """The same job under another recipe."""
+    return run(replace(job, recipe=recipe), Progress())
 
 
 def _census(

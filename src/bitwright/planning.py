@@ -12,10 +12,11 @@ from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import load_target
 from bitwright.names import METHODS, MODES, RANGES, SOLVERS, check_metric, check_name
 from bitwright.prepare.names import prepare_steps
-from bitwright.recipe import MOST, VERSION, Recipe, load_recipe, tensor_rule, update
+from bitwright.recipe import MOST, VERSION, Recipe, given_bits, load_recipe, tensor_rule, update
 from bitwright.run.device import parse_device
 from bitwright.search.budget import parse_budgets
 from bitwright.search.cost import DEGRADATIONS
+from bitwright.search.given import inlined, parse_given
 from bitwright.search.ties import parse_ties
 from bitwright.tuning.catalogue import REFINE, check_tuning, tuning_steps
 
@@ -27,10 +28,13 @@ _MOST_COUNTED = 10**9
 
 def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
     """A recipe from defaults, then a named recipe or file, then the options of the command."""
-    recipe = update(Recipe(), load_recipe(name), f"recipe {name}")
+    recipe = update(Recipe(), inlined(load_recipe(name)), f"recipe {name}")
+    overrides = inlined(overrides)
     if overrides.get("scheme") and not any(map(overrides.get, ("menu", "budget", "lossless"))):
         # Whoever asks for one scheme asks for no allocation.
         recipe = replace(recipe, menu="", budget="")
+    if overrides.get("allocation"):
+        recipe = given_bits(recipe, "")
     return checked(update(recipe, overrides, "the options"))
 
 
@@ -51,9 +55,11 @@ def checked(recipe: Recipe) -> Recipe:
     keep = parse_keep(recipe.keep)
     target = load_target(recipe.target)
     _check_bits(choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name)
-    for _, kept in keep:
-        _check_bits(kept.w_bits, kept.a_bits, target.weight_bits, target.input_bits, target.name)
-    _check_groups((choice, *(kept for _, kept in keep)), (recipe.method, recipe.refine_method))
+    given = parse_given(recipe.allocation) if recipe.allocation else {}
+    others = (*(kept for _, kept in keep), *given.values())
+    for own in others:
+        _check_bits(own.w_bits, own.a_bits, target.weight_bits, target.input_bits, target.name)
+    _check_groups((choice, *others), (recipe.method, recipe.refine_method))
     _check_allocation(recipe)
     _check_opset(recipe)
     prepare_steps(recipe.prepare)
@@ -99,6 +105,11 @@ def _check_sizes(recipe: Recipe) -> None:
 
 def _check_allocation(recipe: Recipe) -> None:
     """Whether menu and budget make sense together."""
+    if recipe.allocation and (recipe.menu or recipe.budget):
+        raise RecipeError(
+            "--allocation gives the bits of every unit, --menu and --budget search for them. "
+            "Leave out the one or the others."
+        )
     target = load_target(recipe.target)
     for choice in parse_menu(recipe.menu) if recipe.menu else ():
         if choice.group:
@@ -126,6 +137,8 @@ def _check_allocation(recipe: Recipe) -> None:
 def _check_opset(recipe: Recipe) -> None:
     """Whether every choice that may be deployed can be stored in a file of the opset."""
     choices = parse_menu(recipe.menu) if recipe.menu else (parse_scheme(recipe.scheme),)
+    if recipe.allocation:
+        choices = tuple(parse_given(recipe.allocation).values())
     choices += tuple(choice for _, choice in parse_keep(recipe.keep))
     if not load_target(recipe.target).inputs:
         choices = tuple(replace(choice, a_bits=0) for choice in choices)

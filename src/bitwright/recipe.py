@@ -35,6 +35,8 @@ class Recipe:
             before it (sequential); methods that need no data know no difference.
         scheme: bits of every unit that `keep` does not name.
         keep: PATTERN=SCHEME rules.
+        allocation: the bits of every unit as JSON, {"UNIT": "w4a8", ...}, in place of `scheme`; a
+            file of such or of `bitwright allocate` may be named, and is read. `keep` overrules it.
         menu: the choices among which each unit's bits are allocated; "" for `scheme` everywhere.
             `scheme` is then the base at which the sensitivity of every unit is measured.
         budget, minimize, solver: what the allocation may spend, what it makes small under a
@@ -80,6 +82,7 @@ class Recipe:
     mode: str = "sequential"
     scheme: str = "w8a8"
     keep: str = ""
+    allocation: str = ""
     menu: str = ""
     budget: str = ""
     minimize: str = ""
@@ -198,6 +201,14 @@ def load_recipe(name: str) -> dict[str, Any]:
             raise RecipeError(f"recipe file {name!r} does not exist. Check the path.")
         text = read_text(path, RecipeError, "Give a recipe as 'bitwright quantize' writes it.")
     return parse_toml(text, f"recipe {name!r}", RecipeError)
+
+
+def given_bits(recipe: Recipe, allocation: str) -> Recipe:
+    """The recipe with bits that were given: what searches for bits is left out."""
+    return replace(
+        recipe, allocation=allocation, keep="", menu="", budget="", minimize="", lossless=0.0,
+        labels=False, ties="", pairwise=0,
+    )  # fmt: skip
 
 
 def to_toml(recipe: Recipe) -> str:

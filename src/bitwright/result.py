@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import onnxruntime
 import torch
 from torch import nn
 
+from bitwright.errors import RecipeError
 from bitwright.export import rundir
 from bitwright.export.generation import Staged, change, claimed
 from bitwright.export.latency import LatencyTable
@@ -30,10 +31,12 @@ from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import load_target
 from bitwright.numerics.stats import TensorStats
-from bitwright.recipe import Recipe, to_toml
+from bitwright.planning import checked
+from bitwright.recipe import Recipe, given_bits, to_toml
 from bitwright.reporting import render, title_of
 from bitwright.run.files import write_atomically
 from bitwright.run.progress import Event, Progress
+from bitwright.search.given import given_text
 from bitwright.search.table import Row, Table, write_table
 from bitwright.sources.batches import Dataset, take
 
@@ -56,6 +59,7 @@ class Result:
         data: the calibration data, for the verification.
         progress: receives what happens; keeps the stages' times.
         latency: of every unit at every choice, where a budget asked for it.
+        again: the same job under another recipe.
     """
 
     model: nn.Module
@@ -71,14 +75,33 @@ class Result:
     data: Dataset
     progress: Progress
     latency: LatencyTable | None = None
+    again: Callable[[Recipe], Result] | None = None
+
+    def with_bits(self, bits: Mapping[str, object]) -> Result:
+        """This network with other bits in some units, all else as it was.
+
+        Args:
+            bits: by unit, such as {"layer1.0.conv1": "w8a8"}; schemes, choices or the records of
+                allocation.json.
+
+        Returns:
+            A result of its own. What the run's store holds is not solved again.
+
+        Raises:
+            RecipeError: a unit that the network has not, or bits that its target does not hold.
+        """
+        if self.again is None:
+            raise RecipeError("this result does not know its network: quantise it again.")
+        every = {**self.allocation["choices"], **bits}
+        return self.again(checked(given_bits(self.recipe, given_text(every))))
 
     def __repr__(self) -> str:
         """The run in one line."""
-        return short(self._title(), self.measured())
+        return short(title_of(self.recipe, self.census), self.measured())
 
     def _repr_html_(self) -> str:
         """The run as notebooks show it at the end of a cell."""
-        return as_html(self._title(), self.measured(), notes(self.census))
+        return as_html(title_of(self.recipe, self.census), self.measured(), notes(self.census))
 
     def summary(self) -> str:
         """What the command prints at the end: accuracy, sizes, notes."""
@@ -86,10 +109,7 @@ class Result:
             {"metrics": self.measured(), "lossless": self.allocation.get("lossless")}
         )
         told = [f"note: {note}" for note in notes(self.census)]
-        return "\n".join([self._title(), *lines, *told])
-
-    def _title(self) -> str:
-        return title_of(self.recipe, self.census)
+        return "\n".join([title_of(self.recipe, self.census), *lines, *told])
 
     def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
         """Write the whole run directory; verification included unless told otherwise."""

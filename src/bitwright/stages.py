@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bitwright.errors import RecipeError
 from bitwright.graph.choice import Choice, assign, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.execute import bind, blaming
 from bitwright.graph.model_graph import ModelGraph, Unit
@@ -15,16 +16,38 @@ from bitwright.graph.target import load_target
 from bitwright.graph.units import fits
 from bitwright.prepare.steps import apply_steps
 from bitwright.recipe import Recipe
+from bitwright.search.given import of_units, parse_given
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import MASK, batched
 
+# A scheme that no user can write marks the units that no rule names.
+_FREE = Choice(-1, -1)
+
 
 def choices_of(graph: ModelGraph, recipe: Recipe) -> dict[str, Choice]:
-    """The bits of every unit: the scheme, overruled by --keep; inputs that stay float have none."""
+    """The bits of every unit: the scheme, overruled by --keep; inputs that stay float have none.
+
+    In place of the scheme stands an allocation, where one is given.
+
+    Raises:
+        RecipeError: a pattern that matches no unit; an allocation that is not of this network.
+    """
     names = [unit.name for unit in graph.units]
-    asked = assign(names, parse_scheme(recipe.scheme), parse_keep(recipe.keep))
-    inputs = load_target(recipe.target).inputs
-    return {unit.name: _possible(unit, asked[unit.name], inputs) for unit in graph.units}
+    kept = assign(names, _FREE, parse_keep(recipe.keep))
+    target = load_target(recipe.target)
+    scheme = parse_scheme(recipe.scheme)
+    given = of_units(names, parse_given(recipe.allocation)) if recipe.allocation else {}
+    found = {}
+    for unit in graph.units:
+        free = kept[unit.name] == _FREE
+        asked = given.get(unit.name, scheme) if free else kept[unit.name]
+        found[unit.name] = _possible(unit, asked, target.inputs)
+        if free and given and found[unit.name] != asked:
+            raise RecipeError(
+                f"--allocation gives unit {unit.name!r} {asked}, which target {target.name!r} does "
+                f"not hold there: it can be {found[unit.name]}. Correct it."
+            )
+    return found
 
 
 def _possible(unit: Unit, choice: Choice, inputs: bool) -> Choice:
@@ -51,16 +74,14 @@ def menu_of(graph: ModelGraph, recipe: Recipe) -> dict[str, tuple[Choice, ...]]:
     if not recipe.menu:
         return {name: (choice,) for name, choice in base.items()}
     names = [unit.name for unit in graph.units]
-    # A scheme that no user can write marks the units that no rule names.
-    free = Choice(-1, -1)
-    ruled = assign(names, free, parse_keep(recipe.keep))
+    ruled = assign(names, _FREE, parse_keep(recipe.keep))
     inputs = load_target(recipe.target).inputs
     menu = {}
     for unit in graph.units:
         wanted = parse_menu(recipe.menu)
         if not inputs or unit.weight_only:
             wanted = tuple(replace(c, a_bits=0) for c in wanted)
-        kept = ruled[unit.name] != free
+        kept = ruled[unit.name] != _FREE
         menu[unit.name] = (base[unit.name],) if kept else tuple(dict.fromkeys(wanted))
     return menu
 

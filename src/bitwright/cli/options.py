@@ -87,6 +87,9 @@ Recipe = Annotated[str, option("a built-in recipe or a TOML file", known=names.R
 Method = Annotated[str | None, option("see 'bitwright list methods'", HOW, known=names.METHODS)]
 Mode = Annotated[str | None, option("parallel or sequential", HOW, known=names.MODES)]
 Solving = Annotated[str | None, option("ip, greedy-accuracy, ...", BITS, known=names.SOLVERS)]
+Allocation = Annotated[
+    str | None, option("bits of every unit, as 'allocate --out FILE' writes them", BITS)
+]
 Lossless = Annotated[
     float | None, option("answers that may differ from float, such as 0.001", BITS)
 ]

@@ -111,6 +111,9 @@ def quantize(
     mode: of.Mode = None,
     scheme: Annotated[str | None, option("bits of all units, such as w4a8", BITS)] = None,
     keep: Annotated[str | None, option("'first,last=w8a8', 'PATTERN=SCHEME'", BITS)] = None,
+    allocation: Annotated[
+        str | None, option("bits as 'allocate --out FILE' has them", BITS)
+    ] = None,
     menu: Annotated[str | None, option("'w8a8,w4a4', 'w{2..8}a{4,8}'", BITS)] = None,
     budget: Budgets = None,
     minimize: Annotated[str | None, option("the cost to make small", BITS)] = None,
