@@ -68,7 +68,7 @@ def test_what_the_network_or_the_target_has_not_is_told(searched):
         result.with_bits({"hed": "w4a8"})
     with pytest.raises(RecipeError, match="says nothing of unit 'depthwise'"):
         made(allocation={"stem": "w4a8"})
-    with pytest.raises(RecipeError, match="gives unit 'stem' w4a8, which target 'weights-only'"):
+    with pytest.raises(RecipeError, match=r"gives unit 'stem' w.a8, which target 'weights-only'"):
         made(allocation=result.allocation["choices"], target="weights-only")
 
 

@@ -77,6 +77,4 @@ def test_a_recipe_holds_the_bits_themselves(tmp_path):
     assert (kept.keep, kept.allocation) == ("a=w8a8", made.allocation)
     with pytest.raises(RecipeError, match="Leave out the one or the others"):
         make_recipe("fixed", {"allocation": BITS, "menu": "w8a8", "budget": "size<=1"})
-    with pytest.raises(RecipeError, match="holds no inputs of 4 bits"):
-        make_recipe("fixed", {"allocation": {"a": "w4a4"}, "target": "ort-cpu"})
     assert Recipe().allocation == ""
