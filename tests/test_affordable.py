@@ -9,8 +9,8 @@ from bitwright.affordable import check_budgets, check_latency, costs_of
 from bitwright.errors import BudgetError, RecipeError
 from bitwright.export.latency import Cell, Conditions, LatencyTable
 from bitwright.graph.choice import FLOAT
+from bitwright.planning import make_recipe
 from bitwright.preparing import Job, captured, rewritten
-from bitwright.recipe import make_recipe
 from bitwright.run.progress import Progress
 from bitwright.search.allocate import allocate
 from bitwright.sources.data import as_dataset

@@ -9,7 +9,8 @@ from allocation_cases import row
 
 from bitwright.errors import RecipeError
 from bitwright.graph.choice import FLOAT, Choice
-from bitwright.recipe import Recipe, make_recipe, to_toml
+from bitwright.planning import make_recipe
+from bitwright.recipe import Recipe, to_toml
 from bitwright.search.allocate import allocate
 from bitwright.search.given import given_text, of_units, parse_given
 from bitwright.search.record import write_allocation
