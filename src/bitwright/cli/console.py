@@ -170,6 +170,7 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
         extra = (
             "  (fewer calibration equations than unknowns)" if row.get("over_parameterised") else ""
         )
+        extra += "  (also the table of embeddings: one tensor for both)" if row.get("tied") else ""
         lines.append(
             f"{row['name']:40} {row['kind']:18} {row['params']:>11,} {row['macs']:>13,}  "
             f"{row['activation'] or '-'}{extra}"

@@ -39,8 +39,12 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> Values:
     for node in list(graph):
         if node.domain == DOMAIN and node.op_type == "FakeQuantize":
             parts += _quantize_dequantize(graph, node, target.input_part_bits)
-        elif node.domain == DOMAIN and node.op_type == "Dequantize":
+        elif node.domain == DOMAIN and node.op_type == "Dequantize" and not _looks_up(node):
             sums += _dequantize(graph, node)
+    # After what multiplies: a table that is a layer's weight too is stored once, as that.
+    for node in [n for n in graph if n.domain == DOMAIN and n.op_type == "Dequantize"]:
+        kind, _ = container(_number(node, "bits"), bool(_number(node, "signed")))
+        rows_of_table(graph, node, kind, _text(node, "name"))
     marks = [n for n in graph if n.domain == DOMAIN and n.op_type == "Mark"]
     units = {_text(node, "name"): _remove_mark(graph, node) for node in marks}
     merge_padding(graph)
@@ -52,6 +56,11 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> Values:
     model.opset_imports[""] = opset
     made = {name: node for name, node in units.items() if node is not None}
     return {name: _ends(moved.get(node, node)) for name, node in made.items()}
+
+
+def _looks_up(node: ir.Node) -> bool:
+    """Whether rows are dequantised that a look-up took from the stored integers."""
+    return node.inputs[0] is not None and node.inputs[0].producer() is not None
 
 
 def _text(node: ir.Node, name: str) -> str:
@@ -123,9 +132,6 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> list[Sum]:
     """Stored integers: an initialiser in its container and a DequantizeLinear, for each point."""
     name = _text(node, "name")
     bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
-    if node.inputs[0] is not None and node.inputs[0].producer() is not None:
-        rows_of_table(graph, node, container(bits, signed)[0], f"{name}.table")
-        return []
     q, scale, zero = (_array(value) for value in node.inputs)
     if bits == 32:
         _substitute(graph, node, _stored(graph, node, _Integers(q, scale, zero, bits, True), name))

@@ -18,12 +18,14 @@ _WIDE = {
 }  # fmt: skip
 
 
-def rows_of_table(graph: ir.Graph, node: ir.Node, kind: ir.DataType, stem: str) -> None:
+def rows_of_table(graph: ir.Graph, node: ir.Node, kind: ir.DataType, unit: str) -> None:
     """Rewrite Dequantize(Gather(q, i), Gather(s, i), Gather(z, i)) into standard operators.
 
     Equation: (q_i - z_i) s_i as Gather, Cast to float, Sub and Mul: the same numbers as those of a
-    DequantizeLinear of the whole table. Sub is left out where all zero points are zero.
+    DequantizeLinear of the whole table. Sub is left out where all zero points are zero. Where the
+    unit's layer has stored the integers already (tied weights), they are read there.
     """
+    stem = f"{unit}.table"
     rows, scale, zero = node.inputs[:3]
     assert rows is not None and scale is not None and zero is not None
     gather = rows.producer()
@@ -38,7 +40,8 @@ def rows_of_table(graph: ir.Graph, node: ir.Node, kind: ir.DataType, stem: str) 
         chain.append(made)
         return made.outputs[0]
 
-    table = _stored(graph, gather.inputs[0], kind, f"{stem}.q")
+    layer = graph.initializers.get(f"{unit}.weight.q")
+    table = layer or _stored(graph, gather.inputs[0], kind, f"{stem}.q")
     if kind in _WIDE:
         table = call("Cast", [table], "wide", to=int(_WIDE[kind]))
     found = call("Gather", [table, gather.inputs[1]], "rows", axis=0)

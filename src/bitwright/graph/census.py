@@ -62,6 +62,7 @@ def _unit_row(unit: Unit, choice: Choice, target: Target, samples: int) -> dict[
         "macs": unit.macs,
         "activation": unit.activation,
         "calls": len(unit.calls),
+        "tied": unit.tied,
         # Section 3.1 and appendix A of the paper: with fewer equations than unknowns a unit can be
         # fitted to the calibration data without meaning.
         "unknowns_per_channel": fan_in,

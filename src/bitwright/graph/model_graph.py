@@ -40,6 +40,7 @@ class Unit:
     ``calls`` are the graph nodes that compute it, ``outputs`` the node after the fused activation
     of each call (the call itself where none follows). ``channel_axis`` is the weight's output axis,
     ``groups`` the convolution's groups, ``macs`` the multiply-accumulates of one sample.
+    ``look_ups`` says how many of the calls, the last ones, only look rows of the weight up.
     """
 
     name: str
@@ -54,6 +55,17 @@ class Unit:
     shape: tuple[int, ...]
     macs: int
     positions: int
+    look_ups: int = 0
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """The calls that multiply by the weight."""
+        return self.calls[: len(self.calls) - self.look_ups]
+
+    @property
+    def tied(self) -> bool:
+        """Whether one weight is a table of embeddings and a layer: each counts for what it is."""
+        return 0 < self.look_ups < len(self.calls)
 
     @property
     def params(self) -> int:

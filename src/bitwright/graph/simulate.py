@@ -105,7 +105,7 @@ def _put_weight(
     owner, _, leaf = unit.weight.rpartition(".")
     stem = "quantized" if leaf == "weight" else f"{leaf}_quantized"
     base = f"{owner}.{stem}" if owner else stem
-    first = nodes[unit.calls[0]]
+    first = next(node for node in module.graph.nodes if node.name in unit.calls)
     parts = _store(module, first, base, solved)
     grid = (solved.qparams.grid.bits, solved.qparams.grid.signed, unit.name, solved.points)
     bias = _insert_bias(module, first, base, unit, assignment)

@@ -95,8 +95,10 @@ def _unit(
     batch: int,
     taken: set[str],
 ) -> Unit:
-    # A table that is also the output layer (tied weights) is a layer with an input to quantise.
-    first = next((n for n in nodes if WEIGHTED[n.target] != "embedding"), nodes[0])
+    # A table that is also the output layer (tied weights) is a layer with an input to quantise:
+    # what multiplies comes first, as methods take the first call's input for the unit's.
+    nodes = sorted(nodes, key=_is_look_up)
+    first = nodes[0]
     kind = WEIGHTED[first.target]
     weight_node = weight_of(first)
     assert weight_node is not None
@@ -125,7 +127,12 @@ def _unit(
         shape=tuple(weight.shape),
         macs=sum(macs for macs, _ in per_call),
         positions=sum(positions for _, positions in per_call),
+        look_ups=sum(map(_is_look_up, nodes)),
     )
+
+
+def _is_look_up(node: fx.Node) -> bool:
+    return WEIGHTED[node.target] == "embedding"
 
 
 def _resolved_kind(kind: str, node: fx.Node, weight: Tensor) -> str:

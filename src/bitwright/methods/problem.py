@@ -52,6 +52,8 @@ class UnitProblem:
         free_inputs: whether a method may move the input's grid; not where others share it.
         sample_count: how many calibration samples the rows come from; 0 where it is not known.
         input_means: the mean of what each call gets; None where it was not observed.
+        tied: the weight is a table of embeddings too, whose rows are looked up: its own error
+            counts as much as that of the output, each relative to its energy.
     """
 
     name: str
@@ -75,6 +77,7 @@ class UnitProblem:
     free_inputs: bool = True
     sample_count: int = 0
     input_means: tuple[float | None, ...] = ()
+    tied: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,8 @@ ROUNDING = 2.0**-22
 MOST_RIDGE = 3.0
 # Ridges that held-out rows may choose: by this factor apart, and at most so much.
 RUNG, TOP = 10.0**0.5, 10.0
+# The pull on a weight that is a table of embeddings too: its rows' own error counts as the output's.
+TIED_RIDGE = 1.0
 # Multiplications of a sweep, C N^2, from which on a unit has one start and rests sooner: a little
 # of the objective for most of the time.
 WIDE = 2e9
@@ -85,6 +87,8 @@ class QuadraticSolver:
         apart = problem.held_out or gram
         before = relative_loss(apart, plain, unit)
         after = relative_loss(apart, solved, unit)
+        if problem.tied:
+            before, after = before + plain.error, after + solved.error
         if abs(after - before) <= resolution(apart, problem):
             text = "held-out rows do not tell it from nearest rounding, which is nearer to float"
             worse = not weight_error(apart, solved, problem) <= weight_error(apart, plain, problem)
@@ -129,7 +133,7 @@ class QuadraticSolver:
         succession for the ridge r, with the bias that is best for the rows to fit; from the first
         ridge upwards, to the first rung that does not gain.
         """
-        ridge = self._ridge(problem.sample_count)
+        ridge = self._ridge(problem.sample_count) + (TIED_RIDGE if problem.tied else 0.0)
         best = regularised(exact, target, ridge)
         apart = problem.held_out
         if not self.judged or apart is None or apart.count < 2:

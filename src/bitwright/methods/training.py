@@ -140,23 +140,37 @@ def squared_error(
 
     Equation: mean (f(x W^T + b) - t)^2 with f the fused activation. Where f only clamps, as most
     do, what autograd would compute in a dozen passes over the outputs takes five, to the same bits.
+    A weight that is a table of embeddings too adds its own error, at the output's energy.
     """
     ends = clamps_to(problem.activation)
     if ends is None:
         out = behind(problem, x @ weight.transpose(1, 2) + bias)
-        return (out - target).square().mean()
-    apply: Callable[..., Tensor] = _ClampedError.apply
-    return apply(x, weight, bias, target, ends)
+        loss = (out - target).square().mean()
+    else:
+        apply: Callable[..., Tensor] = _ClampedError.apply
+        loss = apply(x, weight, bias, target, ends)
+    return loss + target.square().mean() * table_error(problem, weight) if problem.tied else loss
+
+
+def table_error(problem: UnitProblem, weight: Tensor) -> Tensor:
+    """Squared error of a tied weight's rows [G, C, N] relative to its energy."""
+    assert problem.unit is not None
+    true = weight_rows(problem.weight.detach().float(), problem.unit)
+    return (weight - true).square().sum() / true.square().sum().clamp_min(1e-30)
 
 
 def row_loss(
     problem: UnitProblem, samples: Samples, inputs: QParams | None, weight: Tensor, bias: Tensor
 ) -> float:
-    """Mean squared error behind the activation, relative to the output's energy."""
+    """Mean squared error behind the activation, relative to the output's energy.
+
+    Of a weight that is a table of embeddings too, with that of its rows.
+    """
     x = samples.x if inputs is None else fake_quantize(samples.x, inputs)
     out = behind(problem, x @ weight.transpose(1, 2) + bias)
     true = behind(problem, samples.y)
-    return float((out - true).square().sum() / true.square().sum().clamp_min(1e-30))
+    loss = float((out - true).square().sum() / true.square().sum().clamp_min(1e-30))
+    return loss + float(table_error(problem, weight)) if problem.tied else loss
 
 
 def loss_of(problem: UnitProblem, samples: Samples, solution: UnitSolution) -> float:

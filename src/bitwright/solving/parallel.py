@@ -217,7 +217,7 @@ def collect_chunk(shared: Shared, item: tuple[int, list[tuple[Any, ...]]]) -> di
     nodes = graph.nodes()
     readers: dict[str, list[tuple[Plan, int]]] = {}
     for plan in plans:
-        for i, call in enumerate(plan.unit.calls):
+        for i, call in enumerate(plan.unit.products):
             readers.setdefault(input_of(nodes[call]).name, []).append((plan, i))
     parts = {plan.unit.name: Part({}) for plan in plans}
     first, chunk = item

@@ -77,7 +77,7 @@ def _stream(
     work: Work, unit: Unit, task: Task, batches: int, cut: Cut, over: Overrides
 ) -> tuple[Grids, Collector]:
     nodes = work.graph.nodes()
-    sources = [input_of(nodes[call]).name for call in unit.calls]
+    sources = [input_of(nodes[call]).name for call in unit.products]
     grids = work.grids[task]
     if work.by_output:
         true, seen = next(cut.kept.walk())
@@ -104,7 +104,7 @@ def _install(work: Work, unit: Unit, solution: UnitSolution, over: Overrides) ->
     elif solution.bias is not None:
         nodes = work.graph.nodes()
         bias = deployed_bias(unit, solution, work.target)
-        for call in unit.calls:
+        for call in unit.products:
             over.biases[call] = (_bias_axis(nodes[call]), bias)
     over.edges.update(edges_into(work, unit, solution))
 

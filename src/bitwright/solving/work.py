@@ -106,8 +106,9 @@ def problem_of(
     made = replace(
         made,
         activation=activation_of(work.graph, unit),
-        free_inputs=len(unit.calls) == 1 and not work.shared_inputs(unit),
+        free_inputs=len(unit.products) == 1 and not work.shared_inputs(unit),
         input_means=_input_means(work, unit),
+        tied=unit.tied,
     )
     if rows is None or _biases_differ(work.graph, unit):
         return made
