@@ -7,6 +7,7 @@ import scipy.stats
 import torch
 
 from bitwright.errors import DataError, RecipeError
+from bitwright.graph.answers import Outcome
 from bitwright.metrics import METRICS, metric, predictions
 
 
@@ -60,13 +61,18 @@ def own(tmp_path):
     return write
 
 
+def whole(outputs):
+    return Outcome(outputs, outputs)
+
+
 def test_the_users_own_function(own):
     spec = own("def f(outputs, labels):\n    return (outputs.argmax(1) == labels).float().mean()")
     found = metric(spec)
     assert found.name == "f" and found.needs_labels
-    total, count = found.score(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+    total, count = found.score(whole(torch.eye(4)), torch.tensor([0, 1, 2, 0]))
     assert (total, count) == (3.0, 4)
-    assert metric(own("def f(o, l): return 0.25")).score(torch.zeros(8, 2), None) == (2.0, 8)
+    quarter = metric(own("def f(o, l): return 0.25"))
+    assert quarter.score(whole(torch.zeros(8, 2)), None) == (2.0, 8)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_what_is_no_metric(own, body, message):
 )
 def test_a_metric_that_fails_names_its_line(own, body, message):
     with pytest.raises(RecipeError, match=message):
-        metric(own(body)).score(torch.zeros(3, 4), None)
+        metric(own(body)).score(whole(torch.zeros(3, 4)), None)
 
 
 # ---- texts -----------------------------------------------------------------------------------

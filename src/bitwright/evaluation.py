@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitwright.graph.answers import EMBEDDING, SCORES
+from bitwright.errors import DataError
+from bitwright.graph.answers import EMBEDDING, SCORES, Outcome
 from bitwright.graph.execute import class_rows
 from bitwright.metrics import Metric, Running
 from bitwright.numerics.losses import agreement, cosine_rows, kl_divergence
 
-Forward = Callable[[Any], Tensor]
+# A tensor alone stands for a network that gives nothing else.
+Given = Outcome | Tensor
+Forward = Callable[[Any], Given]
 
 
 @dataclass
@@ -37,10 +40,11 @@ class Tally:
     signal: float = 0.0
     noise: float = 0.0
 
-    def add(self, reference: Tensor, other: Tensor, labels: Any) -> None:
-        """Take in one batch of outputs."""
-        self.samples += reference.shape[0] if reference.dim() else 1
-        a, b = class_rows(reference), class_rows(other)
+    def add(self, reference: Given, other: Given, labels: Any) -> None:
+        """Take in what both networks gave for one batch."""
+        reference, other = as_outcome(reference), as_outcome(other)
+        self.samples += reference.samples
+        a, b = class_rows(reference.answer), class_rows(other.answer)
         if self.answers == EMBEDDING:
             cosines = cosine_rows(a, b)
             same, rows = float(cosines.sum()), cosines.numel()
@@ -52,10 +56,10 @@ class Tally:
         self.signal += float(a.double().square().sum())
         self.noise += float((a.double() - b.double()).square().sum())
         if self.metric is not None and self.metric.needs_labels:
-            for name, outputs in (("float", reference), ("quantized", other)):
+            for name, outcome in (("float", reference), ("quantized", other)):
                 if name not in self.scores:
                     self.scores[name] = self.metric.start()
-                self.scores[name].add(outputs, labels)
+                self.scores[name].add(self.metric.reads(outcome), labels)
 
     def result(self) -> dict[str, Any]:
         """The comparison as plain numbers; rates are fractions."""
@@ -73,6 +77,30 @@ class Tally:
         return found
 
 
+def as_outcome(given: Given) -> Outcome:
+    """What a network gave, whole."""
+    return given if isinstance(given, Outcome) else Outcome(given, given)
+
+
+def try_metric(metric: Metric, forward: Forward, batches: Iterable[Any]) -> None:
+    """Take one batch through a network and a metric: what is wrong with them shows in seconds.
+
+    Raises:
+        DataError: no batch came, or one that does not fit the network or the metric.
+        RecipeError: the user's own metric fails.
+    """
+    # A loader that shuffles draws its order from the global generator, which a trial must not move.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        batch = next(iter(batches), None)
+        if batch is None:
+            raise DataError("the evaluation data are empty: no batch came. Check --eval.")
+        outcome = as_outcome(forward(batch.inputs))
+    if metric.needs_labels:
+        running = metric.start()
+        running.add(metric.reads(outcome), batch.labels)
+        running.value()
+
+
 def compare(
     reference: Forward,
     other: Forward,
@@ -84,7 +112,7 @@ def compare(
     """Run both networks over the batches and compare their outputs.
 
     Args:
-        reference: batch inputs -> the float network's output tensor.
+        reference: batch inputs -> what the float network gives.
         other: the same for the quantised network.
         batches: objects with `inputs` and `labels`.
         metric: what to measure beside agreement, KL divergence and relative noise.

@@ -9,7 +9,7 @@ from typing import Any
 
 from bitwright.graph.choice import Choice
 from bitwright.pipeline import evaluate_job
-from bitwright.preparing import Job, captured, prepare, rewritten
+from bitwright.preparing import Job, captured, prepare, rewritten, tell
 from bitwright.run.progress import Progress
 from bitwright.search.allocate import SOLVERS, allocate
 from bitwright.search.budget import Budget
@@ -85,6 +85,7 @@ def run_candidates(job: Job, wanted: Sequence[Candidate], progress: Progress) ->
     """
     with progress.stage("capture"):
         job, graph = captured(job)
+    tell(graph.notes, "capture", progress)
     graph = rewritten(job, graph, progress)
     base = choices_of(graph, job.recipe)
     menu = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,16 +14,18 @@ from torch import Tensor
 
 from bitwright import class_metrics, squad
 from bitwright.errors import DataError, RecipeError, unknown
+from bitwright.graph.answers import Outcome
+from bitwright.names import UNNAMED
 from bitwright.sources.guard import Foreign
 from bitwright.sources.specs import load_object
 
-Score = Callable[[Tensor, Any], tuple[float, int]]
+Score = Callable[[Any, Any], tuple[float, int]]
 
 
 class Running(Protocol):
     """A metric on the way: takes in batches, gives one number at the end."""
 
-    def add(self, outputs: Tensor, labels: Any) -> None:
+    def add(self, outputs: Any, labels: Any) -> None:
         """Take in a batch of outputs."""
 
     def value(self) -> float | None:
@@ -37,7 +40,7 @@ class Mean:
     total: float = 0.0
     count: int = 0
 
-    def add(self, outputs: Tensor, labels: Any) -> None:
+    def add(self, outputs: Any, labels: Any) -> None:
         """Take in a batch of outputs."""
         total, count = self.score(outputs, labels)
         self.total += total
@@ -99,7 +102,8 @@ class Spearman:
 class Metric:
     """A name and a function (outputs, labels) -> (sum, count) whose quotient is the metric.
 
-    `running` makes metrics that are no such quotient.
+    `running` makes metrics that are no such quotient. `own` ones, the user's, are given the whole
+    of what the network returned; the others the tensor that answers are read from.
     """
 
     name: str
@@ -107,6 +111,11 @@ class Metric:
     needs_labels: bool
     text: str
     running: Callable[[], Running] | None = None
+    own: bool = False
+
+    def reads(self, outcome: Outcome) -> Any:
+        """What it is given of a network's outcome: the answer, or the user's own metric all."""
+        return outcome if self.own else outcome.answer
 
     def start(self) -> Running:
         """The metric of no batch yet."""
@@ -190,30 +199,96 @@ METRICS = {
 }  # fmt: skip
 
 
-def metric(name: str) -> Metric:
-    """A metric by name, or the user's own function `FILE.py:FUNCTION`.
+@dataclass
+class _Own:
+    """An object of the user's own that takes batches in and gives one number at the end."""
 
-    The user's function takes (outputs, labels) of one batch and returns its mean score.
+    made: Any
+    name: str
+
+    def add(self, outputs: Outcome, labels: Any) -> None:
+        """Hand over the whole result of a batch."""
+        with Foreign(RecipeError, f"the metric {self.name}"):
+            self.made.add(outputs.whole, labels)
+
+    def value(self) -> float | None:
+        """What the object says of all batches."""
+        with Foreign(RecipeError, f"the metric {self.name}"):
+            found = self.made.value()
+            return None if found is None else float(found)
+
+
+def metric(given: str | Metric | Callable[..., Any]) -> Metric:
+    """A metric by name, the user's own `FILE.py:FUNCTION`, or an object of Python's.
+
+    The user's function takes (outputs, labels) of one batch and returns its mean score; a class
+    has `add(outputs, labels)` and `value()`. `outputs` is all that the network returned.
 
     Raises:
-        RecipeError: unknown name.
+        RecipeError: unknown name, or something that cannot be called so.
     """
-    if name in METRICS:
-        return METRICS[name]
-    if ":" not in name:
+    if isinstance(given, Metric):
+        return given
+    if not isinstance(given, str):
+        return _own(given, _short(given), _short(given))
+    if given in METRICS:
+        return METRICS[given]
+    if given.endswith(UNNAMED):
         raise RecipeError(
-            unknown("metric", name, METRICS, "--metric") + " Or FILE.py:FUNCTION of your own."
+            f"the recipe's metric is {given!r}: it was handed over in Python and cannot be found "
+            "again. Pass it again from Python (metric=...), or name one: --metric FILE.py:FUNCTION."
         )
-    function = load_object(name)
-    if not callable(function) or len(inspect.signature(function).parameters) != 2:
+    if ":" not in given:
         raise RecipeError(
-            f"the metric {name!r} must be a function of two arguments, (outputs, labels)."
+            unknown("metric", given, METRICS, "--metric") + " Or FILE.py:FUNCTION of your own."
+        )
+    return _own(load_object(given), given, given.rpartition(":")[2])
+
+
+def metric_word(given: object) -> str:
+    """How a recipe writes a metric: a name to import it by, or one that says there is none."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, Metric):
+        known = METRICS.get(given.name) is given
+        return given.name if known else f"{given.name}{UNNAMED}"
+    module, name = getattr(given, "__module__", ""), getattr(given, "__qualname__", "")
+    passing = module == "__main__" or module.startswith("_bitwright_user_")
+    if name and not passing and getattr(sys.modules.get(module), name, None) is given:
+        return f"{module}:{name}"
+    return f"{_short(given)}{UNNAMED}"
+
+
+def _short(given: object) -> str:
+    name = str(getattr(given, "__name__", type(given).__name__))
+    return name if name.isidentifier() else "metric"
+
+
+def _own(thing: Any, name: str, short: str) -> Metric:
+    text = "the user's own"
+    running = (getattr(thing, part, None) for part in ("add", "value"))
+    if inspect.isclass(thing) and all(map(callable, running)):
+        return Metric(short, _no_score, True, text, lambda: _Own(thing(), name), own=True)
+    if inspect.isclass(thing) or not callable(thing) or not _takes_two(thing):
+        raise RecipeError(
+            f"the metric {name!r} must be a function of two arguments, (outputs, labels), or a "
+            "class with add(outputs, labels) and value()."
         )
 
-    def score(outputs: Tensor, labels: Any) -> tuple[float, int]:
+    def score(outcome: Outcome, labels: Any) -> tuple[float, int]:
         with Foreign(RecipeError, f"the metric {name}"):
-            value = function(outputs, labels)
-            number = float(value.item() if isinstance(value, torch.Tensor) else value)
-        return number * outputs.shape[0], outputs.shape[0]
+            value = thing(outcome.whole, labels)
+            number = float(value.item() if isinstance(value, Tensor) else value)
+        return number * outcome.samples, outcome.samples
 
-    return Metric(name.rpartition(":")[2], score, True, "the user's own function")
+    return Metric(short, score, True, text, own=True)
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C that tells no signature
+        return True
+    return True

@@ -38,13 +38,17 @@ def check_name(kind: str, name: str, known: Iterable[str], place: str = "") -> N
         raise RecipeError(unknown(kind, name, known, place))
 
 
+# What a recipe writes behind the name of an object from Python that cannot be imported by it.
+UNNAMED = " (an object of Python without a name to import)"
+
+
 def check_metric(name: str) -> None:
-    """Whether a metric is a known one, or written as a function of the user's own.
+    """Whether a metric is a known one, the user's own, or an object that a recipe could only note.
 
     Raises:
         RecipeError: neither.
     """
-    if name not in METRICS and ":" not in name:
+    if name not in METRICS and ":" not in name and not name.endswith(UNNAMED):
         raise RecipeError(
             unknown("metric", name, METRICS, "--metric") + " Or FILE.py:FUNCTION of your own."
         )

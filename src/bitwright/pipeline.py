@@ -16,7 +16,7 @@ from bitwright.affordable import check_budgets
 from bitwright.allocating import Searched, search_bits
 from bitwright.distilling import DISTILLED, data_of
 from bitwright.errors import ModelError
-from bitwright.evaluation import compare
+from bitwright.evaluation import compare, try_metric
 from bitwright.export.report_text import percent
 from bitwright.export.unit_quality import Solved, as_solved, with_quality
 from bitwright.forecasting import forecast
@@ -41,11 +41,12 @@ from bitwright.preparing import (
     prepare,
     rewritten,
     store_at,
+    tell,
     work_on,
 )
 from bitwright.pricing import Prices, table_of
 from bitwright.recipe import Recipe
-from bitwright.repeating import of_python
+from bitwright.repeating import as_words, of_python
 from bitwright.result import Result
 from bitwright.run.address import check_address
 from bitwright.run.device import check_device
@@ -62,7 +63,7 @@ from bitwright.sources.data import as_dataset
 from bitwright.sources.images import ImageOptions
 from bitwright.sources.lengths import batched
 from bitwright.sources.models import example_inputs_of
-from bitwright.stages import choices_of, forward_of, menu_of, stream
+from bitwright.stages import choices_of, menu_of, outcome_of, stream
 from bitwright.tuning.steps import Tuned, tune
 
 
@@ -107,7 +108,8 @@ def quantize(
             f"the network is of type {type(model).__name__}: pass a torch.nn.Module in eval mode. "
             "Of an exported program that is program.module(); files are for the command."
         )
-    made = make_recipe(recipe, options)
+    wanted = options.get("metric")
+    made = make_recipe(recipe, as_words(options))
     example = example_inputs_of(model)
     takes = arity_of(model, example)
     image = ImageOptions.stated(made.size, made.mean, made.std, made.crop)
@@ -122,8 +124,25 @@ def quantize(
         else as_dataset(evaluation, name="the evaluation data", takes=takes, image=image),
         store_at(store),
         workers,
+        None if wanted is None or isinstance(wanted, str) else metric(wanted),
     )
     return run(job, progress_for(progress))
+
+
+def begin(job: Job, progress: Progress) -> tuple[Job, ModelGraph]:
+    """Capture the network, say what is to be known of it, and try the evaluation on one batch.
+
+    The batch goes through the float network and the metric: what is wrong with them, or with the
+    data, is found before any work.
+    """
+    with progress.stage("capture"):
+        job, graph = captured(job)
+        progress.forecast = forecast(graph, job.recipe, job.data, job.evaluation)
+    tell(graph.notes, "capture", progress)
+    if job.evaluation is not None:
+        few = batched(take(job.evaluation, job.recipe.batch), job.recipe.batch)
+        try_metric(job.measure(), outcome_of(graph, graph.module), few)
+    return job, graph
 
 
 def run(given: Job, progress: Progress) -> Result:
@@ -132,9 +151,7 @@ def run(given: Job, progress: Progress) -> Result:
     job, recipe = given, given.recipe
     _check_machinery(job, progress)
     torch.manual_seed(recipe.seed)
-    with progress.stage("capture"):
-        job, original = captured(job)
-        progress.forecast = forecast(original, recipe, job.data, job.evaluation)
+    job, original = begin(job, progress)
     if job.data.is_none:
         with progress.stage("distil", Distillation.samples) as tick:
             job = replace(job, data=data_of(original, recipe, tick))
@@ -216,7 +233,7 @@ def _check_machinery(job: Job, progress: Progress) -> None:
     """
     recipe = job.recipe
     check_device(recipe.device)
-    metric(recipe.metric)
+    job.measure()
     check_address(job.workers)
     if job.workers == 1 or (recipe.menu and method(recipe.method).needs.data):
         return
@@ -274,13 +291,13 @@ def evaluate_job(
     """Float against quantised on the evaluation data, or label-free on the calibration data."""
     dataset = job.evaluation
     recipe = job.recipe
-    chosen = metric(recipe.metric) if dataset is not None else None
+    chosen = job.measure() if dataset is not None else None
     if dataset is None:
         dataset = take(job.data, recipe.calib) if recipe.calib else job.data
     with progress.stage("evaluate") as tick:
         found = compare(
-            forward_of(graph, graph.module.to(recipe.device), recipe.device),
-            forward_of(graph, module.to(recipe.device), recipe.device),
+            outcome_of(graph, graph.module.to(recipe.device), recipe.device),
+            outcome_of(graph, module.to(recipe.device), recipe.device),
             batched(dataset, recipe.batch),
             chosen,
             tick,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -21,6 +21,7 @@ from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target, load_target
 from bitwright.graph.ties import shared_grids
 from bitwright.methods.catalogue import method
+from bitwright.metrics import Metric, metric
 from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
 from bitwright.prepare.names import SMOOTH, prepare_steps
@@ -47,7 +48,8 @@ Menu = Mapping[str, tuple[Choice, ...]]
 class Job:
     """What a run works on: the network, its data, and how; where solutions are kept, and by whom.
 
-    The store and the workers change no bit of the result, so they are not of the recipe.
+    The store and the workers change no bit of the result, so they are not of the recipe. `metric`
+    is an object from Python, which the recipe can only name.
     """
 
     model: nn.Module
@@ -57,6 +59,11 @@ class Job:
     evaluation: Dataset | None = None
     store: Entries = field(default_factory=NullStore)
     workers: int | str = 1
+    metric: Metric | None = None
+
+    def measure(self) -> Metric:
+        """What the evaluation measures: the user's own object, or what the recipe names."""
+        return self.metric or metric(self.recipe.metric)
 
 
 def store_at(path: str | Path | None) -> Entries:
@@ -96,13 +103,20 @@ def captured(job: Job) -> tuple[Job, ModelGraph]:
     return job, graph
 
 
+def tell(notes: Iterable[Note], stage: str, progress: Progress) -> None:
+    """Say what a user should know as soon as it is known."""
+    for note in notes:
+        progress.note(stage, f"{note.place}: {note.text}")
+
+
 def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
     """The float network after the recipe's rewrites, those by its data last."""
     recipe = job.recipe
     if not recipe.prepare:
         return graph
     with progress.stage("prepare"):
-        graph = rewrite(graph, recipe)
+        known, graph = len(graph.notes), rewrite(graph, recipe)
+        tell(graph.notes[known:], "prepare", progress)
         if SMOOTH not in prepare_steps(recipe.prepare):
             return graph
         changes = find_changes(
@@ -143,8 +157,7 @@ def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prep
         stats=shared_stats(graph, target, observation.stats),
         notes=(*observation.notes, *said),
     )
-    for note in (*graph.notes, *observation.notes):
-        progress.note("observe", f"{note.place}: {note.text}")
+    tell(observation.notes, "observe", progress)
     batches = bound_batches(graph, lambda: stream(job.data, recipe))
     share = LOSSLESS_SHARE if recipe.lossless else HELD_OUT
     if not tuning_steps(recipe.tune) and not recipe.lossless:

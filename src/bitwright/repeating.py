@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from bitwright.export import rundir
+from bitwright.graph.choice import written
 from bitwright.graph.target import BUILT_IN
-from bitwright.metrics import METRICS
+from bitwright.metrics import METRICS, metric_word
+from bitwright.names import UNNAMED
 from bitwright.planning import make_recipe
 from bitwright.recipe import Recipe
 from bitwright.sources.specs import resolve_spec
@@ -16,6 +20,7 @@ from bitwright.sources.specs import resolve_spec
 # What a recipe names for the command; from Python these are objects.
 SOURCES = ("model", "weights", "data", "eval")
 NO_DATA = "none"
+_WRITTEN = {"scheme", "menu", "keep", "budget", "prepare", "tune", "ties"}
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -33,8 +38,22 @@ def resolved(recipe: Recipe) -> Recipe:
         target=recipe.target
         if recipe.target.split("+")[0] in BUILT_IN
         else absolute(recipe.target),
-        metric=recipe.metric if recipe.metric in METRICS else resolve_spec(recipe.metric),
+        metric=recipe.metric if _is_word(recipe.metric) else resolve_spec(recipe.metric),
     )
+
+
+def _is_word(name: str) -> bool:
+    return name in METRICS or name.endswith(UNNAMED)
+
+
+def as_words(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from Python as a recipe writes them: lists, mappings, choices and metrics as text."""
+    found = dict(options)
+    for key in found.keys() & _WRITTEN:
+        found[key] = written(key, found[key])
+    if "metric" in found:
+        found["metric"] = metric_word(found["metric"])
+    return found
 
 
 def of_python(recipe: Recipe, no_data: bool) -> Recipe:

@@ -12,6 +12,7 @@ from bitwright.export.generation import Staged
 from bitwright.export.rates import about_few
 from bitwright.export.report import ReportData, render_report
 from bitwright.export.report_text import number, rows, scheme_of
+from bitwright.export.warnings import warning_lines
 from bitwright.recipe import Recipe, load_recipe, update
 from bitwright.repeating import line_again
 
@@ -27,6 +28,7 @@ def render(
     notes = [f"{note['place']}: {note['text']}" for note in census.get("notes", [])]
     agreement, samples = (number(metrics.get(key)) for key in ("agreement", "samples"))
     few = about_few(agreement, samples, metrics.get("answers", ""))
+    warned = [*([few[:1].upper() + few[1:]] if few else []), *warning_lines(metrics)]
     evaluated = metrics.get("evaluated_on") == "evaluation data"
     return render_report(
         ReportData(
@@ -38,7 +40,7 @@ def render(
             verify=verified,
             histograms=census.get("histograms", []),
             files=_files(new) if new else {},
-            warnings=[*([few[:1].upper() + few[1:]] if few else []), *notes],
+            warnings=list(dict.fromkeys([*warned, *notes])),
         )
     )
 

@@ -27,9 +27,11 @@ from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.summary import as_html, comparison, short
 from bitwright.export.verify import verify as verify_file
+from bitwright.export.warnings import size_warnings
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import load_target
+from bitwright.graph.unread import unread_warnings
 from bitwright.numerics.stats import TensorStats
 from bitwright.planning import checked
 from bitwright.recipe import Recipe, given_bits, to_toml
@@ -160,10 +162,15 @@ class Result:
 
     def measured(self, sizes: Mapping[str, int] = NO_FILES) -> dict[str, Any]:
         """metrics.json: accuracy, stages, sizes on disk, environment."""
+        size = size_figures(self.graph, self.chosen(), sizes)
         return {
             **self.metrics,
             "stages": [s.as_record() for s in self.progress.stages],
-            "size": size_figures(self.graph, self.chosen(), sizes),
+            "size": size,
+            "warnings": [
+                *unread_warnings(self.graph),
+                *size_warnings(size, self.census["float_weights"]),
+            ],
             "bops_ratio": _ratio(self.chosen()),
             "environment": environment(),
         }

@@ -24,6 +24,7 @@ from bitwright.graph.free_sizes import takes_free_images
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import load_target
+from bitwright.graph.unread import unread_warnings
 from bitwright.metrics import metric
 from bitwright.prepare.smooth import with_places
 from bitwright.preparing import Job
@@ -39,7 +40,7 @@ from bitwright.sources.lengths import batched, trimming
 from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
 from bitwright.sources.trial import try_data
 from bitwright.sources.trust import Gate, names_code
-from bitwright.stages import forward_of, rewrite
+from bitwright.stages import outcome_of, rewrite
 
 VERIFY_SAMPLES = 1000
 # Sizes to stand for a free batch and a free length.
@@ -165,14 +166,15 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
     for note in try_data(graph, dataset, loaded.recipe.batch):
         progress.note("evaluate", f"{note.place}: {note.text}")
     with progress.stage("evaluate") as tick:
-        return compare(
-            forward_of(graph, graph.module),
-            forward_of(graph, stitch(loaded.graph, loaded.assignment)),
+        found = compare(
+            outcome_of(graph, graph.module),
+            outcome_of(graph, stitch(loaded.graph, loaded.assignment)),
             batched(dataset, loaded.recipe.batch),
             chosen,
             tick,
             graph.answer.kind,
         )
+    return {**found, "warnings": unread_warnings(graph)}
 
 
 def export(loaded: LoadedRun) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from bitwright.errors import RecipeError
+from bitwright.graph.answers import Outcome
 from bitwright.graph.choice import Choice, assign, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.execute import bind, blaming
 from bitwright.graph.model_graph import ModelGraph, Unit
@@ -97,17 +99,28 @@ def stream(dataset: Dataset, recipe: Recipe, limit: bool = True) -> Iterator[Any
         yield batch.inputs
 
 
-def forward_of(graph: ModelGraph, module: nn.Module, device: str = "cpu") -> Any:
-    """A function from a batch's inputs to the tensor that answers are read from."""
+def outcome_of(
+    graph: ModelGraph, module: nn.Module, device: str = "cpu"
+) -> Callable[[Any], Outcome]:
+    """A function from a batch's inputs to what the network gives, whole and as an answer."""
     names = {spec.name for spec in graph.inputs}
 
-    def forward(inputs: Any) -> Tensor:
+    def forward(inputs: Any) -> Outcome:
         flat = bind(graph, inputs)
+        mask = None
         with blaming(flat):
             if isinstance(inputs, Mapping):
                 values = {k: v.to(device) for k, v in inputs.items() if k in names}
-                return graph.answer.of(module(**values), values.get(MASK)).cpu()
-            given = (t.to(device) for t in flat if isinstance(t, Tensor))
-            return graph.answer.of(module(*given)).cpu()
+                result, mask = module(**values), values.get(MASK)
+            else:
+                result = module(*(t.to(device) for t in flat if isinstance(t, Tensor)))
+            answer = graph.answer.of(result, mask).cpu()
+        return Outcome(answer, pytree.tree_map_only(Tensor, Tensor.cpu, result))
 
     return forward
+
+
+def forward_of(graph: ModelGraph, module: nn.Module, device: str = "cpu") -> Any:
+    """A function from a batch's inputs to the tensor that answers are read from."""
+    whole = outcome_of(graph, module, device)
+    return lambda inputs: whole(inputs).answer

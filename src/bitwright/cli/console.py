@@ -17,6 +17,7 @@ from bitwright.errors import InterruptedRun
 from bitwright.export.rates import counted
 from bitwright.export.report_text import shown_count
 from bitwright.export.rundir import finite
+from bitwright.export.warnings import CLEARLY, about_float
 from bitwright.run.progress import Event, Progress
 
 _PLAIN_SECONDS = 10.0
@@ -178,6 +179,10 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
     plan = found["plan"]
     lines += ["", f"{counted(len(rows), 'unit is', 'units are')} quantised. What stays in float:"]
     lines += [f"  {o['count']:4} x {o['op']}: {o['reason']}" for o in found["census"]["float_ops"]]
+    weights = found["census"]["float_weights"]
+    if weights["size"] > CLEARLY:
+        told = "a file will not be clearly smaller than the float network."
+        lines.append(f"  warning: size: {told} {about_float(weights)}")
     lines += [f"  note: {n['place']}: {n['text']}" for n in found["census"]["notes"]]
     lines += [
         "",

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from bitwright.export import report_text as text
 from bitwright.export.rates import about_few, counted
 from bitwright.export.speed_words import speed_advice, speed_told
+from bitwright.export.warnings import warning_lines
 
 _WIDTH = 12
 
@@ -28,6 +29,7 @@ def comparison(outcome: Mapping[str, Any]) -> list[str]:
         lines += _speed(outcome["verify"], str(outcome.get("target") or ""))
     if any(" % [" in line for line in lines):
         lines.append(_line("", text.LEGEND))
+    lines += [f"warning: {told}" for told in warning_lines(metrics or {})]
     if outcome.get("out"):
         lines += ["", f"report:  {outcome['out']}/report.html"]
     return lines

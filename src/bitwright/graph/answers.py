@@ -7,7 +7,7 @@ capture, from the names under which the network returns its outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,22 @@ class Answer:
 FIRST = Answer()
 
 
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a network gave for a batch: the tensor that is compared, and all of it as it came.
+
+    `whole` is the user's own structure: a dictionary, a tuple, a dataclass, or the tensor itself.
+    """
+
+    answer: Tensor
+    whole: Any
+
+    @property
+    def samples(self) -> int:
+        """How many samples the batch has."""
+        return self.answer.shape[0] if self.answer.dim() else 1
+
+
 def embedding(states: Tensor, mask: Tensor | None = None) -> Tensor:
     """One vector of root mean square 1 for each sample: its tokens' (or pixels') mean.
 
@@ -85,11 +101,16 @@ def embedding(states: Tensor, mask: Tensor | None = None) -> Tensor:
     return pooled / pooled.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
-def answer_of(result: Any) -> Answer:
+def answer_of(result: Any, free: Set[int] = frozenset()) -> Answer:
     """What the outputs of a network mean, from one result with the names that it has.
 
     Only a network that names its outputs can say that they are an embedding or a span; any other
-    returns scores first.
+    returns scores first. Leaves that are empty, or at places that are `free` (of a size that the
+    input's values decide, such as the boxes that a filter lets pass), cannot be compared row by
+    row with another network's: the first that can is taken.
+
+    Raises:
+        DataError: there are tensors, but none that can be compared.
     """
     leaves = pytree.tree_leaves(result)
     if isinstance(result, Mapping):
@@ -103,7 +124,15 @@ def answer_of(result: Any) -> Answer:
             if _is_float(result.get(name)):
                 return Answer(EMBEDDING, (_place(leaves, result[name]),))
     floats = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
-    return Answer(SCORES, tuple(floats[:1]))
+    fit = [i for i in floats if i not in free and leaves[i].numel()]
+    if floats and not fit:
+        raise DataError(
+            "every tensor of floats that the network returns is empty on the example inputs, or of "
+            "a size that the input's values decide (as boxes after a filter are), so its answers "
+            "cannot be compared with the float network's. Let forward() return the raw scores too, "
+            "and filter them outside of it."
+        )
+    return Answer(SCORES, tuple(fit[:1]))
 
 
 def _is_float(value: object) -> bool:

@@ -9,12 +9,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from bitwright.errors import CaptureError
@@ -31,6 +33,7 @@ from bitwright.graph.model_graph import (
     set_tensor,
 )
 from bitwright.graph.names import in_forward_order, know_dataclasses, leaf_names
+from bitwright.graph.unread import unread_notes
 from bitwright.graph.working_copy import working_copy
 
 Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
@@ -75,11 +78,21 @@ def capture(model: nn.Module, example_inputs: Inputs, free_sizes: bool = False) 
     found = units.find_units(module, flat)
     inputs = _input_specs(module, program, flat)
     notes = [*converted, *notes, *_static_batch(inputs)]
-    graph = ModelGraph(
-        module, found, inputs, folded, tuple(notes), answer_of(expected), leaf_names(expected)
-    )
+    answer = answer_of(expected, _free_sizes(module))
+    graph = ModelGraph(module, found, inputs, folded, tuple(notes), answer, leaf_names(expected))
     _check_same_outputs(expected, graph, args, kwargs)
-    return graph
+    return replace(graph, notes=(*graph.notes, *unread_notes(graph)))
+
+
+def _free_sizes(module: fx.GraphModule) -> frozenset[int]:
+    """The places of outputs whose size the values decide, as the boxes that a filter lets pass."""
+    result = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    values = [getattr(leaf, "meta", {}).get("val") for leaf in pytree.tree_leaves(result)]
+    return frozenset(
+        place
+        for place, value in enumerate(values)
+        if isinstance(value, Tensor) and free_unbacked_symbols(value)
+    )
 
 
 def _use_channels_last(module: fx.GraphModule) -> None:
@@ -334,7 +347,7 @@ def _check_same_outputs(expected: Any, graph: ModelGraph, args: Any, kwargs: Any
                 f"output {position} of the captured network has shape {tuple(got.shape)}, the "
                 f"network's own {tuple(want.shape)}: please report this network."
             )
-        if not want.dtype.is_floating_point:
+        if not want.dtype.is_floating_point or not want.numel():
             continue
         scale = want.abs().max().clamp_min(1e-6)
         difference = ((want - got).abs().max() / scale).item()

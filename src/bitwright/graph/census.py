@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from bitwright.graph.choice import Choice
+from bitwright.graph.float_weights import float_weights
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.operators import ACTIVATIONS, STORED, TRANSPARENT, WEIGHTED, plain_name
 from bitwright.graph.sites import Site
@@ -39,6 +40,7 @@ def census(
         "target": target.name,
         "units": units,
         "float_ops": _float_operators(graph, sites),
+        "float_weights": float_weights(graph, choices),
         "notes": [{"place": n.place, "text": n.text} for n in graph.notes],
         "folded_batch_norms": sorted(record.name for record in graph.folded.values()),
         "protocol": _protocol(graph, target, choices, sites),

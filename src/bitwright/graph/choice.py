@@ -194,6 +194,40 @@ def parse_keep(text: str) -> tuple[tuple[str, Choice], ...]:
     return tuple(rules)
 
 
+def written(key: str, value: object) -> str:
+    """Schemes, menus and rules as a recipe writes them, from text, choices, lists or a mapping.
+
+    >>> written("menu", ["w8a8", Choice(4, 8)]), written("keep", {"first": "w8a8", "a*": FLOAT})
+    ('w8a8,w4a8', 'first=w8a8,a*=float')
+
+    Raises:
+        RecipeError: a value that is neither, or a pattern that would be read as another rule.
+    """
+    if isinstance(value, (str, Choice)):
+        return str(value)
+    if isinstance(value, Mapping) and key == "keep":
+        return ",".join(_rule(pattern, scheme) for pattern, scheme in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, Mapping)):
+        wrong = next((v for v in value if not isinstance(v, (str, Choice))), None)
+        if wrong is None:
+            return (" and " if key == "budget" else ",").join(map(str, value))
+        value = wrong
+    raise RecipeError(
+        f"{key} holds {value!r}, of type {type(value).__name__}. Give text, a Choice, a list of "
+        "these" + (", or a dictionary of patterns and schemes." if key == "keep" else ".")
+    )
+
+
+def _rule(pattern: object, scheme: object) -> str:
+    good = isinstance(pattern, str) and pattern.strip() and not set(pattern) & {",", "="}
+    if not good or not isinstance(scheme, (str, Choice)) or "," in str(scheme):
+        raise RecipeError(
+            f"keep holds {pattern!r}: {scheme!r}. A key is one pattern of module paths, a value "
+            "its scheme, for example {'first': 'w8a8', 'blocks.0.*': 'float'}."
+        )
+    return f"{pattern}={scheme}"
+
+
 def assign(
     names: Sequence[str], scheme: Choice, keep: Sequence[tuple[str, Choice]]
 ) -> Mapping[str, Choice]:

@@ -24,7 +24,7 @@ ROUNDING = 2.0**-22
 MOST_RIDGE = 3.0
 # Ridges that held-out rows may choose: by this factor apart, and at most so much.
 RUNG, TOP = 10.0**0.5, 10.0
-# The pull on a weight that is a table of embeddings too: its rows' own error counts as the output's.
+# The pull on a weight that is a table of embeddings too: its rows' error counts as the output's.
 TIED_RIDGE = 1.0
 # Multiplications of a sweep, C N^2, from which on a unit has one start and rests sooner: a little
 # of the objective for most of the time.
