@@ -20,13 +20,13 @@ from typing import Any
 
 from tables import DOCS, RESULTS, machine, markdown, put_between_markers, write_csv
 
+from bitwright.allocation.allocate import Allocation, allocate
+from bitwright.allocation.cost import bops, weight_bits
+from bitwright.allocation.explain import explain
+from bitwright.allocation.frontier import trace
+from bitwright.allocation.question import ask
+from bitwright.allocation.table import Row, Table, make_table
 from bitwright.graph.choice import Choice
-from bitwright.search.allocate import Allocation, allocate
-from bitwright.search.cost import bops, weight_bits
-from bitwright.search.explain import explain
-from bitwright.search.frontier import trace
-from bitwright.search.question import ask
-from bitwright.search.table import Row, Table, make_table
 
 WIDE = [Choice(w, a) for w in range(2, 9) for a in (4, 8)]
 RELAXED = [Choice(w, a) for w in range(2, 9) for a in range(2, 9)]

@@ -25,22 +25,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from scipy.stats import spearmanr
 
-from bitwright.evaluation import compare
+from bitwright.allocation.allocate import SOLVERS, allocate
+from bitwright.allocation.frontier import trace
+from bitwright.allocation.table import Table, write_table
+from bitwright.engine.memory import keep_heap
+from bitwright.engine.progress import Progress
+from bitwright.evaluation.compare import compare
+from bitwright.evaluation.forward import forward_of
 from bitwright.graph.choice import Choice
-from bitwright.planning import make_recipe
-from bitwright.preparing import Job, capture_network, prepare, store_at
-from bitwright.run.memory import keep_heap
-from bitwright.run.progress import Progress
-from bitwright.search.allocate import SOLVERS, allocate
-from bitwright.search.chart import draw
-from bitwright.search.frontier import trace
-from bitwright.search.interaction import random_allocations
-from bitwright.search.table import Table, write_table
+from bitwright.pipeline.check import make_recipe
+from bitwright.pipeline.job import Job, capture_network, prepare, store_at
+from bitwright.pipeline.plan import choices_of, menu_of
+from bitwright.pipeline.tabulate import measured_menu
+from bitwright.report.chart import draw
+from bitwright.sensitivity.interaction import random_allocations
+from bitwright.sensitivity.table import Base
 from bitwright.sources.batches import rebatch
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
-from bitwright.stages import choices_of, forward_of, menu_of
-from bitwright.tabulating import Base, measured_menu
 
 HERE = Path(__file__).parent
 DATA = {
@@ -81,7 +83,7 @@ class Judge:
         return self.known[key]
 
     def _run(self, choices: dict[str, Choice]) -> dict[str, float]:
-        from bitwright.metrics import metric
+        from bitwright.evaluation.metrics import metric
 
         graph = self.base.prepared.graph
         module = self.base.solutions.module(choices)

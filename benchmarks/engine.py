@@ -73,8 +73,8 @@ def processor_seconds(work: Callable[[], object]) -> float:
 def forwards(name: str, root: Path) -> dict[str, Callable[[], object]]:
     """The user's network in both layouts, and the captured one, whole and node by node."""
     import bitwright as bw
+    from bitwright.evaluation.forward import forward_of
     from bitwright.graph.execute import bind, run
-    from bitwright.stages import forward_of
 
     inputs = batch_of(name)
     graph = bw.capture(network(name, root), (inputs[:2],))
@@ -91,7 +91,7 @@ def forwards(name: str, root: Path) -> dict[str, Callable[[], object]]:
 
 def serve_forwards(name: str, root: Path, keep: bool) -> None:
     """A worker: time the variant that each line names."""
-    from bitwright.run.memory import keep_heap
+    from bitwright.engine.memory import keep_heap
 
     if keep:
         keep_heap()
@@ -281,11 +281,11 @@ def compare_files(root: Path, repetitions: int) -> list[dict[str, Any]]:
 def serve_memory(root: Path, photos: int) -> None:
     """A worker: capture EfficientNet-Lite0, observe so many photos, tell the peak memory."""
     import bitwright as bw
+    from bitwright.engine.memory import keep_heap, peak_rss_mb
     from bitwright.graph.sites import find_sites
-    from bitwright.recipe import Recipe
-    from bitwright.run.memory import keep_heap, peak_rss_mb
+    from bitwright.pipeline.plan import stream
+    from bitwright.recipe.values import Recipe
     from bitwright.sources.data import load_data
-    from bitwright.stages import stream
 
     keep_heap()
     started = time.process_time()
@@ -340,10 +340,10 @@ def page(
         "## The captured network against the user's own",
         "",
         "Best eager is the fastest of the user's network in two memory layouts, each with malloc's",
-        "default and with `bitwright.run.memory.keep_heap`. A speed of 1 is as fast as that; more",
-        "is faster. Every variant starts from a contiguous batch, so `channels_last` pays for its",
-        "conversion. Bitwright folds batch-norms, keeps `channels_last` from end to end and keeps",
-        "the heap; `captured` is how it evaluates, `node by node` how it calibrates.",
+        "default and with `bitwright.engine.memory.keep_heap`. A speed of 1 is as fast as that;",
+        "more is faster. Every variant starts from a contiguous batch, so `channels_last` pays for",
+        "its conversion. Bitwright folds batch-norms, keeps `channels_last` from end to end and",
+        "keeps the heap; `captured` is how it evaluates, `node by node` how it calibrates.",
         "",
         markdown(
             forward,

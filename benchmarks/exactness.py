@@ -39,7 +39,7 @@ import bitwright as bw
 from bitwright.export.verify import session
 from bitwright.numerics.affine import QParams, from_range
 from bitwright.numerics.grid import Grid
-from bitwright.result import Result
+from bitwright.pipeline.result import Result
 from bitwright.sources.batches import Dataset, rebatch
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
@@ -74,9 +74,9 @@ def plain_bias(bias: Tensor, *_: object) -> Tensor:
 def full_precision() -> Iterator[None]:
     """The same road with full float32 scales and biases."""
     with (
-        mock.patch("bitwright.stages.exact_range", plain_range),
+        mock.patch("bitwright.pipeline.plan.exact_range", plain_range),
         mock.patch("bitwright.numerics.ranges.exact_range", plain_range),
-        mock.patch("bitwright.stages.exact_bias", plain_bias),
+        mock.patch("bitwright.pipeline.plan.exact_bias", plain_bias),
     ):
         yield
 

@@ -32,18 +32,18 @@ import torch
 from tables import DOCS, RESULTS, data_root, machine, markdown, write_csv
 
 import bitwright as bw
+from bitwright.allocation.allocate import allocate
+from bitwright.allocation.cost import bops, weight_bits
+from bitwright.allocation.latencies import with_latencies
+from bitwright.allocation.latency_csv import read_latencies, write_latencies
+from bitwright.allocation.latency_table import LatencyTable, predict
+from bitwright.allocation.table import Row, Table, make_table
 from bitwright.cli.commands import run_quantize
-from bitwright.export.latency import LatencyTable, predict
-from bitwright.export.latency_csv import read_latencies, write_latencies
-from bitwright.export.timing import conditions_here
+from bitwright.engine.progress import Progress
 from bitwright.graph.choice import Choice, parse_menu
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.measuring import Measured, Menu, Settings, latencies, menu_for, time_networks
-from bitwright.run.progress import Progress
-from bitwright.search.allocate import allocate
-from bitwright.search.cost import bops, weight_bits
-from bitwright.search.latency import with_latencies
-from bitwright.search.table import Row, Table, make_table
+from bitwright.latency.measure import Measured, Menu, Settings, latencies, menu_for, time_networks
+from bitwright.latency.timing import conditions_here
 from bitwright.sources.models import load_model
 
 NAME = "efficientnet_lite0"
@@ -224,8 +224,8 @@ def page(found: Measured, rows: Sequence[Figures], seconds: float) -> str:
         "values are converted. What such a border adds is measured in networks with every third",
         "unit in float, and is added between neighbours: in the program that allocates bits these",
         "are products of choices, so a budget is held by the network and not by a sum of units,",
-        "and an optimum is proven (`search/latency.py`). `latency<=0.6` is a fraction of the whole",
-        "float network, the rest included.",
+        "and an optimum is proven (`allocation/latencies.py`). `latency<=0.6` is a fraction of the",
+        "whole float network, the rest included.",
         "",
         "`bitwright quantize` with a budget of the latency (or `--minimize latency`) measures its",
         "menu itself, once: the table goes into the run as `latency.csv`, and `bitwright allocate`",

@@ -80,7 +80,8 @@ DFQ = {
 # which ONNX Runtime's integer kernels take longer than a whole method where photos are concerned.
 VERIFY_SAMPLES = 64
 PLAIN = """
-from bitwright import cli, result
+from bitwright import cli
+from bitwright.pipeline import result
 result.VERIFY_SAMPLES = {samples}
 {more}
 cli.main()
@@ -111,7 +112,7 @@ DISTILL_ONCE = """
 import json, time
 from pathlib import Path
 import torch
-from bitwright import distilling
+from bitwright.pipeline import distilled as distilling
 
 make, made = distilling.distil, Path({made!r})
 
@@ -282,8 +283,8 @@ def times_of(made: Path) -> tuple[float, float]:
 
 def on_samples_seen(run: Path, data: str) -> dict[str, Any]:
     """Agreement and KL on the calibration samples themselves: what is better there was learned."""
-    from bitwright.run.progress import Progress
-    from bitwright.runs import evaluate, load_run
+    from bitwright.engine.progress import Progress
+    from bitwright.pipeline.runs import evaluate, load_run
 
     return evaluate(load_run(run), data, "agreement", Progress())
 

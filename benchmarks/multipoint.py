@@ -46,9 +46,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
+from bitwright.allocation.allocate import allocate
+from bitwright.allocation.budget import Budget
+from bitwright.allocation.cost import bops
+from bitwright.allocation.frontier import trace
+from bitwright.allocation.table import Table, make_table, write_table
+from bitwright.engine.memory import keep_heap
+from bitwright.engine.progress import Progress
+from bitwright.evaluation.forward import forward_of
 from bitwright.graph.choice import Choice, parse_menu
 from bitwright.graph.rows import weight_rows
-from bitwright.lossless import Agreement, Search
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import UnitProblem, UnitSolution
 from bitwright.methods.quadratic import QuadraticSolver
@@ -57,22 +64,17 @@ from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.losses import kl_divergence
 from bitwright.numerics.ranges import range_rule, weight_qparams
-from bitwright.planning import make_recipe
-from bitwright.preparing import Job, capture_network, prepare, store_at, work_on
-from bitwright.run.memory import keep_heap
-from bitwright.run.progress import Progress
-from bitwright.search.allocate import allocate
-from bitwright.search.budget import Budget
-from bitwright.search.chart import draw
-from bitwright.search.cost import bops
-from bitwright.search.frontier import trace
-from bitwright.search.table import Table, make_table, write_table
+from bitwright.pipeline.check import make_recipe
+from bitwright.pipeline.job import Job, capture_network, prepare, store_at, work_on
+from bitwright.pipeline.lossless import Agreement, Search
+from bitwright.pipeline.plan import choices_of, menu_of
+from bitwright.pipeline.tabulate import measured_menu
+from bitwright.report.chart import draw
+from bitwright.sensitivity.table import Base
 from bitwright.solving import solve
 from bitwright.sources.batches import rebatch, take
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
-from bitwright.stages import choices_of, forward_of, menu_of
-from bitwright.tabulating import Base, measured_menu
 
 HERE = Path(__file__).parent
 DATA = {

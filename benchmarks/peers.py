@@ -51,7 +51,7 @@ def network(root: Path) -> nn.Module:
 def ours(root: Path, method: str) -> tuple[Answers, float]:
     """Our solver through the Python API."""
     import bitwright as bw
-    from bitwright.run.progress import Event, Progress
+    from bitwright.engine.progress import Event, Progress
 
     def tell(event: Event) -> None:
         # What follows is evaluation on the calibration samples, which the peer does not do.

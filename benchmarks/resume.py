@@ -26,8 +26,8 @@ from benchmarks.tables import DOCS, data_root
 TESTED = (
     "## In the tests",
     "",
-    "A small network, so that a life takes a second (`tests/run/test_lives.py`,",
-    "`tests/run/test_failing_disk.py`; marked slow, part of `make test`):",
+    "A small network, so that a life takes a second (`tests/engine/test_lives.py`,",
+    "`tests/engine/test_failing_disk.py`; marked slow, part of `make test`):",
     "",
     "- 210 kills at random instants over seven modes (nearest, parallel, sequential, a menu with a",
     "  budget, refined and tuned, AdaRound, lossless), half of them into a folder that holds a",

@@ -43,7 +43,7 @@ from text_parts import (
 )
 
 import bitwright as bw
-from bitwright.result import Result
+from bitwright.pipeline.result import Result
 from bitwright.sources.batches import Dataset
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.text import jsonl_dataset

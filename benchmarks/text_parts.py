@@ -21,16 +21,16 @@ import torch
 from torch import Tensor, nn
 
 import bitwright as bw
-from bitwright.evaluation import compare
+from bitwright.evaluation.compare import compare
+from bitwright.evaluation.forward import forward_of
+from bitwright.evaluation.metrics import metric
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.samples import flat_example
 from bitwright.graph.simulate import Assignment, stitch
-from bitwright.metrics import metric
-from bitwright.result import Result
+from bitwright.pipeline.result import Result
 from bitwright.sources.batches import Dataset
 from bitwright.sources.lengths import batched, trimming
 from bitwright.sources.models import LoadedModel, load_model
-from bitwright.stages import forward_of
 
 MARK = "RESULT "
 BATCH = 25

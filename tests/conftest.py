@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from torch import nn
 
 from bitwright import cli
-from bitwright.run.memory import keep_heap
+from bitwright.engine.memory import keep_heap
 from networks import pictures, small_network
 
 keep_heap()

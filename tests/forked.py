@@ -24,14 +24,15 @@ import torch
 from torch import nn
 
 import bitwright
-from bitwright import checking, result, runs
 from bitwright.cli import commands, console_table, edge, records, table_commands
+from bitwright.engine.files import write_atomically
+from bitwright.engine.manifest import seal
 from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.verify import verify
-from bitwright.run.files import write_atomically
-from bitwright.run.manifest import seal
+from bitwright.pipeline import integrity as checking
+from bitwright.pipeline import result, runs
 
 USER_FILE = """
 import torch

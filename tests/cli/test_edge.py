@@ -15,7 +15,7 @@ import pytest
 
 import bitwright as bw
 from bitwright.cli import checks, edge
-from bitwright.errors import BitwrightError, PromiseError, RecipeError
+from bitwright.errors import BitwrightError, RecipeError
 
 COMMAND = [sys.executable, "-m", "bitwright"]
 
@@ -54,7 +54,7 @@ def ends(bitwright, monkeypatch, tmp_path):
 def test_errors_of_ours_keep_their_code(ends, kind):
     done = ends(kind("the value, the place, the remedy"))
     assert done.code == kind.exit_code and "the value, the place, the remedy" in done.err
-    assert (done.code == 1) == (kind is PromiseError)
+    assert done.code != 1, "which says that a promise failed"
 
 
 @pytest.mark.parametrize(

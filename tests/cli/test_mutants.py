@@ -16,12 +16,12 @@ import pytest
 from mutants import WORDS, mutated_text
 from networks_on_disk import quantised
 
+from bitwright.allocation.budget import parse_budgets
 from bitwright.cli.table_commands import Request, run_allocate
 from bitwright.errors import BitwrightError
 from bitwright.export import rundir
 from bitwright.graph.target import load_target
-from bitwright.recipe import Recipe, make_recipe, to_toml
-from bitwright.search.budget import parse_budgets
+from bitwright.recipe.values import Recipe, make_recipe, to_toml
 
 SECONDS, MEGABYTES = 5.0, 500
 TARGET = """

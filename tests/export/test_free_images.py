@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import bitwright as bw
+from bitwright.engine.progress import Progress
 from bitwright.export.free_images import capture_free
-from bitwright.run.progress import Progress
 from networks import normal, pictures, seeded, small_network
 
 IMAGES = pictures(16, size=8)

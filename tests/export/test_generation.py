@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bitwright.engine.manifest import Manifest, Seal, parse_manifest
 from bitwright.errors import FileError, RunDirectoryError
 from bitwright.export import generation, rundir
 from bitwright.export.generation import change, claimed, updating
-from bitwright.run.manifest import Manifest, Seal, parse_manifest
 
 
 def whole(path, recipe="seed = 1\n", **files):

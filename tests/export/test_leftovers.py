@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bitwright.cli.commands import run_quantize
+from bitwright.engine.progress import Progress
 from bitwright.errors import BitwrightError
 from bitwright.export.leftovers import no_empty_folders, nothing_begun
 from bitwright.export.rundir import LOG, RECIPE, STORE, RunDirectory
-from bitwright.run.progress import Progress
 
 MINE = """
 import torch

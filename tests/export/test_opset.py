@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import bitwright as bw
+from bitwright.engine.progress import Progress
 from bitwright.errors import RecipeError
-from bitwright.run.progress import Progress
 from networks import normal, pictures, seeded, small_network
 
 IMAGES = pictures(16, size=8)

@@ -8,9 +8,9 @@ import warnings
 
 import pytest
 
+from bitwright.engine.progress import Progress
 from bitwright.errors import RunDirectoryError, RunWarning
 from bitwright.export import generation, rundir
-from bitwright.run.progress import Progress
 
 
 def made(path, recipe="seed = 1\n", **files):

@@ -10,11 +10,11 @@ import pytest
 
 import bitwright as bw
 from bitwright.export.float_twin import float_twin
-from bitwright.export.report import ReportData, render_report
 from bitwright.export.runtime import run, session
-from bitwright.export.speed_words import speed_advice
-from bitwright.export.summary import comparison
 from bitwright.graph.simulate import stitch
+from bitwright.report.report import ReportData, render_report
+from bitwright.report.speed_words import speed_advice
+from bitwright.report.summary import comparison
 from networks import TwoTowers, normal, pictures, seeded, small_network
 
 IMAGES = pictures(16, size=8)

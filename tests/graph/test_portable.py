@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import bitwright as bw
+from bitwright.engine.wire import decode, encode, from_bytes, to_bytes
 from bitwright.graph.portable import portable, restored
-from bitwright.run.wire import decode, encode, from_bytes, to_bytes
 from networks import pictures, small_network
 
 

@@ -14,7 +14,7 @@ from bitwright.graph.choice import Choice
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target, parse_target
 from bitwright.graph.ties import shared_grids, tied_inputs
-from bitwright.preparing import shared_stats
+from bitwright.pipeline.job import shared_stats
 from bitwright.solving.grids import input_grids
 from networks import normal, pictures, seeded, small_network
 

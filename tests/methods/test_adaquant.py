@@ -9,6 +9,7 @@ import pytest
 import torch
 from unit_problems import output_error, with_rows
 
+from bitwright.engine.digest import digest
 from bitwright.errors import RecipeError
 from bitwright.graph.activation import Activation
 from bitwright.methods.adaquant import LEARNED, AdaQuant, _State, paper
@@ -19,7 +20,6 @@ from bitwright.methods.problem import Samples
 from bitwright.methods.quadratic import QuadraticSolver
 from bitwright.methods.training import Start, behind
 from bitwright.numerics.gram import Gram
-from bitwright.run.digest import digest
 from networks import normal
 
 PAPER = replace(paper(), rows=256)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from unit_problems import with_rows
 
+from bitwright.engine.digest import digest
 from bitwright.graph.rows import weight_rows
 from bitwright.methods.adaround import AdaRound
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.training import Start
-from bitwright.run.digest import digest
 
 STEPS = 150
 

@@ -16,6 +16,8 @@ from torch import nn
 from unit_problems import CASES, bare, layer_of, output_error, problem, with_rows
 
 import bitwright.methods
+from bitwright.engine.digest import digest
+from bitwright.engine.wire import decode, encode, from_bytes, to_bytes
 from bitwright.errors import RecipeError
 from bitwright.methods.catalogue import METHODS, method
 from bitwright.methods.nearest import Nearest
@@ -24,8 +26,6 @@ from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import QParams, dequantize
 from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.grid import Grid
-from bitwright.run.digest import digest
-from bitwright.run.wire import decode, encode, from_bytes, to_bytes
 from networks import normal
 
 # (symmetric, per channel)

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import bitwright as bw
+from bitwright.allocation.cost import weight_bits
 from bitwright.errors import RecipeError
 from bitwright.export.packed import load_packed
 from bitwright.graph.choice import Choice, parse_scheme
 from bitwright.numerics.affine import dequantize
 from bitwright.numerics.blocks import block_of, blocks, repeated
-from bitwright.search.cost import weight_bits
 
 
 def network():

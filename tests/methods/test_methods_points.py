@@ -10,6 +10,7 @@ import pytest
 import torch
 from unit_problems import bare, with_rows
 
+from bitwright.engine.digest import digest
 from bitwright.graph.choice import Choice
 from bitwright.graph.rows import weight_rows
 from bitwright.methods.catalogue import METHODS
@@ -19,7 +20,6 @@ from bitwright.numerics.affine import dequantize
 from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.points import split
-from bitwright.run.digest import digest
 from networks import normal
 
 CASES = ("conv with relu6", "linear without bias", "depthwise", "transposed", "one sample")

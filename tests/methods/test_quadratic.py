@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from unit_problems import CASES, output_error, problem, with_rows
 
+from bitwright.engine.digest import digest
 from bitwright.graph.rows import weight_rows
 from bitwright.methods import quadratic
 from bitwright.methods.nearest import Nearest
@@ -19,7 +20,6 @@ from bitwright.numerics.affine import dequantize
 from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of
 from bitwright.numerics.exact import significant_bits
 from bitwright.numerics.gram import Gram, centred, regularised
-from bitwright.run.digest import digest
 from descent import best_scale, sweep
 from networks import normal
 

@@ -7,11 +7,11 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from bitwright.engine.store import Store
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.grid import Grid
-from bitwright.run.store import Store
 
 LAST = torch.channels_last
 

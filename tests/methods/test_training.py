@@ -9,6 +9,7 @@ import pytest
 import torch
 from unit_problems import CASES, output_error, with_rows
 
+from bitwright.engine.digest import digest
 from bitwright.graph.activation import Activation
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Samples
@@ -27,7 +28,6 @@ from bitwright.methods.training import (
 )
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.grid import Grid
-from bitwright.run.digest import digest
 
 ONE_SCALE_A_ROW = [name for name in CASES if name != "transposed grouped"]
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import bitwright as bw
+from bitwright.engine.progress import Progress
 from bitwright.errors import DataError, RecipeError
 from bitwright.graph.capture import capture
 from bitwright.graph.execute import walk
+from bitwright.pipeline.runs import evaluate, load_run
 from bitwright.prepare.distil import Distillation, distil, mismatch, wanted_outputs
-from bitwright.run.progress import Progress
-from bitwright.runs import evaluate, load_run
 from networks import Chain, SmallNet, normal, pictures, seeded
 
 QUICK = Distillation(samples=16, batch=16, iterations=60)

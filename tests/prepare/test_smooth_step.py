@@ -9,8 +9,8 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.graph.choice import Choice
+from bitwright.pipeline.runs import load
 from bitwright.prepare.smooth import apply_changes, find_changes, find_places
-from bitwright.runs import load
 
 W4A4 = Choice(4, 4)
 

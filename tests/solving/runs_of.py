@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from bitwright.engine.digest import digest
+from bitwright.engine.store import Counts
 from bitwright.graph import execute
 from bitwright.graph import replay as replaying
 from bitwright.graph.capture import capture
@@ -20,8 +22,6 @@ from bitwright.graph.work import Work as Counted
 from bitwright.methods.adaquant import AdaQuant
 from bitwright.methods.quadratic import QuadraticSolver
 from bitwright.numerics.ranges import range_rule
-from bitwright.run.digest import digest
-from bitwright.run.store import Counts
 from bitwright.solving import Work, bound_batches, solve
 from bitwright.solving.assembly import assemble
 from bitwright.solving.grids import input_grids, task_grids

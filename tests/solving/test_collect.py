@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from bitwright.engine.digest import digest
 from bitwright.graph.capture import capture
 from bitwright.graph.rows import weight_rows
 from bitwright.numerics.affine import fake_quantize
 from bitwright.numerics.exact import exact_range
 from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
-from bitwright.run.digest import digest
 from bitwright.solving.collect import HELD_OUT, Collector, Part, collect_batch, plan_of, row_seed
 from bitwright.solving.spool import Budget
 from bitwright.solving.work import inputs_key

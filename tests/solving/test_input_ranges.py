@@ -10,13 +10,13 @@ import torch
 from runs_of import Residual, run_of, tiny
 from torch import nn
 
+from bitwright.engine.digest import digest
 from bitwright.graph.kept import named_inputs as start
 from bitwright.graph.replay import replay
 from bitwright.graph.rows import geometry, input_rows, weight_rows
 from bitwright.graph.units import input_of
 from bitwright.numerics.affine import fake_quantize
 from bitwright.numerics.exact import exact_range
-from bitwright.run.digest import digest
 from bitwright.solving.ranges import SHRINK, grids_by_output
 from networks import Chain, seeded
 

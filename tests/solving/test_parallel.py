@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from runs_of import ADAQUANT, QUADRATIC, Residual, counting, run_of, solving_of, tiny
 from torch import nn
 
+from bitwright.engine.digest import digest
+from bitwright.engine.store import Store
 from bitwright.methods.catalogue import METHODS
-from bitwright.run.digest import digest
-from bitwright.run.store import Store
 from bitwright.solving.parallel import _group_sizes
 from networks import Chain, normal, seeded, small_network
 

@@ -17,10 +17,10 @@ from runs_of import (
     tiny,
 )
 
+from bitwright.engine.digest import digest
+from bitwright.engine.store import Store
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.quadratic import QuadraticSolver
-from bitwright.run.digest import digest
-from bitwright.run.store import Store
 from networks import pictures, seeded
 
 MODES = pytest.mark.parametrize("mode", ["parallel", "sequential"])

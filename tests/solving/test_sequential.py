@@ -9,12 +9,12 @@ import pytest
 import torch
 from runs_of import ADAQUANT, QUADRATIC, Odd, Residual, counting, run_of, solving_of, tiny
 
+from bitwright.engine.digest import digest
 from bitwright.graph.execute import walk
 from bitwright.graph.rows import geometry, input_rows
 from bitwright.graph.simulate import stitch
 from bitwright.graph.units import input_of
 from bitwright.methods.adaquant import AdaQuant
-from bitwright.run.digest import digest
 from bitwright.solving.cuts import Places, places
 from networks import pictures, seeded, small_network
 

@@ -171,11 +171,11 @@ def test_what_depends_on_the_working_directory_counts_there_alone(tmp_path, monk
 
 
 def test_an_installed_module_counts_everywhere(tmp_path, monkeypatch):
-    run = made(tmp_path, model="bitwright.demo:network", data="torch.nn:Identity")
+    run = made(tmp_path, model="bitwright.sources.demo:network", data="torch.nn:Identity")
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "there")
     (tmp_path / "there" / "bitwright").mkdir()
-    Gate(run).allow("model", "bitwright.demo:network")
+    Gate(run).allow("model", "bitwright.sources.demo:network")
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])

@@ -10,10 +10,10 @@ import torch
 from quantised import quantised, solutions
 from torch import nn
 
+from bitwright.evaluation.judge import Judge
 from bitwright.graph.simulate import stitch
 from bitwright.tuning.bias import BiasTuning, tune_biases
 from bitwright.tuning.bn import tune_batchnorms
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.scales import ScaleTuning, tune_scales
 from networks import Chain, normal, seeded
 

@@ -9,10 +9,10 @@ import torch
 from quantised import KINDS, built, quantised, solutions
 
 from bitwright.errors import RecipeError
+from bitwright.evaluation.judge import Judge
 from bitwright.graph.simulate import stitch
 from bitwright.tuning import descent as module
 from bitwright.tuning.bias import BiasTuning, tune_biases
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import admits_bias, tunable
 from networks import Chain, Tied, normal, seeded, small_network
 from networks import pictures as images_of

@@ -10,9 +10,9 @@ from quantised import KINDS, built, quantised, solutions
 
 import bitwright.tuning.statistics as statistics
 from bitwright.errors import RecipeError
+from bitwright.evaluation.judge import Judge, Loss
 from bitwright.graph.simulate import stitch
 from bitwright.tuning.bn import BatchNormTuning, changed, reference_norms, tune_batchnorms
-from bitwright.tuning.judge import Judge, Loss
 from bitwright.tuning.network import simulate, tunable
 from bitwright.tuning.statistics import output_moments
 from networks import Chain, Tied, normal, seeded, small_network

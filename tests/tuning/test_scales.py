@@ -10,12 +10,12 @@ from quantised import KINDS, built, quantised, solutions
 
 import bitwright as bw
 from bitwright.errors import RecipeError
+from bitwright.evaluation.judge import Judge
 from bitwright.graph.simulate import stitch
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.grid import Grid
 from bitwright.tuning.bias import BiasTuning, tune_biases
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import simulate
 from bitwright.tuning.scales import (
     ScaleTuning,

@@ -11,6 +11,7 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.errors import RecipeError
+from bitwright.evaluation.judge import Judge, Loss
 from bitwright.graph.blocks import find_blocks
 from bitwright.graph.replay import replay
 from bitwright.graph.simulate import stitch
@@ -20,7 +21,6 @@ from bitwright.numerics.grid import Grid
 from bitwright.tuning import qat
 from bitwright.tuning.brecq import BlockReconstruction, _learned, reconstruct_blocks
 from bitwright.tuning.catalogue import ABOUT
-from bitwright.tuning.judge import Judge, Loss
 from bitwright.tuning.lapq import ClipSearch, _few, wider
 from bitwright.tuning.network import simulate
 from bitwright.tuning.qat import WeightTraining, train_weights

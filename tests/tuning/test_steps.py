@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import bitwright as bw
+from bitwright.engine.progress import Progress
 from bitwright.errors import RecipeError
-from bitwright.planning import make_recipe
-from bitwright.recipe import tuning_steps
-from bitwright.run.progress import Progress
+from bitwright.pipeline.check import make_recipe
+from bitwright.recipe.values import tuning_steps
 from bitwright.solving.samples import HELD_OUT
 from bitwright.sources.data import as_dataset
 from networks import pictures, small_network

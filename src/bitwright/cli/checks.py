@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bitwright.allocation.budget import parse_budgets
+from bitwright.engine.workers import read_workers
 from bitwright.errors import DataError, ModelError, RecipeError
 from bitwright.export import rundir
 from bitwright.graph.choice import parse_menu
 from bitwright.graph.target import load_target
-from bitwright.names import METRICS, SOLVERS, check_metric, check_name
-from bitwright.planning import make_recipe
-from bitwright.recipe import Recipe
-from bitwright.run.workers import read_workers
-from bitwright.search.budget import parse_budgets
+from bitwright.pipeline.check import make_recipe
+from bitwright.recipe.names import METRICS, SOLVERS, check_metric, check_name
+from bitwright.recipe.values import Recipe
 from bitwright.sources.specs import check_object, check_present, parse_data, parse_model
 
 

@@ -10,20 +10,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitwright import recipe as recipes
-from bitwright import runs
+from bitwright.allocation.frontier import Frontier
+from bitwright.allocation.latency_csv import read_latencies, write_latencies
+from bitwright.allocation.latency_table import Conditions
+from bitwright.allocation.ran import Ran
 from bitwright.cli.checks import require_sources
 from bitwright.cli.table_commands import FrontierRequest, traced, write_frontier
+from bitwright.engine.device import check_device
+from bitwright.engine.progress import Progress
+from bitwright.engine.store import Store
+from bitwright.engine.workers import read_workers
 from bitwright.errors import InputError, ModelError, RecipeError
+from bitwright.evaluation.metrics import metric as find_metric
 from bitwright.export import rundir
 from bitwright.export.generation import claimed, updating
-from bitwright.export.latency import Conditions
-from bitwright.export.latency_csv import read_latencies, write_latencies
 from bitwright.export.leftovers import no_empty_folders, nothing_begun
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example
-from bitwright.export.timing import conditions_here
-from bitwright.forecasting import count_samples
 from bitwright.graph.capture import capture
 from bitwright.graph.census import census
 from bitwright.graph.choice import parse_menu, parse_scheme
@@ -31,21 +34,18 @@ from bitwright.graph.float_work import float_work
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
-from bitwright.knees import candidates, run_candidates
-from bitwright.measuring import Measured, Settings, latencies, menu_for
-from bitwright.metrics import metric as find_metric
-from bitwright.pipeline import run
-from bitwright.planning import make_recipe
-from bitwright.preparing import Job
-from bitwright.recipe import Recipe
-from bitwright.repeating import resolved
-from bitwright.result import logged, write_run
-from bitwright.run.device import check_device
-from bitwright.run.progress import Progress
-from bitwright.run.store import Store
-from bitwright.run.workers import read_workers
-from bitwright.search.frontier import Frontier
-from bitwright.search.ran import Ran
+from bitwright.latency.measure import Measured, Settings, latencies, menu_for
+from bitwright.latency.timing import conditions_here
+from bitwright.pipeline import runs
+from bitwright.pipeline.check import make_recipe
+from bitwright.pipeline.forecast import count_samples
+from bitwright.pipeline.job import Job
+from bitwright.pipeline.knees import candidates, run_candidates
+from bitwright.pipeline.repeat import resolved
+from bitwright.pipeline.result import logged, write_run
+from bitwright.pipeline.run import run
+from bitwright.recipe import values as recipes
+from bitwright.recipe.values import Recipe
 from bitwright.sources import trust
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
@@ -291,9 +291,9 @@ def run_demo(out: Path, progress: Progress) -> dict[str, Any]:
             "pip install 'bitwright[demo]'."
         )
     options = {
-        "model": "bitwright.demo:network",
-        "data": "bitwright.demo:calibration",
-        "eval": "bitwright.demo:held_out",
+        "model": "bitwright.sources.demo:network",
+        "data": "bitwright.sources.demo:calibration",
+        "eval": "bitwright.sources.demo:held_out",
         "scheme": "w8a8",
         "target": "ort-cpu",
         "calib": 256,

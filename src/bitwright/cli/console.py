@@ -13,12 +13,12 @@ from rich import progress as bars
 from rich.console import Console as RichConsole
 from rich.text import Text
 
+from bitwright.engine.progress import Event, Progress
 from bitwright.errors import InterruptedRun
-from bitwright.export.rates import counted
-from bitwright.export.report_text import shown_count
 from bitwright.export.rundir import finite
-from bitwright.export.warnings import CLEARLY, about_float
-from bitwright.run.progress import Event, Progress
+from bitwright.report.rates import counted
+from bitwright.report.texts import shown_count
+from bitwright.report.warnings import CLEARLY, about_float
 
 _PLAIN_SECONDS = 10.0
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitwright.search.advice import Number, Relaxation
-from bitwright.search.allocate import Allocation, Spent
-from bitwright.search.explain import Alternative, Change, Explanation
-from bitwright.search.frontier import Frontier
-from bitwright.search.question import Question
-from bitwright.search.ran import Ran
-from bitwright.search.table import Table
+from bitwright.allocation.advice import Number, Relaxation
+from bitwright.allocation.allocate import Allocation, Spent
+from bitwright.allocation.explain import Alternative, Change, Explanation
+from bitwright.allocation.frontier import Frontier
+from bitwright.allocation.question import Question
+from bitwright.allocation.ran import Ran
+from bitwright.allocation.table import Table
 
 if TYPE_CHECKING:
-    from bitwright.measuring import Check, Measured
+    from bitwright.latency.measure import Check, Measured
 
 # Units that a person thinks in.
 _LARGER = {"bit": (8e6, "MB"), "BOP": (1e9, "GBOP"), "pJ": (1e6, "uJ")}

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any
 
 from bitwright.cli.parser import app
+from bitwright.engine.memory import keep_heap
 from bitwright.errors import BitwrightError, InterruptedRun, RunWarning
-from bitwright.run.memory import keep_heap
 
 CRASH, INTERRUPTED, PIPE = 70, 130, 141
 

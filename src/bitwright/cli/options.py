@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitwright import names
+from bitwright.recipe import names
 
 # How the options of `quantize` are grouped in its help.
 WHAT = "The network and its data"

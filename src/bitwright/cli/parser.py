@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 import bitwright
-from bitwright import names
 from bitwright.cli import checks
 from bitwright.cli import options as of
 from bitwright.cli.console import Console, check_lines, doctor_lines, listing, listings
@@ -37,8 +36,9 @@ from bitwright.cli.options import (
 )
 from bitwright.cli.words import Picturing
 from bitwright.errors import RecipeError
-from bitwright.export.summary import comparison
-from bitwright.names import RANGES
+from bitwright.recipe import names
+from bitwright.recipe.names import RANGES
+from bitwright.report.summary import comparison
 
 app = typer.Typer(
     name="bitwright",
@@ -231,7 +231,7 @@ def check(run: RunArgument, as_json: Json = False) -> None:
     """Check a run's files against its manifest, the entries of its store, and versions."""
     with Console(False, as_json) as console:
         checks.run(run)
-        found = importlib.import_module("bitwright.checking").check(run)
+        found = importlib.import_module("bitwright.pipeline.integrity").check(run)
         record = found.as_record()
         console.result(record, lambda: check_lines(record))
     raise typer.Exit(0 if found.sound else 2)
@@ -368,7 +368,7 @@ def list_(
     with Console(False, as_json) as console:
         if what:
             names.check_name("list", what, names.LISTS)
-        catalogue = importlib.import_module("bitwright.catalogue").catalogue
+        catalogue = importlib.import_module("bitwright.cli.catalogue").catalogue
         lists = {name: catalogue(name) for name in ([what] if what else names.LISTS)}
         if what:
             console.result(lists[what], lambda: listing(lists[what]))

@@ -7,15 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitwright.search.allocate import Allocation
-from bitwright.search.explain import Change, Explanation
-from bitwright.search.frontier import Frontier, Point
-from bitwright.search.question import Question
-from bitwright.search.ran import Ran
-from bitwright.search.record import as_record
+from bitwright.allocation.allocate import Allocation
+from bitwright.allocation.explain import Change, Explanation
+from bitwright.allocation.frontier import Frontier, Point
+from bitwright.allocation.question import Question
+from bitwright.allocation.ran import Ran
+from bitwright.allocation.record import as_record
 
 if TYPE_CHECKING:
-    from bitwright.measuring import Measured
+    from bitwright.latency.measure import Measured
 
 Record = dict[str, Any]
 

@@ -7,26 +7,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bitwright.allocation.allocate import Allocation, allocate
+from bitwright.allocation.budget import parse_budgets
+from bitwright.allocation.cost import UserTable, read_user_table
+from bitwright.allocation.explain import Explanation, explain
+from bitwright.allocation.frontier import Frontier, trace
+from bitwright.allocation.frontier_csv import frontier_csv
+from bitwright.allocation.latencies import LATENCY, with_latencies
+from bitwright.allocation.latency_csv import read_latencies
+from bitwright.allocation.question import Question, ask
+from bitwright.allocation.ran import Ran
+from bitwright.allocation.record import read_allocation, write_allocation
+from bitwright.allocation.shortfall import require
+from bitwright.allocation.table import Row, Table, make_table, read_table
+from bitwright.engine.texts import parse_toml
 from bitwright.errors import RecipeError, RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.generation import change, updating
-from bitwright.export.latency_csv import read_latencies
 from bitwright.export.rundir import RunDirectory
 from bitwright.graph.choice import FLOAT, assign, parse_keep
-from bitwright.run.texts import parse_toml
-from bitwright.search.allocate import Allocation, allocate
-from bitwright.search.budget import parse_budgets
-from bitwright.search.chart import draw
-from bitwright.search.cost import UserTable, read_user_table
-from bitwright.search.explain import Explanation, explain
-from bitwright.search.frontier import Frontier, trace
-from bitwright.search.frontier_csv import frontier_csv
-from bitwright.search.latency import LATENCY, with_latencies
-from bitwright.search.question import Question, ask
-from bitwright.search.ran import Ran
-from bitwright.search.record import read_allocation, write_allocation
-from bitwright.search.shortfall import require
-from bitwright.search.table import Row, Table, make_table, read_table
+from bitwright.report.chart import draw
 
 ONE_POINT = "one point"
 _DAY, _MOST_BUDGETS = 86_400, 10_000

@@ -14,10 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bitwright.errors import RunDirectoryError
-from bitwright.export import rundir
-from bitwright.export.rundir import LOCK, LOG, MANIFEST, RECIPE, STAGING, STORE, RunDirectory
-from bitwright.run.files import (
+from bitwright.engine.files import (
     is_temporary,
     remove_tree,
     sweep,
@@ -26,8 +23,11 @@ from bitwright.run.files import (
     told,
     write_atomically,
 )
-from bitwright.run.lock import held
-from bitwright.run.manifest import Manifest, seal
+from bitwright.engine.lock import held
+from bitwright.engine.manifest import Manifest, seal
+from bitwright.errors import RunDirectoryError
+from bitwright.export import rundir
+from bitwright.export.rundir import LOCK, LOG, MANIFEST, RECIPE, STAGING, STORE, RunDirectory
 
 # What is there before a run has anything to show.
 _BEFORE = {RECIPE, LOG, STORE, MANIFEST, LOCK, STAGING}

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from bitwright.engine.files import remove_tree
 from bitwright.export.rundir import LOCK, LOG, MANIFEST, RECIPE, STAGING, STORE, RunDirectory
-from bitwright.run.files import remove_tree
 
 # What a run writes before it has solved anything. The recipe goes before the manifest: alone it
 # would look like a run of an earlier version.

@@ -14,6 +14,7 @@ from google.protobuf.message import EncodeError
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from bitwright.engine.files import write_atomically
 from bitwright.errors import CaptureError
 from bitwright.export.onnx_names import name_axes, name_outputs
 from bitwright.export.onnx_rewrite import rewrite
@@ -24,7 +25,6 @@ from bitwright.graph.capture import quiet_torch
 from bitwright.graph.model_graph import InputSpec, ModelGraph
 from bitwright.graph.names import OUTPUT
 from bitwright.graph.target import Target
-from bitwright.run.files import write_atomically
 
 _EXPORT_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from bitwright.engine.files import write_atomically
 from bitwright.errors import RunDirectoryError
 from bitwright.graph.model_graph import InputSpec, ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
@@ -23,7 +24,6 @@ from bitwright.numerics.blocks import block_of, blocks, repeated
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.packing import pack, pack_channels, unpack, unpack_channels
 from bitwright.numerics.points import bits_of_point, join, split
-from bitwright.run.files import write_atomically
 
 FORMAT_VERSION = "1"
 _REST = "float."

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitwright.engine import lock
+from bitwright.engine.files import append, is_temporary, read_plain
+from bitwright.engine.manifest import Manifest, Seal, difference, parse_manifest, seal, seal_of
+from bitwright.engine.progress import Event
+from bitwright.engine.texts import parse_json
 from bitwright.errors import RunDirectoryError, RunWarning
-from bitwright.run import lock
-from bitwright.run.files import append, is_temporary, read_plain
-from bitwright.run.manifest import Manifest, Seal, difference, parse_manifest, seal, seal_of
-from bitwright.run.progress import Event
-from bitwright.run.texts import parse_json
 
 RECIPE, CENSUS, TABLE, ALLOCATION = "recipe.toml", "census.json", "table.csv", "allocation.json"
 METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx", "verify.json"

@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bitwright.engine.texts import parse_toml, read_text
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import ALLOWED_BITS
-from bitwright.names import OPERATORS, TARGETS
 from bitwright.numerics.grid import Grid
-from bitwright.run.texts import parse_toml, read_text
+from bitwright.recipe.names import OPERATORS, TARGETS
 
 BUILT_IN = TARGETS
 READS = "reads"

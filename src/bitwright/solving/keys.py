@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bitwright.engine.code import code_version
+from bitwright.engine.digest import digest
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import Unit
-from bitwright.run.code import code_version
-from bitwright.run.digest import digest
 from bitwright.solving.collect import Grids
 from bitwright.solving.work import Edges, Work, inputs_key
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from bitwright.engine.jobs import run_jobs
+from bitwright.engine.memory import trim_heap
 from bitwright.graph.kept import named_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.portable import PortableGraph, portable, restored
@@ -20,8 +22,6 @@ from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
 from bitwright.methods.problem import Method, UnitProblem, UnitSolution, solve_unit
 from bitwright.methods.stored import from_entry, to_entry
-from bitwright.run.jobs import run_jobs
-from bitwright.run.memory import trim_heap
 from bitwright.solving.collect import (
     SAMPLE_BYTES,
     Collector,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitwright.run.files import told_of_temporary
+from bitwright.engine.files import told_of_temporary
 
 
 @dataclass

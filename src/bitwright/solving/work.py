@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from bitwright.engine.store import Entries, NullStore
 from bitwright.graph.activation import activation_of
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
@@ -19,7 +20,6 @@ from bitwright.graph.units import bias_of
 from bitwright.methods.problem import Method, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.stats import TensorStats
-from bitwright.run.store import Entries, NullStore
 from bitwright.solving.collect import Collector
 
 Edges = dict[tuple[str, str], QParams]

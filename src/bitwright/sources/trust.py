@@ -26,8 +26,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from bitwright.engine.files import write_atomically
 from bitwright.errors import FileError, TrustError
-from bitwright.run.files import write_atomically
 from bitwright.sources.specs import ZOOS, code_target
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

@@ -1,1 +1,1 @@
-"""Tuning of the stitched network: statistics of folded batch-norms, then biases."""
+"""Steps after the bits are chosen: one file a step."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from bitwright.evaluation.judge import Judge
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import dequantize
 from bitwright.prepare.expectation import expected_inputs, gathered
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples, in_memory
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import simulate, tunable, with_biases
 from bitwright.tuning.report import TuneReport, attempted
 

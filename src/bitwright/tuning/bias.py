@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bitwright.evaluation.judge import Judge
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples, in_memory
 from bitwright.tuning.descent import Descent, Learned, descend
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import Simulation, install, simulate, with_biases
 from bitwright.tuning.report import TuneReport, chosen_moment
 from bitwright.tuning.statistics import output_moments

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import RecipeError, unknown
+from bitwright.evaluation.judge import Judge
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.methods.problem import UnitSolution
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples, fewer, in_memory
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.moments import Moments
 from bitwright.tuning.network import (
     Simulation,

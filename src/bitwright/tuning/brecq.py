@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import RecipeError
+from bitwright.evaluation.judge import Judge
 from bitwright.graph.blocks import Block, find_blocks
 from bitwright.graph.kept import KeptPlace, named_inputs
 from bitwright.graph.model_graph import ModelGraph
@@ -23,7 +24,6 @@ from bitwright.solving.samples import HELD_OUT, Flat, Open, Samples, bytes_of, i
 from bitwright.tuning.descent import is_plain, weight_paths
 from bitwright.tuning.fisher import fisher_diagonals
 from bitwright.tuning.front import forwards, kept_of_both, parts_of
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import Solved, simulate
 from bitwright.tuning.report import TuneReport, attempted
 from bitwright.tuning.straight import differentiable, run_part

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.errors import RecipeError
+from bitwright.evaluation.judge import Judge, distillation
 from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.solving.samples import Samples, bytes_of, fixed_batch, size_of
-from bitwright.tuning.judge import Judge, distillation
 from bitwright.tuning.network import Simulation
 from bitwright.tuning.pool import Entry, gather, joined, minibatches
 from bitwright.tuning.straight import differentiable, run_with

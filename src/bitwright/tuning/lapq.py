@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import RecipeError
+from bitwright.evaluation.judge import Judge, Loss
 from bitwright.graph.model_graph import Unit
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
@@ -22,7 +23,6 @@ from bitwright.solving import Edges
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.grids import input_grids
 from bitwright.solving.samples import Flat, Samples, in_memory, size_of, take_rows
-from bitwright.tuning.judge import Judge, Loss
 from bitwright.tuning.report import TuneReport, attempted
 from bitwright.tuning.scales import given_inputs, grid_names
 

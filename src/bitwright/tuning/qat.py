@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import RecipeError
+from bitwright.evaluation.judge import Judge, Loss
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
@@ -18,7 +19,6 @@ from bitwright.numerics.affine import dequantize, fake_quantize_ste, round_half_
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples, fixed_batch, in_memory, size_of, split_samples
 from bitwright.tuning.descent import backward, is_plain, rows_at_once, weight_paths
-from bitwright.tuning.judge import Judge, Loss
 from bitwright.tuning.network import simulate, with_biases
 from bitwright.tuning.pool import gather, minibatches
 from bitwright.tuning.report import TuneReport, chosen_moment

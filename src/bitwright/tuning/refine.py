@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
+from bitwright.evaluation.judge import Judge
 from bitwright.methods.problem import Method
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.drive import solve
 from bitwright.solving.samples import Samples
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import simulate
 from bitwright.tuning.report import TuneReport, attempted
 

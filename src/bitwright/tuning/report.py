@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bitwright.evaluation.judge import Judge, Loss
 from bitwright.solving.samples import Samples
-from bitwright.tuning.judge import Judge, Loss
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx
 
+from bitwright.evaluation.judge import Judge
 from bitwright.graph.custom_ops import FAKE_QUANTIZE
 from bitwright.graph.sites import Site
 from bitwright.graph.ties import grid_classes
@@ -18,7 +19,6 @@ from bitwright.numerics.exact import significant_bits
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples, in_memory
 from bitwright.tuning.descent import Descent, Learned, descend, is_plain, weight_paths
-from bitwright.tuning.judge import Judge
 from bitwright.tuning.network import Simulation, simulate, with_biases
 from bitwright.tuning.norms import nearest_scale
 from bitwright.tuning.report import TuneReport, chosen_moment

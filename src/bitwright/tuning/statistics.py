@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import fx
 
+from bitwright.engine.memory import trim_heap
 from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.kept import KeptPlace, Named, Stored, named_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.replay import live_after, replay
-from bitwright.run.memory import trim_heap
 from bitwright.solving.samples import Flat, Open, Samples, bytes_of, size_of
 from bitwright.tuning.moments import Moments
 from bitwright.tuning.network import Simulation, channel_axis_of

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, cast
 
+from bitwright.engine.progress import Progress
+from bitwright.evaluation.judge import Loss
 from bitwright.methods.problem import Method
-from bitwright.run.progress import Progress
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples
 from bitwright.tuning.catalogue import ABOUT, REFINE, tuning_steps
-from bitwright.tuning.judge import Loss
 from bitwright.tuning.report import TuneReport
 
 

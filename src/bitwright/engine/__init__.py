@@ -1,0 +1,1 @@
+"""Store, jobs, cluster, memory, progress, files: nothing here knows of quantisation."""

@@ -1,0 +1,1 @@
+"""Metrics, and two networks side by side."""

@@ -1,0 +1,127 @@
+"""Float and quantised network side by side on the same samples, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitwright.errors import DataError
+from bitwright.evaluation.metrics import Metric, Running
+from bitwright.graph.answers import EMBEDDING, SCORES, Outcome
+from bitwright.graph.execute import class_rows
+from bitwright.numerics.losses import agreement, cosine_rows, kl_divergence
+
+# A tensor alone stands for a network that gives nothing else.
+Given = Outcome | Tensor
+Forward = Callable[[Any], Given]
+
+
+@dataclass
+class Tally:
+    """Running sums of everything that compares two networks on the same samples.
+
+    Attributes:
+        metric: what to measure beside agreement, divergence and noise.
+        answers: what the outputs mean (`graph.answers`). Scores agree where the same entry is
+            largest; embeddings have no such answer, and their agreement is the mean cosine.
+    """
+
+    metric: Metric | None
+    answers: str = SCORES
+    scores: dict[str, Running] = field(default_factory=dict)
+    samples: int = 0
+    same: float = 0.0
+    rows: int = 0
+    divergence: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: Given, other: Given, labels: Any) -> None:
+        """Take in what both networks gave for one batch."""
+        reference, other = as_outcome(reference), as_outcome(other)
+        self.samples += reference.samples
+        a, b = class_rows(reference.answer), class_rows(other.answer)
+        if self.answers == EMBEDDING:
+            cosines = cosine_rows(a, b)
+            same, rows = float(cosines.sum()), cosines.numel()
+        else:
+            same, rows = agreement(a, b)
+        self.same += same
+        self.rows += rows
+        self.divergence += float(kl_divergence(a, b)) * rows
+        self.signal += float(a.double().square().sum())
+        self.noise += float((a.double() - b.double()).square().sum())
+        if self.metric is not None and self.metric.needs_labels:
+            for name, outcome in (("float", reference), ("quantized", other)):
+                if name not in self.scores:
+                    self.scores[name] = self.metric.start()
+                self.scores[name].add(self.metric.reads(outcome), labels)
+
+    def result(self) -> dict[str, Any]:
+        """The comparison as plain numbers; rates are fractions."""
+        found: dict[str, Any] = {"samples": self.samples, "float": {}, "quantized": {}}
+        for name, running in self.scores.items():
+            value = running.value()
+            if self.metric is not None and value is not None:
+                found[name][self.metric.name] = value
+        found["answers"] = self.answers
+        found["agreement"] = self.same / max(self.rows, 1)
+        divergence = self.divergence / max(self.rows, 1)
+        # None is negative; a sum of terms that rounding has left can be.
+        found["kl"] = 0.0 if divergence <= 0.0 else divergence
+        found["relative_noise"] = self.noise / self.signal if self.signal else 0.0
+        return found
+
+
+def as_outcome(given: Given) -> Outcome:
+    """What a network gave, whole."""
+    return given if isinstance(given, Outcome) else Outcome(given, given)
+
+
+def try_metric(metric: Metric, forward: Forward, batches: Iterable[Any]) -> None:
+    """Take one batch through a network and a metric: what is wrong with them shows in seconds.
+
+    Raises:
+        DataError: no batch came, or one that does not fit the network or the metric.
+        RecipeError: the user's own metric fails.
+    """
+    # A loader that shuffles draws its order from the global generator, which a trial must not move.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        batch = next(iter(batches), None)
+        if batch is None:
+            raise DataError("the evaluation data are empty: no batch came. Check --eval.")
+        outcome = as_outcome(forward(batch.inputs))
+    if metric.needs_labels:
+        running = metric.start()
+        running.add(metric.reads(outcome), batch.labels)
+        running.value()
+
+
+def compare(
+    reference: Forward,
+    other: Forward,
+    batches: Iterable[Any],
+    metric: Metric | None,
+    progress: Callable[[int], None] = lambda _: None,
+    answers: str = SCORES,
+) -> dict[str, Any]:
+    """Run both networks over the batches and compare their outputs.
+
+    Args:
+        reference: batch inputs -> what the float network gives.
+        other: the same for the quantised network.
+        batches: objects with `inputs` and `labels`.
+        metric: what to measure beside agreement, KL divergence and relative noise.
+        progress: told the number of samples after each batch.
+        answers: what the outputs mean.
+    """
+    tally = Tally(metric, answers)
+    with torch.no_grad():
+        for batch in batches:
+            tally.add(reference(batch.inputs), other(batch.inputs), batch.labels)
+            progress(tally.samples)
+    return tally.result()

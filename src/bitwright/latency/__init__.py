@@ -1,0 +1,1 @@
+"""How long units take in a runtime on this machine."""

@@ -1,0 +1,105 @@
+"""Budgets that no choice of the menu can hold, told before anything is solved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from bitwright.allocation.allocate import allocate
+from bitwright.allocation.budget import Budget, parse_budgets
+from bitwright.allocation.cost import COSTS, DEGRADATIONS
+from bitwright.allocation.latencies import LATENCY, with_latencies
+from bitwright.allocation.latency_table import LatencyTable
+from bitwright.allocation.question import ask
+from bitwright.allocation.shortfall import require
+from bitwright.allocation.table import Table, make_table
+from bitwright.graph.choice import FLOAT
+from bitwright.graph.execute import bind
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.simulate import Assignment, sites_by_unit
+from bitwright.graph.sites import find_sites
+from bitwright.graph.target import load_target
+from bitwright.methods.nearest import Nearest
+from bitwright.methods.problem import UnitSolution, solve_unit
+from bitwright.numerics.ranges import range_rule
+from bitwright.numerics.stats import TensorStats
+from bitwright.pipeline.job import Job, Menu
+from bitwright.pipeline.plan import choices_of, stream
+from bitwright.sensitivity.prices import Prices, file_share, input_sizes
+from bitwright.sensitivity.ties import groups_among, tied
+from bitwright.solving.assembly import assemble
+from bitwright.solving.grids import active_sites, input_grids
+from bitwright.solving.work import problem
+
+# Sizes do not depend on the numbers: the cheapest ranges and rounding do.
+_RANGE = "minmax"
+
+
+def check_budgets(job: Job, graph: ModelGraph, menu: Menu) -> None:
+    """Whether some choice of the menu holds the budgets of what a captured network tells.
+
+    That is size, BOPs and energy; latency is not known before it is timed, and losses not before
+    they are measured.
+
+    Raises:
+        BudgetError: naming the least attainable of each.
+        RecipeError: a budget of a cost that there is not.
+    """
+    budgets = parse_budgets(job.recipe.budget, known=(*COSTS, *DEGRADATIONS))
+    known = tuple(b for b in budgets if b.name not in (*DEGRADATIONS, LATENCY))
+    if known:
+        _hold(costs_of(job, graph, menu), known)
+
+
+def check_latency(job: Job, graph: ModelGraph, menu: Menu, latency: LatencyTable) -> None:
+    """The same with the latencies that were timed, all budgets of costs together.
+
+    Raises:
+        BudgetError: naming the least attainable of each.
+    """
+    budgets = tuple(b for b in parse_budgets(job.recipe.budget) if b.name not in DEGRADATIONS)
+    if any(b.name == LATENCY for b in budgets):
+        _hold(with_latencies(costs_of(job, graph, menu), latency), budgets)
+
+
+def _hold(costs: Table, budgets: tuple[Budget, ...]) -> None:
+    ask(costs, budgets)
+    require(allocate(costs, budgets, advise=False))
+
+
+def costs_of(job: Job, graph: ModelGraph, menu: Menu) -> Table:
+    """The table of a menu as it will be, with losses of nothing: what each choice costs."""
+    target = load_target(job.recipe.target)
+    base = choices_of(graph, job.recipe)
+    share = file_share(graph, target, _rounded(job, graph), base)
+    flat = bind(graph, next(iter(stream(job.data, job.recipe))))
+    prices = Prices(graph, target, share, input_sizes(graph, flat))
+    rows = []
+    for unit in graph.units:
+        choices = menu[unit.name]
+        loss = 0.0 if len(choices) > 1 else None
+        rows += [replace(prices.row(unit, choice), loss_delta=loss) for choice in choices]
+        if FLOAT not in choices:
+            rows.append(prices.row(unit, FLOAT))
+    groups = groups_among(graph, target, find_sites(graph, target), job.recipe)
+    return tied(make_table(rows, "the menu"), groups)
+
+
+def _rounded(job: Job, graph: ModelGraph) -> Assignment:
+    """The base network rounded to nearest, its inputs in some range: as large as any solution."""
+    target = load_target(job.recipe.target)
+    base = choices_of(graph, job.recipe)
+    sites = active_sites(find_sites(graph, target), graph, base)
+    some = TensorStats.of(torch.tensor([[-1.0, 1.0]]))
+    edges = input_grids(sites, {s.root: some for s in sites}, base, target, range_rule(_RANGE))
+    by_unit = sites_by_unit(sites)
+    solved: dict[str, UnitSolution] = {}
+    for unit in graph.units:
+        if base[unit.name].is_float:
+            continue
+        own = {s.call: edges.get((s.source, s.reader)) for s in by_unit.get(unit.name, ())}
+        inputs = tuple(own.get(call) for call in range(len(unit.calls)))
+        made = problem(graph, unit, base[unit.name], target, inputs, seed=0)
+        solved[unit.name] = solve_unit(Nearest(_RANGE), made)
+    return assemble(graph, solved, edges, target)

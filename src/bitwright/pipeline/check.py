@@ -1,0 +1,207 @@
+"""Whether a recipe makes sense, each value by itself and together; torch is not needed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bitwright.allocation.budget import parse_budgets
+from bitwright.allocation.cost import DEGRADATIONS
+from bitwright.allocation.given import inlined, parse_given
+from bitwright.allocation.ties import parse_ties
+from bitwright.engine.device import parse_device
+from bitwright.errors import RecipeError
+from bitwright.export.opset import check, need_of_choices
+from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
+from bitwright.graph.target import load_target
+from bitwright.prepare.names import prepare_steps
+from bitwright.recipe.names import METHODS, MODES, RANGES, SOLVERS, check_metric, check_name
+from bitwright.recipe.values import (
+    MOST,
+    VERSION,
+    Recipe,
+    given_bits,
+    load_recipe,
+    tensor_rule,
+    update,
+)
+from bitwright.tuning.catalogue import REFINE, check_tuning, tuning_steps
+
+# Methods that solve weights with several grids a channel.
+GROUPED = ("nearest", "quadratic")
+# Samples and pairs that there can be.
+_MOST_COUNTED = 10**9
+
+
+def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe from defaults, then a named recipe or file, then the options of the command."""
+    recipe = update(Recipe(), inlined(load_recipe(name)), f"recipe {name}")
+    overrides = inlined(overrides)
+    if overrides.get("scheme") and not any(map(overrides.get, ("menu", "budget", "lossless"))):
+        # Whoever asks for one scheme asks for no allocation.
+        recipe = replace(recipe, menu="", budget="")
+    if overrides.get("allocation"):
+        recipe = given_bits(recipe, "")
+    return checked(update(recipe, overrides, "the options"))
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """The recipe itself if every value makes sense.
+
+    Raises:
+        RecipeError: naming the value and the known ones.
+    """
+    if recipe.version != VERSION:
+        raise RecipeError(
+            f"the recipe has version {recipe.version}; this bitwright reads {VERSION}. Remove "
+            "the key 'version' and check the keys against 'bitwright list recipes'."
+        )
+    check_name("method", recipe.method, METHODS, "--method")
+    check_name("mode", recipe.mode, MODES, "--mode")
+    choice = parse_scheme(recipe.scheme)
+    keep = parse_keep(recipe.keep)
+    target = load_target(recipe.target)
+    _check_bits(choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name)
+    given = parse_given(recipe.allocation) if recipe.allocation else {}
+    others = (*(kept for _, kept in keep), *given.values())
+    for own in others:
+        _check_bits(own.w_bits, own.a_bits, target.weight_bits, target.input_bits, target.name)
+    _check_groups((choice, *others), (recipe.method, recipe.refine_method))
+    _check_allocation(recipe)
+    _check_opset(recipe)
+    prepare_steps(recipe.prepare)
+    check_tuning(recipe.tune, recipe.method)
+    if recipe.refine_method and REFINE not in tuning_steps(recipe.tune):
+        raise RecipeError(
+            f"refine_method is {recipe.refine_method!r}, but tune = {recipe.tune!r} does not "
+            "refine. Add the step 'refine' to tune, or leave refine_method out."
+        )
+    if recipe.refine_method:
+        check_name("method", recipe.refine_method, METHODS, "refine_method")
+    again = recipe.refine_method in ("", recipe.method)
+    if again and REFINE in tuning_steps(recipe.tune) and recipe.mode == "sequential":
+        raise RecipeError(
+            "tune has the step 'refine', which solves in sequence what --mode sequential has "
+            f"already solved so by {recipe.method}. Leave 'refine' out, use --mode parallel, or "
+            "name another refine_method."
+        )
+    check_metric(recipe.metric)
+    check_name("range rule", tensor_rule(recipe), RANGES, "--activation-range")
+    check_name("range rule", recipe.weight_range, RANGES, "--weight-range")
+    if recipe.calib < 0 or recipe.batch < 1 or recipe.table_samples < 0:
+        raise RecipeError(
+            f"calib is {recipe.calib}, table_samples {recipe.table_samples}, batch {recipe.batch}: "
+            "samples are counted from 1 (0 takes all; a batch has at least one)."
+        )
+    parse_device(recipe.device)
+    if not 0 <= recipe.seed < MOST:
+        raise RecipeError(f"seed is {recipe.seed}: it is a whole number from 0 to 2^63 - 1.")
+    _check_sizes(recipe)
+    return recipe
+
+
+def _check_sizes(recipe: Recipe) -> None:
+    """Whether numbers are of a size that anything can have."""
+    for key in ("calib", "table_samples", "batch", "pairwise"):
+        if getattr(recipe, key) > _MOST_COUNTED:
+            raise RecipeError(
+                f"{key} is {getattr(recipe, key)}: that many there are not. Give at most "
+                f"{_MOST_COUNTED} (0 takes all samples)."
+            )
+
+
+def _check_allocation(recipe: Recipe) -> None:
+    """Whether menu and budget make sense together."""
+    if recipe.allocation and (recipe.menu or recipe.budget):
+        raise RecipeError(
+            "--allocation gives the bits of every unit, --menu and --budget search for them. "
+            "Leave out the one or the others."
+        )
+    target = load_target(recipe.target)
+    for choice in parse_menu(recipe.menu) if recipe.menu else ():
+        if choice.group:
+            raise RecipeError(
+                f"--menu holds {choice}: a menu has no groups. Give them by --scheme or --keep."
+            )
+        _check_bits(
+            choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name
+        )
+    check_name("solver", recipe.solver, SOLVERS, "--solver")
+    parse_budgets(recipe.budget)
+    parse_ties(recipe.ties)
+    _check_search_options(recipe)
+    if recipe.lossless:
+        _check_lossless(recipe)
+    elif bool(recipe.menu) != bool(recipe.budget):
+        given, lacking = ("menu", "budget") if recipe.menu else ("budget", "menu")
+        example = "'size<=0.13'" if recipe.menu else "'w8a8,w4a4'"
+        raise RecipeError(
+            f"--{given} {getattr(recipe, given)!r} is given without --{lacking}: bits are "
+            f"allocated from a menu under a budget. Add --{lacking} {example}."
+        )
+
+
+def _check_opset(recipe: Recipe) -> None:
+    """Whether every choice that may be deployed can be stored in a file of the opset."""
+    choices = parse_menu(recipe.menu) if recipe.menu else (parse_scheme(recipe.scheme),)
+    if recipe.allocation:
+        choices = tuple(parse_given(recipe.allocation).values())
+    choices += tuple(choice for _, choice in parse_keep(recipe.keep))
+    if not load_target(recipe.target).inputs:
+        choices = tuple(replace(choice, a_bits=0) for choice in choices)
+    check(recipe.opset, need_of_choices(choices))
+
+
+def _check_lossless(recipe: Recipe) -> None:
+    if not 0.0 < recipe.lossless < 1.0:
+        raise RecipeError(
+            f"lossless is {recipe.lossless:g}: it is the share of answers that may differ from "
+            "the float network's, such as 0.001."
+        )
+    if recipe.budget or not recipe.menu:
+        problem = f"with --budget {recipe.budget!r}" if recipe.budget else "without --menu"
+        raise RecipeError(
+            f"--lossless {recipe.lossless:g} is given {problem}: it looks for the least cost "
+            "among the choices of a menu. Give --menu, such as 'w4a8x{1..3}', and no --budget."
+        )
+    if recipe.minimize in DEGRADATIONS:
+        raise RecipeError(
+            f"--lossless with --minimize {recipe.minimize}: name a cost, such as bops or size."
+        )
+
+
+def _check_search_options(recipe: Recipe) -> None:
+    """What shapes the search for bits makes no sense without one."""
+    if recipe.pairwise < 0:
+        raise RecipeError(f"pairwise is {recipe.pairwise}: pairs are counted from 0.")
+    if recipe.menu:
+        return
+    for key in ("labels", "ties", "pairwise"):
+        if getattr(recipe, key):
+            raise RecipeError(
+                f"{key} is {getattr(recipe, key)!r}, but without --menu and --budget no bits are "
+                "searched for. Leave it out, or add --menu 'w8a8,w4a4' --budget 'size<=0.13'."
+            )
+
+
+def _check_groups(choices: Iterable[Choice], methods: Iterable[str]) -> None:
+    """Whether every method that is used solves weights with several grids a channel."""
+    grouped = [choice for choice in choices if choice.group]
+    for name in methods:
+        if grouped and name and name not in GROUPED:
+            raise RecipeError(
+                f"method {name!r} solves no groups, and the scheme is {grouped[0]}. Use "
+                f"--method {' or '.join(GROUPED)}, or leave the g out."
+            )
+
+
+def _check_bits(
+    w_bits: int, a_bits: int, weights: tuple[int, ...], inputs: tuple[int, ...], target: str
+) -> None:
+    for what, bits, allowed in (("weights", w_bits, weights), ("inputs", a_bits, inputs)):
+        if bits and bits not in allowed:
+            raise RecipeError(
+                f"target {target!r} holds no {what} of {bits} bits. It holds "
+                f"{', '.join(map(str, allowed))}."
+            )

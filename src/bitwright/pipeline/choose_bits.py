@@ -1,0 +1,203 @@
+"""Mixed precision: solve the menu, measure the table, allocate, and keep what runs best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from bitwright.allocation.allocate import Allocation, allocate
+from bitwright.allocation.budget import Budget, parse_budgets
+from bitwright.allocation.cost import DEGRADATIONS
+from bitwright.allocation.latencies import with_latencies
+from bitwright.allocation.latency_table import LatencyTable
+from bitwright.allocation.shortfall import require
+from bitwright.allocation.table import Table
+from bitwright.engine.progress import Progress
+from bitwright.graph.choice import Choice
+from bitwright.pipeline.affordable import check_latency
+from bitwright.pipeline.job import Job, Prepared
+from bitwright.pipeline.menu_latency import menu_latency, needs_latency
+from bitwright.pipeline.tabulate import measured_menu
+from bitwright.recipe.values import Recipe
+from bitwright.sensitivity.pairs import allocate_paired, pairs_record, tried_around, with_pairs
+from bitwright.sensitivity.table import Base
+from bitwright.solving.parallel import Solved
+
+Choices = Mapping[str, Choice]
+# How often a budget of the loss is tightened where whole networks lose more than was predicted.
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """A solved menu: every solution, the table, the allocation, and what was measured of it.
+
+    Attributes:
+        solved: of every (unit, choice), on the float network's activations.
+        table: of the losses and costs.
+        allocation: with its certificate; of what `choices` are, unless uniform bits are taken.
+        choices: what is taken.
+        measured_loss: calibration losses of whole networks, not sums of single deltas: of the base,
+            from which the table counts, of the allocation, of the one corrected by pairs, and of
+            the best uniform configuration.
+        note: why another than the allocation is taken.
+        latency: what was timed, where a budget asked for it.
+        pairwise: what the pairwise correction measured and gained.
+        lossless: what a search for a lossless configuration tried and found.
+    """
+
+    solved: Solved
+    table: Table
+    allocation: Allocation
+    choices: Choices
+    measured_loss: Mapping[str, float]
+    note: str = ""
+    latency: LatencyTable | None = None
+    pairwise: Mapping[str, object] = field(default_factory=dict)
+    lossless: Mapping[str, object] = field(default_factory=dict)
+
+
+def search_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched:
+    """Choose every unit's bits under the recipe's budgets.
+
+    Raises:
+        BudgetError: no choice of the menu holds the budgets.
+    """
+    recipe = job.recipe
+    base, table, latency = prepared_table(job, prepared, progress)
+    with progress.stage("allocate"):
+        found = _solve(table, recipe, parse_budgets(recipe.budget))
+    trial = Trial(base, progress)
+    if found.minimizes not in DEGRADATIONS:
+        found = held_where_run(trial, table, recipe, found)
+    searched = (
+        _paired(trial, table, found, recipe) if recipe.pairwise else _plain(trial, table, found)
+    )
+    return replace(better_measured(trial, searched), latency=latency)
+
+
+def prepared_table(
+    job: Job, prepared: Prepared, progress: Progress
+) -> tuple[Base, Table, LatencyTable | None]:
+    """The menu solved, its table, and latencies where the recipe asks for them."""
+    # First, since it is what may fail: a network that cannot be exported is told at once.
+    latency = menu_latency(job, prepared, progress) if needs_latency(job.recipe) else None
+    if latency is not None:
+        check_latency(job, prepared.graph, prepared.menu, latency)
+    base, table = measured_menu(job, prepared, progress)
+    return base, table if latency is None else with_latencies(table, latency), latency
+
+
+def _solve(table: Table, recipe: Recipe, budgets: Iterable[Budget]) -> Allocation:
+    return require(allocate(table, tuple(budgets), minimize=recipe.minimize, solver=recipe.solver))
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Whole configurations, each run once on the table's samples."""
+
+    base: Base
+    progress: Progress
+    known: dict[tuple[tuple[str, Choice], ...], dict[str, float]] = field(default_factory=dict)
+
+    def __call__(self, choices: Choices) -> dict[str, float]:
+        """The loss, and the share of answers missed."""
+        key = tuple(sorted(choices.items(), key=lambda item: item[0]))
+        if key not in self.known:
+            self.known[key] = self.base.run(choices)
+        return self.known[key]
+
+
+def held_where_run(trial: Trial, table: Table, recipe: Recipe, found: Allocation) -> Allocation:
+    """An allocation that holds its budget of the loss, or of the drop, where it is run.
+
+    The sum of single losses predicts, and may mislead: where the whole network loses more than the
+    budget, the budget is tightened by as much and the bits are chosen again.
+    """
+    asked = parse_budgets(recipe.budget)
+    start, tightened = trial.base.figures, asked
+    for _ in range(_ROUNDS):
+        figures = trial(found.choices)
+        over = {
+            budget.name: (figures[budget.name] - start[budget.name], float(budget.amount))
+            for budget in asked
+            if budget.name in DEGRADATIONS
+            and figures[budget.name] - start[budget.name] > float(budget.amount)
+        }
+        if not over:
+            break
+        told = ", ".join(f"{n} {x:.4g}, {limit:g} is allowed" for n, (x, limit) in over.items())
+        trial.progress.note("allocate", f"run as a whole the allocation has {told}: tightened.")
+        tightened = tuple(_tighter(b, over.get(b.name)) for b in tightened)
+        again = allocate(table, tightened, minimize=recipe.minimize, solver=recipe.solver)
+        if again.rows is None:
+            note = f"run as a whole it has {told}, and nothing tighter is attainable"
+            return replace(found, note="; ".join(filter(None, (found.note, note))))
+        found = again
+    return found
+
+
+def _tighter(budget: Budget, over: tuple[float, float] | None) -> Budget:
+    """A budget lowered by the share by which it was overrun, and a little more."""
+    if over is None:
+        return budget
+    measured, limit = over
+    if limit <= 0:
+        return replace(budget, amount=budget.amount - Fraction(measured - limit))
+    return replace(budget, amount=budget.amount * Fraction(0.95 * limit / measured))
+
+
+def _plain(trial: Trial, table: Table, found: Allocation) -> Searched:
+    losses = {"base": trial.base.figures["loss"], "allocation": trial(found.choices)["loss"]}
+    return Searched(trial.base.solutions.solved, table, found, found.choices, losses)
+
+
+def _paired(trial: Trial, table: Table, found: Allocation, recipe: Recipe) -> Searched:
+    """The allocation with pairs counted, if it is better where both are run."""
+    base, progress = trial.base, trial.progress
+    plain = _plain(trial, table, found)
+    with progress.stage("pairs"):
+        paired = with_pairs(base, table, tried_around(table, found), recipe.pairwise)
+        other = allocate_paired(paired, recipe)
+    if other.rows is None:
+        progress.note("pairs", f"no allocation was found with pairs counted: {other.status}")
+        return plain
+    losses = {**plain.measured_loss, "pairwise": trial(other.choices)["loss"]}
+    record = pairs_record(paired, losses, {"allocation": found.loss, "pairwise": other.loss})
+    better = losses["pairwise"] <= losses["allocation"]
+    progress.note(
+        "pairs",
+        f"{paired.pairs} pairs of units measured: run as a whole, the allocation corrected by them "
+        f"has a loss of {losses['pairwise']:.4g}, the additive one {losses['allocation']:.4g}; "
+        f"the {'corrected' if better else 'additive'} one is taken.",
+    )
+    taken = other if better else found
+    return replace(
+        plain, allocation=taken, choices=taken.choices, measured_loss=losses, pairwise=record
+    )
+
+
+def better_measured(trial: Trial, searched: Searched) -> Searched:
+    """The allocation, or the uniform configuration if that is better where both are run."""
+    allocation, choices = searched.allocation, searched.choices
+    if allocation.uniform is None or allocation.minimizes != "loss":
+        return searched
+    menu = trial.base.menu
+    wanted = allocation.uniform.choice
+    same = {
+        name: next((c for c in (wanted, replace(wanted, a_bits=0)) if c in menu[name]), choice)
+        for name, choice in choices.items()
+    }
+    if same == choices:
+        return searched
+    uniform, own = trial(same)["loss"], trial(choices)["loss"]
+    searched = replace(searched, measured_loss={**searched.measured_loss, "uniform": uniform})
+    if own <= uniform:
+        return searched
+    note = (
+        f"the sum of single losses misled: {wanted} everywhere has a measured loss of "
+        f"{uniform:.4g}, the allocation {own:.4g}. The uniform configuration is taken."
+    )
+    trial.progress.note("allocate", note)
+    return replace(searched, choices=same, note=note)

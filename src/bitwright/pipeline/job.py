@@ -1,0 +1,239 @@
+"""What every run begins with: the network captured, its edges observed in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bitwright.engine.code import code_version
+from bitwright.engine.digest import digest, fingerprinted
+from bitwright.engine.progress import Progress
+from bitwright.engine.store import Entries, NullStore, Store
+from bitwright.errors import DataError, RecipeError
+from bitwright.evaluation.metrics import Metric, metric
+from bitwright.export.free_images import capture_free
+from bitwright.export.trial import try_opset
+from bitwright.graph.capture import Inputs, capture
+from bitwright.graph.choice import Choice
+from bitwright.graph.model_graph import ModelGraph, Note
+from bitwright.graph.observe import Observation, observe
+from bitwright.graph.sites import Site, find_sites
+from bitwright.graph.target import Target, load_target
+from bitwright.graph.ties import shared_grids
+from bitwright.methods.catalogue import method
+from bitwright.numerics.ranges import range_rule
+from bitwright.numerics.stats import TensorStats
+from bitwright.pipeline.plan import menu_of, rewrite, stream
+from bitwright.prepare.names import SMOOTH, prepare_steps
+from bitwright.prepare.smooth import apply_changes, find_changes
+from bitwright.recipe.values import BY_OUTPUT, Recipe, tensor_rule
+from bitwright.solving import Edges, Work, bound_batches
+from bitwright.solving.grids import input_grids, sites_in_use, task_grids
+from bitwright.solving.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
+from bitwright.sources.batches import Dataset, take
+from bitwright.sources.lengths import trimming
+from bitwright.sources.models import check_weights
+from bitwright.sources.trial import try_data
+from bitwright.tuning.catalogue import tuning_steps
+
+Menu = Mapping[str, tuple[Choice, ...]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run works on: the network, its data, and how; where solutions are kept, and by whom.
+
+    The store and the workers change no bit of the result, so they are not of the recipe. `metric`
+    is an object from Python, which the recipe can only name.
+    """
+
+    model: nn.Module
+    data: Dataset
+    recipe: Recipe
+    example_inputs: Inputs | None = None
+    evaluation: Dataset | None = None
+    store: Entries = field(default_factory=NullStore)
+    workers: int | str = 1
+    metric: Metric | None = None
+
+    def measure(self) -> Metric:
+        """What the evaluation measures: the user's own object, or what the recipe names."""
+        return self.metric or metric(self.recipe.metric)
+
+
+def store_at(path: str | Path | None) -> Entries:
+    """A store in a directory, or none."""
+    return NullStore() if path is None else Store(Path(path))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The captured network and what one pass over the calibration data told.
+
+    Attributes:
+        menu: the choices of every unit, the base's own included.
+        sites: the edges that are quantised under some choice.
+        data: digest of the calibration data, and of how they are parted.
+        samples: what is solved and tuned on, and what judges tuning; all is fit without tuning.
+    """
+
+    graph: ModelGraph
+    target: Target
+    menu: Menu
+    sites: tuple[Site, ...]
+    observation: Observation
+    data: str
+    samples: Samples
+
+
+def captured(job: Job) -> tuple[Job, ModelGraph]:
+    """The job's network; and the job, its texts without padding where any length is taken."""
+    graph = capture_network(job)
+    evaluation = job.evaluation and trimming(job.evaluation, graph.inputs)
+    job = replace(job, data=trimming(job.data, graph.inputs), evaluation=evaluation)
+    labelled = (job.evaluation, job.data if job.recipe.labels else None)
+    for dataset in filter(None, labelled):
+        notes = try_data(graph, dataset, job.recipe.batch)
+        graph = replace(graph, notes=(*graph.notes, *notes))
+    return job, graph
+
+
+def tell(notes: Iterable[Note], stage: str, progress: Progress) -> None:
+    """Say what a user should know as soon as it is known."""
+    for note in notes:
+        progress.note(stage, f"{note.place}: {note.text}")
+
+
+def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
+    """The float network after the recipe's rewrites, those by its data last."""
+    recipe = job.recipe
+    if not recipe.prepare:
+        return graph
+    with progress.stage("prepare"):
+        known, graph = len(graph.notes), rewrite(graph, recipe)
+        tell(graph.notes[known:], "prepare", progress)
+        if SMOOTH not in prepare_steps(recipe.prepare):
+            return graph
+        changes = find_changes(
+            graph,
+            bound_batches(graph, lambda: stream(job.data, recipe)),
+            {name: _hardest(choices) for name, choices in menu_of(graph, recipe).items()},
+            load_target(recipe.target),
+            method(recipe.method).needs.data,
+        )
+    for change in changes:
+        where = "into its norm" if change.place.norm else "by two operators"
+        progress.note(
+            "prepare",
+            f"{change.place.stem}: channels of the input evened out {where}, error at the outputs "
+            f"{change.before:.3g} -> {change.after:.3g} of their energy",
+        )
+    return apply_changes(graph, changes)
+
+
+def _hardest(choices: tuple[Choice, ...]) -> Choice:
+    """Of a menu the choice that outlier channels harm most: fewest input bits, 4-bit weights."""
+    return min(choices, key=lambda choice: (choice.a_bits, abs(choice.w_bits - 4)))
+
+
+def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prepared:
+    """Observe every edge that some choice of the menu quantises."""
+    recipe = job.recipe
+    target = load_target(recipe.target)
+    sites = sites_in_use(find_sites(graph, target), menu)
+    seen: list[str] = []
+    with progress.stage("observe") as tick:
+        inputs = fingerprinted(stream(job.data, recipe), seen)
+        observation = observe(graph, inputs, {site.root for site in sites}, tick)
+    said = [Note(job.data.spec, text) for text in job.data.notes]
+    said = [note for note in said if note not in graph.notes]
+    observation = replace(
+        observation,
+        stats=shared_stats(graph, target, observation.stats),
+        notes=(*observation.notes, *said),
+    )
+    tell(observation.notes, "observe", progress)
+    batches = bound_batches(graph, lambda: stream(job.data, recipe))
+    share = LOSSLESS_SHARE if recipe.lossless else HELD_OUT
+    if not tuning_steps(recipe.tune) and not recipe.lossless:
+        whole = Samples(batches, lambda: iter(()), observation.samples, 0)
+        return Prepared(graph, target, menu, sites, observation, digest(*seen), whole)
+    parted = split_samples(graph, batches, share)
+    # How samples are parted decides what is solved on.
+    data = digest(*seen, share, code_version(split_samples))
+    return Prepared(graph, target, menu, sites, observation, data, parted)
+
+
+def shared_stats(
+    graph: ModelGraph, target: Target, stats: Mapping[str, TensorStats]
+) -> dict[str, TensorStats]:
+    """Statistics in which values that share a grid have those of all of them together."""
+    found = dict(stats)
+    for names in shared_grids(graph, target):
+        own = [stats[name] for name in names if name in stats]
+        if own:
+            whole = reduce(TensorStats.merge, own)
+            found |= {name: whole for name in names if name in stats}
+    return found
+
+
+def work_on(job: Job, prepared: Prepared, menu: Menu) -> Work:
+    """The solving of some choices of every unit."""
+    recipe, graph = job.recipe, prepared.graph
+    rule = range_rule(tensor_rule(recipe))
+    sites = sites_in_use(prepared.sites, menu)
+    stats = prepared.observation.stats
+    return Work(
+        graph=graph,
+        menu=menu,
+        grids=task_grids(graph, menu, sites, stats, prepared.target, rule),
+        target=prepared.target,
+        method=method(recipe.method).configured(recipe.weight_range),
+        sites=sites,
+        stats=stats,
+        batches=prepared.samples.fit,
+        samples=prepared.samples.fit_count,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        by_output=recipe.activation_range == BY_OUTPUT,
+        data=prepared.data,
+        store=job.store,
+        workers=job.workers,
+        count=prepared.observation.batches,
+    )
+
+
+def edges_of(job: Job, prepared: Prepared, choices: Mapping[str, Choice]) -> Edges:
+    """The grids of all edges under one configuration, as observed."""
+    sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
+    rule = range_rule(tensor_rule(job.recipe))
+    return input_grids(sites, prepared.observation.stats, choices, prepared.target, rule)
+
+
+def capture_network(job: Job) -> ModelGraph:
+    """Capture the job's network on its own example inputs, or on the first batch of the data."""
+    check_weights(job.model, type(job.model).__name__)
+    torch.manual_seed(job.recipe.seed)
+    example = job.example_inputs
+    if example is None:
+        example = next((batch.inputs for batch in take(job.data, 2)), None)
+    if example is None and job.data.is_none:
+        raise DataError(
+            f"--data none: the network {type(job.model).__name__} does not say what its inputs "
+            "are like. Set example_inputs (a tuple of tensors) on it, or give samples with --data."
+        )
+    if example is None:
+        raise DataError("the calibration data are empty, so the shape of the inputs is not known.")
+    graph = capture_free(job.model, example) if job.recipe.dynamic else capture(job.model, example)
+    try_opset(graph, example, job.recipe.opset)
+    if not graph.units:
+        raise RecipeError(
+            f"the network {type(job.model).__name__} has no convolution, linear layer or embedding "
+            "with stored weights: there is nothing to quantise."
+        )
+    return graph

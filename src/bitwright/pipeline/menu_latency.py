@@ -1,0 +1,57 @@
+"""The latency of a run's menu, measured on this machine where a budget asks for it."""
+
+from __future__ import annotations
+
+from bitwright.allocation.budget import parse_budgets
+from bitwright.allocation.latencies import LATENCY
+from bitwright.allocation.latency_csv import latency_text, parse_latencies
+from bitwright.allocation.latency_table import LatencyTable
+from bitwright.engine.code import code_version
+from bitwright.engine.digest import digest
+from bitwright.engine.progress import Progress
+from bitwright.export.samples import flat_example
+from bitwright.latency.measure import Settings, latencies
+from bitwright.latency.timing import conditions_here
+from bitwright.pipeline.job import Job, Prepared
+from bitwright.pipeline.plan import stream
+from bitwright.recipe.values import Recipe
+
+# One sample and one thread: what a latency is usually asked of.
+SETTINGS = Settings(batch=1, threads=1, repetitions=25, checks=0)
+
+
+def needs_latency(recipe: Recipe) -> bool:
+    """Whether latency is bounded, or made small."""
+    names = {budget.name for budget in parse_budgets(recipe.budget)}
+    return bool(recipe.menu) and LATENCY in {*names, recipe.minimize}
+
+
+def menu_latency(job: Job, prepared: Prepared, progress: Progress) -> LatencyTable:
+    """Time every unit at every choice of the menu in ONNX Runtime, as `bitwright measure` does.
+
+    What the store holds of the same network, menu and conditions is not timed again: a run that is
+    taken up goes on with the same figures.
+
+    Raises:
+        CaptureError: a network cannot be exported.
+        InputError: ONNX Runtime refuses one.
+    """
+    graph, target = prepared.graph, prepared.target
+    conditions = conditions_here(target.name, SETTINGS.batch, SETTINGS.threads)
+    menu = {name: tuple(choices) for name, choices in prepared.menu.items()}
+    key = digest(
+        code_version(latencies),
+        LATENCY,
+        graph.digest(),
+        target,
+        conditions,
+        SETTINGS,
+        [(name, [str(c) for c in choices]) for name, choices in menu.items()],
+    )
+    entry = job.store.get(key)
+    if entry is not None:
+        return parse_latencies(str(entry[1]["csv"]), "the store's table of latencies")
+    example = flat_example(graph, next(stream(job.data, job.recipe)))
+    found = latencies(graph, target, menu, example, SETTINGS, progress)
+    job.store.put(key, {}, {"csv": latency_text(found.table)})
+    return found.table

@@ -1,0 +1,85 @@
+"""What repeats a run: a recipe that works from any directory, and the line that runs it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bitwright.evaluation.metrics import METRICS, metric_word
+from bitwright.export import rundir
+from bitwright.graph.choice import written
+from bitwright.graph.target import BUILT_IN
+from bitwright.pipeline.check import make_recipe
+from bitwright.recipe.names import UNNAMED
+from bitwright.recipe.values import Recipe
+from bitwright.sources.specs import resolve_spec
+
+# What a recipe names for the command; from Python these are objects.
+SOURCES = ("model", "weights", "data", "eval")
+NO_DATA = "none"
+_WRITTEN = {"scheme", "menu", "keep", "budget", "prepare", "tune", "ties"}
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The recipe with its files' names made absolute, so that it works from any directory."""
+
+    def absolute(text: str) -> str:
+        return str(Path(text).absolute()) if text else text
+
+    return replace(
+        recipe,
+        model=resolve_spec(recipe.model),
+        data=resolve_spec(recipe.data),
+        eval=resolve_spec(recipe.eval),
+        weights=absolute(recipe.weights),
+        target=recipe.target
+        if recipe.target.split("+")[0] in BUILT_IN
+        else absolute(recipe.target),
+        metric=recipe.metric if _is_word(recipe.metric) else resolve_spec(recipe.metric),
+    )
+
+
+def _is_word(name: str) -> bool:
+    return name in METRICS or name.endswith(UNNAMED)
+
+
+def as_words(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from Python as a recipe writes them: lists, mappings, choices and metrics as text."""
+    found = dict(options)
+    for key in found.keys() & _WRITTEN:
+        found[key] = written(key, found[key])
+    if "metric" in found:
+        found["metric"] = metric_word(found["metric"])
+    return found
+
+
+def of_python(recipe: Recipe, no_data: bool) -> Recipe:
+    """The recipe of a run whose network and data are objects: it names none that it did not use."""
+    data = NO_DATA if no_data else ""
+    return resolved(replace(recipe, model="", weights="", data=data, eval=""))
+
+
+def line_again(recipe: Recipe, run: Path | None, evaluated: bool) -> str:
+    """The line that runs it again: of the shell where the recipe names all, else of Python.
+
+    Args:
+        recipe: of the run.
+        run: its directory, where there is one.
+        evaluated: whether labelled data were measured, which Python is given as an object.
+    """
+    if recipe.model and run is not None:
+        folder = run.absolute()
+        words = ["bitwright", "quantize", "--recipe", str(folder / rundir.RECIPE)]
+        return shlex.join([*words, "--out", f"{folder}-again"])
+    data = repr(NO_DATA) if recipe.data == NO_DATA else "calibration"
+    given = ["net", data, *(["evaluation=held_out"] if evaluated else [])]
+    usual = asdict(make_recipe("fixed", {}))
+    given += [
+        f"{key}={value!r}"
+        for key, value in asdict(recipe).items()
+        if key not in SOURCES and value != usual[key]
+    ]
+    return f"bw.quantize({', '.join(given)})"

@@ -1,0 +1,242 @@
+"""What a run leaves: the quantised network, the figures, and how to write them down."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import nn
+
+from bitwright.allocation.given import given_text
+from bitwright.allocation.latency_csv import write_latencies
+from bitwright.allocation.latency_table import LatencyTable
+from bitwright.allocation.table import Row, Table, write_table
+from bitwright.engine.files import write_atomically
+from bitwright.engine.progress import Event, Progress
+from bitwright.errors import RecipeError
+from bitwright.export import rundir
+from bitwright.export.generation import Staged, change, claimed
+from bitwright.export.onnx_file import export_onnx
+from bitwright.export.packed import save_packed
+from bitwright.export.rundir import RunDirectory
+from bitwright.export.samples import flat_example, verification_batches
+from bitwright.export.verify import verify as verify_file
+from bitwright.graph.model_graph import ModelGraph, named_tensors
+from bitwright.graph.simulate import Assignment, stitch
+from bitwright.graph.target import load_target
+from bitwright.graph.unread import unread_warnings
+from bitwright.numerics.stats import TensorStats
+from bitwright.pipeline.check import checked
+from bitwright.pipeline.page import render, title_of
+from bitwright.recipe.values import Recipe, given_bits, to_toml
+from bitwright.report.summary import as_html, comparison, short
+from bitwright.report.warnings import size_warnings
+from bitwright.report.words import notes
+from bitwright.sources.batches import Dataset, take
+
+VERIFY_SAMPLES = 256
+NO_FILES: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """A quantised network with everything that is known about it.
+
+    Attributes:
+        model: an ordinary nn.Module with the inputs and outputs of the user's network.
+        graph: the captured float network.
+        assignment: the solved parameters.
+        recipe: what was asked for, every default resolved.
+        metrics, census, table, allocation: as in the run directory.
+        stats: statistics of the quantised edges.
+        errors: squared weight error of each unit relative to its weight's energy.
+        data: the calibration data, for the verification.
+        progress: receives what happens; keeps the stages' times.
+        latency: of every unit at every choice, where a budget asked for it.
+        again: the same job under another recipe.
+    """
+
+    model: nn.Module
+    graph: ModelGraph
+    assignment: Assignment
+    recipe: Recipe
+    metrics: dict[str, Any]
+    census: dict[str, Any]
+    table: Table
+    allocation: dict[str, Any]
+    stats: Mapping[str, TensorStats]
+    errors: Mapping[str, float]
+    data: Dataset
+    progress: Progress
+    latency: LatencyTable | None = None
+    again: Callable[[Recipe], Result] | None = None
+
+    def with_bits(self, bits: Mapping[str, object]) -> Result:
+        """This network with other bits in some units, all else as it was.
+
+        Args:
+            bits: by unit, such as {"layer1.0.conv1": "w8a8"}; schemes, choices or the records of
+                allocation.json.
+
+        Returns:
+            A result of its own. What the run's store holds is not solved again.
+
+        Raises:
+            RecipeError: a unit that the network has not, or bits that its target does not hold.
+        """
+        if self.again is None:
+            raise RecipeError("this result does not know its network: quantise it again.")
+        every = {**self.allocation["choices"], **bits}
+        return self.again(checked(given_bits(self.recipe, given_text(every))))
+
+    def __repr__(self) -> str:
+        """The run in one line."""
+        return short(title_of(self.recipe, self.census), self.measured())
+
+    def _repr_html_(self) -> str:
+        """The run as notebooks show it at the end of a cell."""
+        return as_html(title_of(self.recipe, self.census), self.measured(), notes(self.census))
+
+    def summary(self) -> str:
+        """What the command prints at the end: accuracy, sizes, notes."""
+        lines = comparison(
+            {"metrics": self.measured(), "lossless": self.allocation.get("lossless")}
+        )
+        told = [f"note: {note}" for note in notes(self.census)]
+        return "\n".join([title_of(self.recipe, self.census), *lines, *told])
+
+    def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
+        """Write the whole run directory; verification included unless told otherwise."""
+        with claimed(Path(out), to_toml(self.recipe)) as run, logged(self.progress, run):
+            return write_run(self, run, verify)
+
+    def export(self, path: str | Path) -> Path:
+        """Write standard ONNX."""
+        first = next(iter(take(self.data, 2)))
+        marked = stitch(self.graph, self.assignment, marks=True)
+        example = flat_example(self.graph, first.inputs)
+        target = load_target(self.recipe.target)
+        return export_onnx(self.graph, marked, example, Path(path), target, self.recipe.opset).path
+
+    def verify(
+        self, path: str | Path | None = None, dataset: Dataset | None = None
+    ) -> dict[str, Any]:
+        """Run a file in ONNX Runtime against the simulation; without a path, one made for it."""
+        if path is None:
+            with tempfile.TemporaryDirectory() as folder:
+                return self.verify(self.export(Path(folder) / rundir.ONNX), dataset)
+        marked = stitch(self.graph, self.assignment, marks=True)
+        with self.progress.stage("verify") as tick:
+            batches = verification_batches(dataset or self.data, VERIFY_SAMPLES)
+            return verify_file(Path(path), self.graph, marked, batches, tick)
+
+    def report(self, path: str | Path, run: Staged | None = None) -> Path:
+        """Write the self-contained report page."""
+        sizes = run.sizes() if run is not None else {}
+        page = render(
+            recipe_of=self.recipe,
+            metrics=self.measured(sizes),
+            census=self.census,
+            verified=run.json_of(rundir.VERIFY) if run is not None else None,
+            new=run,
+        )
+        write_atomically(Path(path), page.encode())
+        return Path(path)
+
+    def chosen(self) -> list[Row]:
+        """The table's row of every unit, as it was allocated."""
+        bits = self.allocation["choices"]
+        return [
+            row
+            for row in (*self.table.rows, *self.table.references)
+            if bits[row.unit] == row.choice.record()
+        ]
+
+    def measured(self, sizes: Mapping[str, int] = NO_FILES) -> dict[str, Any]:
+        """metrics.json: accuracy, stages, sizes on disk, environment."""
+        size = size_figures(self.graph, self.chosen(), sizes)
+        return {
+            **self.metrics,
+            "stages": [s.as_record() for s in self.progress.stages],
+            "size": size,
+            "warnings": [
+                *unread_warnings(self.graph),
+                *size_warnings(size, self.census["float_weights"]),
+            ],
+            "bops_ratio": _ratio(self.chosen()),
+            "environment": environment(),
+        }
+
+
+def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDirectory:
+    """Write all files of a run that this process has claimed; they appear together."""
+    with change(run, whole=True) as new:
+        with result.progress.stage("save"):
+            new.write_json(rundir.CENSUS, result.census)
+            write_table(new[rundir.TABLE], result.table)
+            if result.latency is not None:
+                write_latencies(new[rundir.LATENCY], result.latency)
+            new.write_json(rundir.ALLOCATION, result.allocation)
+            save_packed(new[rundir.MODEL], result.graph, result.assignment)
+        with result.progress.stage("export"):
+            result.export(new[rundir.ONNX])
+        if verify:
+            new.write_json(rundir.VERIFY, result.verify(new[rundir.ONNX]))
+        new.write_json(rundir.METRICS, result.measured(new.sizes()))
+        result.report(new[rundir.REPORT], new)
+    return rundir.existing(run.path)
+
+
+@contextmanager
+def logged(progress: Progress, run: RunDirectory) -> Iterator[None]:
+    """Log what happens inside to log.jsonl; first what happened before there was a folder."""
+    listener = rundir.log_listener(run)
+    if not run[rundir.LOG].exists():
+        for stage in progress.stages:
+            listener(Event("end", stage.name, seconds=stage.seconds))
+    progress.listeners.append(listener)
+    try:
+        yield
+    finally:
+        progress.listeners.remove(listener)
+
+
+def size_figures(graph: ModelGraph, rows: list[Row], files: Mapping[str, int]) -> dict[str, Any]:
+    """Sizes in bytes: the float tensors, the weights at their bits, the files on disk."""
+    tensors = named_tensors(graph.module)
+    float_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
+    weight_bytes = sum(-(-row.weight_bits // 8) for row in rows)
+    packed = files.get(rundir.MODEL)
+    return {
+        "float_bytes": float_bytes,
+        "weight_bytes": weight_bytes,
+        "file_bytes": packed,
+        "onnx_bytes": files.get(rundir.ONNX),
+        "ratio": None if packed is None else packed / float_bytes,
+        "weight_ratio": weight_bytes / max(sum(4 * row.params for row in rows), 1),
+    }
+
+
+def _ratio(rows: list[Row]) -> float:
+    used = sum(row.bops for row in rows)
+    return used / max(sum(row.macs * 32 * 32 for row in rows), 1)
+
+
+def environment() -> dict[str, Any]:
+    """What a figure was measured with."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+    }

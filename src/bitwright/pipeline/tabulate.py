@@ -1,0 +1,85 @@
+"""The menu of a run solved, and its table measured on the calibration samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from bitwright.allocation.menu import make_menu
+from bitwright.allocation.table import Row, Table, make_table
+from bitwright.engine.progress import Progress
+from bitwright.graph.execute import bind
+from bitwright.pipeline.job import Job, Menu, Prepared, edges_of, work_on
+from bitwright.pipeline.plan import choices_of, stream
+from bitwright.recipe.values import Recipe
+from bitwright.sensitivity.measure import (
+    loss_of_network,
+)
+from bitwright.sensitivity.solutions import TABLE_BATCH, Bench, Solutions
+from bitwright.sensitivity.table import Base, measure_menu
+from bitwright.sensitivity.ties import groups_among, tied
+from bitwright.solving import solve
+from bitwright.sources.batches import Batch, take
+from bitwright.sources.lengths import batched
+
+
+def solve_menu(job: Job, prepared: Prepared, menu: Menu, progress: Progress) -> Solutions:
+    """Solve the choices of a menu, and those of the base; what the store holds is not solved again.
+
+    Args:
+        job: network, data, recipe, store.
+        prepared: what one pass over the data told; it must have seen the choices of the menu.
+        menu: the choices of every unit.
+        progress: told of the stage.
+    """
+    recipe = job.recipe
+    base = choices_of(prepared.graph, recipe)
+    wanted = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
+    work = work_on(job, prepared, wanted)
+    edges = edges_of(job, prepared, base)
+    with progress.stage("solve the menu", len(work.tasks())) as tick:
+        found = solve(work, "parallel", edges, tick)
+    bench = Bench(lambda: table_batches(job), recipe.table_samples, recipe.labels)
+    loss = loss_of_network(work.graph, next(bench.opened()), recipe.labels)
+    return Solutions(work, base, found.edges, found.solutions, loss, bench)
+
+
+def table_batches(job: Job) -> Iterator[Batch]:
+    """The calibration samples on which losses are measured, a few at a time.
+
+    Beside a batch's values in the base network stand those of the variant that is run.
+    """
+    recipe = job.recipe
+    counts = [n for n in (recipe.calib, recipe.table_samples) if n]
+    data = take(job.data, min(counts)) if counts else job.data
+    yield from batched(data, min(recipe.batch, TABLE_BATCH))
+
+
+def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Base, Table]:
+    """Solve every choice of every unit, and measure what each does to the loss."""
+    groups = groups_in(prepared, job.recipe)
+    started = time.perf_counter()
+    solutions = solve_menu(job, prepared, prepared.menu, progress)
+    seconds = (time.perf_counter() - started) / max(len(solutions.work.tasks()), 1)
+    flat = bind(prepared.graph, next(stream(job.data, job.recipe)))
+    with progress.stage("table", sum(map(len, prepared.menu.values()))) as tick:
+        base, table = measure_menu(solutions, prepared.menu, flat, seconds, tick)
+    return base, tied(table, groups)
+
+
+def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:
+    """What every unit is tied to: by the user, and by a target whose values share a grid.
+
+    Raises:
+        RecipeError: a pattern that ties nothing.
+        RunDirectoryError: tied units that have no choice in common.
+    """
+    own = groups_among(prepared.graph, prepared.target, prepared.sites, recipe)
+    # Whether tied units agree is told now, and not after minutes of solving.
+    empty = [
+        Row(unit.name, choice, 0.0, unit.params, 0, unit.macs, 0)
+        for unit in prepared.graph.units
+        for choice in prepared.menu[unit.name]
+    ]
+    make_menu(tied(make_table(empty, "the menu"), own))
+    return own

@@ -1,0 +1,1 @@
+"""A run as one frozen value, and the built-in recipes."""

@@ -1,0 +1,1 @@
+"""The page of a run: its words, its figures and its charts."""

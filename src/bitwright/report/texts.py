@@ -1,0 +1,339 @@
+"""The words of the report: numbers as people read them, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bitwright.report.rates import FEW_SAMPLES, interval
+
+# A file that takes so much longer than float is called slower: less is within what clocks tell.
+SLOWER = 1.1
+POOR_AGREEMENT, POOR_DROP = 0.9, 0.02
+MISSING = "–"
+LEGEND = "[low, high] holds the true rate 95 times in 100 (Wilson's interval)"
+
+# Shares of samples, or means of something between 0 and 1 over them: what an interval is known of.
+PROPORTIONS = {"top1": "top-1", "top5": "top-5", "accuracy": "accuracy", "agreement": "agreement",
+               "f1": "F1", "exact_match": "exact match"}  # fmt: skip
+_RATES = {**PROPORTIONS, "macro_f1": "macro F1", "miou": "mean IoU", "spearman": "Spearman"}
+_NAMES = {**_RATES, "perplexity": "perplexity", "loss": "KL divergence",
+          "loss_before": "KL divergence before", "kl": "KL divergence",
+          "units_changed": "units changed"}  # fmt: skip
+# Metrics of which less is better.
+_LESS = {"perplexity"}
+
+
+# ---- numbers ---------------------------------------------------------------------------------
+
+
+def number(value: object) -> float | None:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return None
+    return found if math.isfinite(found) else None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def rows(value: object) -> list[Mapping[str, Any]]:
+    """The mappings in a list, else none."""
+    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
+
+
+def metric_name(key: str) -> str:
+    """A metric's key as people write it."""
+    return _NAMES.get(key, key.replace("_", " "))
+
+
+def shown_metric(key: str, value: object, digits: int = 2) -> str:
+    """Rates in percent, other metrics as plain numbers."""
+    found = number(value)
+    if found is None:
+        return MISSING if value is None else str(value)
+    return percent(found, digits) if key in _RATES else f"{found:.4g}"
+
+
+def shown_difference(key: str, before: object, after: object, digits: int = 2) -> str:
+    """Quantised minus float: points for rates."""
+    first, second = number(before), number(after)
+    if first is None or second is None:
+        return MISSING
+    if key not in _RATES:
+        return f"{second - first:+.4g}" if second != first else "0"
+    points = round(100 * (second - first), digits) + 0.0
+    return f"{points:+.{digits}f} points" if points else f"{0:.{digits}f} points"
+
+
+def shown_interval(key: str, value: object, samples: object) -> str:
+    """The 95 % interval of a rate, such as [89.5, 99.6]; empty where none is known."""
+    found = interval(number(value), number(samples)) if key in PROPORTIONS else None
+    return "" if found is None else str(found)
+
+
+def with_interval(key: str, value: object, samples: object) -> str:
+    """A metric, and its interval where it is a rate."""
+    return f"{shown_metric(key, value)} {shown_interval(key, value, samples)}".rstrip()
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A fraction in percent; what is not quite 100 % is not rounded up to it."""
+    if value < 1:
+        scale = 10.0 ** (digits + 2)
+        if round(value * scale) >= scale:
+            value = math.floor(value * scale) / scale
+    return f"{100 * value:.{digits}f} %"
+
+
+def shown_bytes(value: object) -> str:
+    """Bytes, kB or MB (powers of ten)."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    if found < 1000:
+        return f"{found:.0f} bytes"
+    return f"{found / 1000:.1f} kB" if found < 1e6 else f"{found / 1e6:.2f} MB"
+
+
+def shown_count(value: object) -> str:
+    """A count with k, M or G."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(found) >= size:
+            return f"{found / size:.3g} {unit}"
+    return f"{found:.0f}"
+
+
+def shown_decibels(value: object) -> str:
+    """Signal to noise in dB."""
+    found = number(value)
+    return MISSING if found is None else f"{found:.1f} dB"
+
+
+def shown_bits(value: object) -> str:
+    """Bits of a unit; 0 stands for float."""
+    found = number(value)
+    if found is None:
+        return MISSING
+    return f"{found:.0f}" if found else "float"
+
+
+def shown_value(value: object) -> str:
+    """Any value of a record as one line of text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {shown_value(part)}" for key, part in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(shown_value(part) for part in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+# ---- what a run amounts to -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The few figures that the verdict and the advice look at; None where not known."""
+
+    scheme: str
+    metric: str | None
+    before: float | None
+    after: float | None
+    agreement: float | None
+    samples: float | None
+    ratio: float | None
+    verified: bool | None
+    units_good: int
+    units_checked: int
+    first_failure: str | None
+    vectors: bool = False
+    slowdown: float | None = None
+    target: str = ""
+
+    @property
+    def sure(self) -> str:
+        """The interval of the agreement; a mean cosine has none."""
+        return "" if self.vectors else shown_interval("agreement", self.agreement, self.samples)
+
+    @property
+    def drop(self) -> float | None:
+        """How much of the metric is lost: as it stands for rates, else relative to float."""
+        if self.metric is None or self.before is None or self.after is None:
+            return None
+        lost = self.after - self.before if self.metric in _LESS else self.before - self.after
+        if self.metric in _RATES or max(abs(self.before), abs(self.after)) <= 1:
+            return lost
+        return lost / abs(self.before) if self.before else None
+
+    @property
+    def level(self) -> str:
+        """`bad`, `warn`, `good`, or `none` where nothing was measured."""
+        if self.verified is False:
+            return "bad"
+        if self.agreement is None and self.drop is None:
+            return "none"
+        doubtful = self.poor or self.few or self.slow or self.verified is None
+        return "warn" if doubtful else "good"
+
+    @property
+    def slow(self) -> bool:
+        """Whether the file takes longer than the float network."""
+        return self.slowdown is not None and self.slowdown > SLOWER
+
+    @property
+    def few(self) -> bool:
+        """Whether so few samples were measured that their agreement may be a poor one."""
+        if self.samples is None or self.samples >= FEW_SAMPLES:
+            return False
+        found = None if self.vectors else interval(self.agreement, self.samples)
+        return found is None or found.low < POOR_AGREEMENT
+
+    @property
+    def poor(self) -> bool:
+        """Whether the quantised network answers too differently."""
+        agreement, drop = self.agreement, self.drop
+        return (agreement is not None and agreement < POOR_AGREEMENT) or (
+            drop is not None and drop > POOR_DROP
+        )
+
+
+def summarise(
+    metrics: Mapping[str, Any], units: Sequence[Mapping[str, Any]], verify: Mapping[str, Any] | None
+) -> Summary:
+    """Pick the figures that decide out of a run's records."""
+    before, after = mapping(metrics.get("float")), mapping(metrics.get("quantized"))
+    key = next((k for k in before if number(before[k]) is not None and k in after), None)
+    found = verify or {}
+    differences = mapping(found.get("units"))
+    good = [name for name in differences if agrees(differences[name], found)]
+    passed = found.get("passed")
+    return Summary(
+        scheme=scheme_of(units),
+        metric=key,
+        before=number(before.get(key)) if key else None,
+        after=number(after.get(key)) if key else None,
+        agreement=number(metrics.get("agreement")),
+        samples=number(metrics.get("samples")),
+        ratio=number(mapping(metrics.get("size")).get("ratio")),
+        verified=None if passed is None else bool(passed),
+        units_good=len(good),
+        units_checked=len(differences),
+        first_failure=found.get("first_failure"),
+        vectors=metrics.get("answers") == "embedding",
+        slowdown=slowdown(verify),
+    )
+
+
+def kept_db(units: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How much of its signal each quantised unit keeps, in dB, by one measure for all of them.
+
+    The SQNR of its output where that was measured for all; else what the noises of its weight and
+    of its input come to together, which is that of the output where they are independent.
+    """
+    quantised = [unit for unit in units if unit.get("w_bits")]
+    measured = {str(unit.get("name")): number(unit.get("sqnr_db")) for unit in quantised}
+    if any(value is None for value in measured.values()):
+        measured = {str(unit.get("name")): _together(unit) for unit in quantised}
+    return {name: value for name, value in measured.items() if value is not None}
+
+
+def _together(unit: Mapping[str, Any]) -> float | None:
+    parts = [number(unit.get(key)) for key in ("weight_sqnr_db", "input_sqnr_db")]
+    # Beyond 300 dB there is no noise that float64 can tell from none.
+    known = [max(-300.0, min(300.0, part)) for part in parts if part is not None]
+    return -10 * math.log10(sum(10 ** (-part / 10) for part in known)) if known else None
+
+
+def agrees(difference: object, verify: Mapping[str, Any]) -> bool:
+    """Whether a unit's difference is within the tolerance; what is no number is not."""
+    found = number(difference)
+    return found is not None and found <= (number(verify.get("tolerance")) or 0.0)
+
+
+def scheme_of(units: Sequence[Mapping[str, Any]]) -> str:
+    """The bits of all units, or of how many of them; of a mixture from which to which."""
+    counted = Counter(_scheme(unit) for unit in units)
+    if not counted:
+        return "bits not known"
+    scheme, count = counted.most_common(1)[0]
+    if len(counted) == 1:
+        return scheme
+    if 2 * count > len(units):
+        return f"{scheme} in {count} of {len(units)} units"
+    ordered = sorted(units, key=lambda unit: (_finest(unit, "w_bits"), _finest(unit, "a_bits")))
+    return f"mixed bits, {_scheme(ordered[0])} to {_scheme(ordered[-1])}"
+
+
+def _finest(unit: Mapping[str, Any], key: str) -> float:
+    """The bits of a unit, float being the finest."""
+    return (number(unit.get(key)) or math.inf) * (number(unit.get("points")) or 1)
+
+
+def _scheme(unit: Mapping[str, Any]) -> str:
+    if not unit.get("w_bits"):
+        return "float"
+    points = unit.get("points") or 1
+    return f"w{unit['w_bits']}a{unit.get('a_bits') or 'float'}" + (
+        f"x{points}" if points != 1 else ""
+    )
+
+
+def slowdown(verify: Mapping[str, Any] | None) -> float | None:
+    """The file's time relative to float's, from a verification; None where it was not timed."""
+    return number(mapping((verify or {}).get("speed")).get("ratio"))
+
+
+def compared(ratio: float) -> str:
+    """A time relative to float's, in words.
+
+    >>> compared(1.51), compared(0.5), compared(1.0)
+    ('SLOWER than float, 1.5 times its time', 'faster than float, 2.0 times', 'as fast as float')
+    """
+    if ratio > SLOWER:
+        return f"SLOWER than float, {ratio:.1f} times its time"
+    return f"faster than float, {1 / ratio:.1f} times" if ratio < 1 / SLOWER else "as fast as float"
+
+
+def verdict(summary: Summary) -> str:
+    """The whole run in one sentence."""
+    parts = []
+    if summary.metric is not None and summary.drop is not None:
+        key = summary.metric
+        parts.append(
+            f"{metric_name(key)} {shown_metric(key, summary.after, 1)} against "
+            f"{shown_metric(key, summary.before, 1)} float "
+            f"({shown_difference(key, summary.before, summary.after, 1)})"
+        )
+    if summary.agreement is not None:
+        sure = summary.sure and f" {summary.sure}"
+        parts.append(f"agreement {percent(summary.agreement)}{sure}")
+    if summary.ratio:
+        small = f"1/{1 / summary.ratio:.1f}" if summary.ratio < 1 else f"{summary.ratio:.1f} times"
+        parts.append(f"model.safetensors {small} of float")
+    if summary.slowdown is not None:
+        parts.append(compared(summary.slowdown))
+    measured = ", ".join(parts) or "nothing was measured"
+    return f"{summary.scheme}: {measured}; {_verified(summary)}."
+
+
+def _verified(summary: Summary) -> str:
+    if summary.verified is None:
+        return "not verified in ONNX Runtime"
+    units = f"{summary.units_good} of {summary.units_checked} units agree"
+    if summary.verified:
+        return f"verified in ONNX Runtime: {units}"
+    first = f", the first that does not is {summary.first_failure}" if summary.first_failure else ""
+    return f"verification in ONNX Runtime FAILED: {units}{first}"

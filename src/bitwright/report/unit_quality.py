@@ -1,0 +1,146 @@
+"""How much of each unit's signal its bits keep, and pictures of the units that keep least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.sites import Site
+from bitwright.methods.problem import UnitSolution
+from bitwright.numerics.affine import QParams, dequantize
+from bitwright.numerics.scores import noise_of_stats
+from bitwright.numerics.stats import Histogram, TensorStats
+from bitwright.report.texts import kept_db
+
+# Bounds of what a run's record grows by: units that are pictured, and bins of a picture.
+WORST, BINS = 4, 64
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What a run knows of its units: nothing is measured anew.
+
+    Attributes:
+        graph: the float network.
+        solutions: of each unit.
+        edges: the grid of each quantised edge.
+        sites: the quantised edges.
+        stats: of their values.
+    """
+
+    graph: ModelGraph
+    solutions: Mapping[str, UnitSolution]
+    edges: Mapping[tuple[str, str], QParams]
+    sites: Sequence[Site]
+    stats: Mapping[str, TensorStats]
+
+    def inputs(self, unit: str) -> list[tuple[TensorStats, QParams]]:
+        """Statistics and grid of each input of a unit that is quantised."""
+        return [
+            (self.stats[site.root], self.edges[site.source, site.reader])
+            for site in self.sites
+            if site.unit == unit
+            and site.root in self.stats
+            and (site.source, site.reader) in self.edges
+        ]
+
+
+def decibels(noise: float | None) -> float | None:
+    """Signal to noise in dB, from noise relative to the signal; None where there is none."""
+    if noise is None or not 0.0 < noise < math.inf:
+        return None
+    return -10.0 * math.log10(noise)
+
+
+def with_quality(census: Mapping[str, Any], solved: Solved) -> dict[str, Any]:
+    """The census with the SQNR of each unit's weight, input and output, and the worst pictured.
+
+    The weight's is exact, the input's follows from its histogram; the output's was measured on rows
+    held out, by methods that hold out any, as the unit was solved.
+    """
+    units = [{**row, **_quality(str(row["name"]), solved)} for row in census["units"]]
+    return {**census, "units": units, "histograms": _worst(units, solved)}
+
+
+def _quality(name: str, solved: Solved) -> dict[str, float]:
+    solution = solved.solutions.get(name)
+    if solution is None:
+        return {}
+    inputs = [decibels(noise_of_stats(stats, grid)) for stats, grid in solved.inputs(name)]
+    found = {
+        "weight_sqnr_db": decibels(solution.error),
+        "input_sqnr_db": min((db for db in inputs if db is not None), default=None),
+        "sqnr_db": decibels(solution.loss_after),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def as_solved(
+    start: Mapping[str, UnitSolution], tuned: Mapping[str, UnitSolution]
+) -> dict[str, UnitSolution]:
+    """The solutions whose figures hold for the integers that are deployed.
+
+    Tuning moves scales and biases with the float network's own; what was measured before still
+    tells how good the rounding is. Of integers that tuning changed it tells nothing.
+    """
+    return {
+        name: start[name] if name in start and _same(start[name].q, new.q) else _unmeasured(new)
+        for name, new in tuned.items()
+    }
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and bool((a == b).all()))
+
+
+def _unmeasured(solution: UnitSolution) -> UnitSolution:
+    return replace(solution, loss_before=None, loss_after=None)
+
+
+def _worst(units: Sequence[Mapping[str, Any]], solved: Solved) -> list[dict[str, Any]]:
+    """Histograms of weights and inputs of the units that keep least of their signal."""
+    found = []
+    kept = kept_db(units)
+    for name in sorted(kept, key=lambda unit: kept[unit])[:WORST]:
+        solution = solved.solutions[name]
+        weight = solved.graph.tensor(solved.graph.unit(name).weight)
+        back = dequantize(solution.q, solution.weight)
+        ends = (float(back.min()), float(back.max()))
+        bits = solution.weight.grid.bits
+        stats = TensorStats.of(weight)
+        found.append(_picture(name, "weight", stats, ends, bits) | {"error": solution.error})
+        for stats, edge in solved.inputs(name)[:1]:
+            low = float((edge.grid.qmin - edge.zero_point) * edge.scale)
+            high = float((edge.grid.qmax - edge.zero_point) * edge.scale)
+            noise = noise_of_stats(stats, edge)
+            entry = _picture(name, "input", stats, (low, high), edge.grid.bits)
+            found.append(entry | {"error": noise})
+    return found
+
+
+def _picture(
+    unit: str, what: str, stats: TensorStats, ends: tuple[float, float], bits: int
+) -> dict[str, Any]:
+    edges, counts = _coarse(stats.histogram)
+    return {
+        "unit": unit,
+        "what": what,
+        "edges": edges,
+        "counts": counts,
+        "range": list(ends),
+        "bits": bits,
+    }
+
+
+def _coarse(histogram: Histogram) -> tuple[list[float], list[int]]:
+    """At most BINS bins, neighbours joined; exact zeros are in the bin that begins at zero."""
+    counts, edges = histogram.counts.tolist(), histogram.edges.tolist()
+    counts[-histogram.start] += histogram.zeros
+    step = -(-len(counts) // BINS) or 1
+    joined = [sum(counts[i : i + step]) for i in range(0, len(counts), step)]
+    return [*edges[: len(counts) : step], edges[-1]], joined

@@ -1,1 +1,0 @@
-"""How work is run: memory, progress, the store."""

@@ -1,0 +1,1 @@
+"""What every choice of every unit does to the loss, measured."""

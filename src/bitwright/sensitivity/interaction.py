@@ -1,0 +1,312 @@
+"""How far unit by unit losses add up: pairwise terms, and whole allocations against their sum."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from bitwright.errors import DataError
+from bitwright.graph.change import Change
+from bitwright.graph.choice import Choice
+from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.variants import Groups, Variant
+from bitwright.sensitivity.estimate import rank_agreement
+from bitwright.sensitivity.measure import Delta, Measured, delta_of
+
+Pair = tuple[str, str]
+Choices = tuple[Choice, Choice]
+Changes = Mapping[str, Mapping[Choice, Change | None]]
+Allocation = Mapping[str, Choice]
+PairTerms = Mapping[Pair, Mapping[Choices, float]]
+
+ALLOCATIONS = "allocations"
+JOINS = 2
+
+
+def neighbours(graph: ModelGraph, joins: int = JOINS) -> tuple[Pair, ...]:
+    """Units that read one another's results, and units whose results meet in one reader's input.
+
+    Nothing but unweighted operators lies between the two of a pair, and no more than so many of
+    them join branches: along the additions of a residual network everything would be a neighbour of
+    everything. In order of execution.
+    """
+    calls = {call: unit.name for unit in graph.units for call in unit.calls}
+    order = {unit.name: i for i, unit in enumerate(graph.units)}
+    found: set[Pair] = set()
+    # The units whose results a value holds, each with the number of joins on the way.
+    behind: dict[fx.Node, dict[str, int]] = {}
+    for node in graph.module.graph.nodes:
+        values = [i for i in node.all_input_nodes if i.op != "get_attr" and not _is_size(i)]
+        sources = _merged([behind[i] for i in values], joins)
+        here = calls.get(node.name)
+        if here is not None:
+            together = sorted({*sources, here}, key=order.__getitem__)
+            found.update(itertools.combinations(together, 2))
+            sources = {here: 0}
+        behind[node] = sources
+    return tuple(sorted(found, key=lambda pair: (order[pair[0]], order[pair[1]])))
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node is a number that reshapes compute with: a shape, not an activation."""
+    module = getattr(node.target, "__module__", None)
+    arithmetic = module == "_operator" and node.target is not operator.getitem
+    return node.target is torch.ops.aten.sym_size.int or arithmetic
+
+
+def _merged(sources: Sequence[Mapping[str, int]], limit: int) -> dict[str, int]:
+    """The nearest way to each unit over all inputs; more than one input is a join."""
+    step = 1 if len(sources) > 1 else 0
+    near: dict[str, int] = {}
+    for source in sources:
+        for unit, joins in source.items():
+            if joins + step <= limit:
+                near[unit] = min(near.get(unit, limit), joins + step)
+    return near
+
+
+def choose_pairs(near: Iterable[Pair], deltas: Mapping[str, float], count: int) -> tuple[Pair, ...]:
+    """The pairs whose interaction may be largest: of neighbours, and among the largest deltas.
+
+    Equation: for losses that are quadratic in the errors, |d_ab| <= 2 sqrt(delta_a delta_b); the
+    pairs are ranked by this bound.
+
+    Args:
+        near: pairs to consider, such as `neighbours`.
+        deltas: one loss change of each unit, at the choice that is of interest.
+        count: how many pairs.
+    """
+    units = list(deltas)
+    largest = sorted(units, key=lambda unit: -deltas[unit])[: math.isqrt(2 * count) + 1]
+    place = {unit: i for i, unit in enumerate(units)}
+    among = itertools.combinations(sorted(largest, key=place.__getitem__), 2)
+    candidates = dict.fromkeys(
+        pair for pair in (*near, *among) if pair[0] in deltas and pair[1] in deltas
+    )
+
+    def bound(pair: Pair) -> float:
+        return max(deltas[pair[0]], 0.0) * max(deltas[pair[1]], 0.0)
+
+    return tuple(sorted(candidates, key=bound, reverse=True)[:count])
+
+
+def pair_name(pair: Pair) -> str:
+    """What the group of a pair is called in a measurement."""
+    return f"{pair[0]} & {pair[1]}"
+
+
+def pair_groups(changes: Changes, pairs: Mapping[Pair, Iterable[Choices]]) -> Groups:
+    """One group a pair, one variant for each two choices; both units leave the base's choice."""
+    return {
+        pair_name(pair): {
+            both: _changes(changes, dict(zip(pair, both, strict=True))) for both in of
+        }
+        for pair, of in pairs.items()
+    }
+
+
+def _changes(changes: Changes, choices: Allocation) -> Variant:
+    chosen = (changes[unit][choice] for unit, choice in choices.items())
+    return tuple(change for change in chosen if change is not None)
+
+
+def pair_term(single: Measured, both: Measured, pair: Pair, choices: Choices) -> Delta:
+    """The loss of two changes together beyond the sum of each alone, sample by sample.
+
+    Equation: d_ab = mean of l(a and b) - l(a) - l(b) + l(base), with its standard error.
+
+    Args:
+        single: the table's measurement.
+        both: the measurement of `pair_groups` on the same chunks.
+        pair: two units.
+        choices: the choice of each.
+
+    Raises:
+        DataError: the two were measured on other samples.
+    """
+    _check_same_samples(single, both)
+    together = both.values[pair_name(pair)][choices]
+    alone = [single.values[unit][c] for unit, c in zip(pair, choices, strict=True)]
+    return delta_of(together - alone[0] - alone[1] + single.base, single.has_answers)
+
+
+def pair_deltas(
+    single: Measured, both: Measured, pairs: Iterable[Pair]
+) -> Mapping[Pair, Mapping[Choices, Delta]]:
+    """All measured pairwise terms, with their standard errors."""
+    return {
+        pair: {key: pair_term(single, both, pair, key) for key in both.values[pair_name(pair)]}
+        for pair in pairs
+    }
+
+
+def quadratic_terms(single: Measured, deltas: Mapping[Pair, Mapping[Choices, Delta]]) -> PairTerms:
+    """Terms for every two choices of a pair, from a few that were measured.
+
+    Equation: d_ab(i, j) = r_ab s_a(i) s_b(j), s = sqrt(delta): for a loss that is quadratic in the
+    errors, r_ab is twice the cosine between the errors of two units, in [-2, 2]. It is the least
+    squares fit over the measured choices, drawn towards 0 by its standard error e (an allocation
+    would seek out whatever is too low by chance): r t^2 / (t^2 + e^2), t^2 the mean of r^2 - e^2
+    over the pairs. The matrix of cosines is positive semidefinite, so that no sum of errors is less
+    than none: where that of the fits is not, all shrink alike until it is.
+
+    Args:
+        single: the measurement of each unit alone.
+        deltas: of `pair_deltas`.
+    """
+    size = {
+        unit: {choice: math.sqrt(max(_loss(single, unit, choice), 0.0)) for choice in own}
+        for unit, own in single.values.items()
+    }
+    fits = {pair: _fit(pair, own, size) for pair, own in deltas.items()}
+    spread = max(0.0, float(np.mean([r * r - e * e for r, e in fits.values()])) if fits else 0.0)
+    drawn = {
+        pair: r * spread / (spread + e * e) if spread + e * e > 0 else 0.0
+        for pair, (r, e) in fits.items()
+    }
+    share = _semidefinite(drawn)
+    return {
+        (a, b): {
+            (i, j): share * r * size[a][i] * size[b][j]
+            for i, j in itertools.product(size[a], size[b])
+        }
+        for (a, b), r in drawn.items()
+    }
+
+
+def _fit(
+    pair: Pair, deltas: Mapping[Choices, Delta], size: Mapping[str, Mapping[Any, float]]
+) -> tuple[float, float]:
+    """r and its standard error; choices are measured on the same samples, so errors go together."""
+    sizes = [math.prod(size[u][c] for u, c in zip(pair, key, strict=True)) for key in deltas]
+    energy = sum(s * s for s in sizes)
+    if energy <= 0.0:
+        return 0.0, 0.0
+    fit = sum(s * delta.loss for s, delta in zip(sizes, deltas.values(), strict=True)) / energy
+    error = sum(s * (d.stderr or 0.0) for s, d in zip(sizes, deltas.values(), strict=True))
+    return min(2.0, max(-2.0, fit)), error / energy
+
+
+def _semidefinite(ratios: Mapping[Pair, float]) -> float:
+    """The share of all ratios, 1 at most, at which their matrix of cosines is semidefinite."""
+    units = {unit: i for i, unit in enumerate(dict.fromkeys(u for pair in ratios for u in pair))}
+    cosines = np.eye(len(units))
+    for (a, b), ratio in ratios.items():
+        cosines[units[a], units[b]] = cosines[units[b], units[a]] = ratio / 2
+    least = float(np.linalg.eigvalsh(cosines)[0]) if units else 0.0
+    return 1.0 / (1.0 - least) if least < 0.0 else 1.0
+
+
+def _loss(single: Measured, unit: str, choice: Choice) -> float:
+    return single.delta(unit, choice).loss
+
+
+def random_allocations(
+    menu: Mapping[str, Sequence[Choice]], count: int, seed: int
+) -> tuple[Allocation, ...]:
+    """Random allocations that span the range from coarse to fine.
+
+    Drawing every choice evenly would give nothing but average networks: so each allocation draws
+    how frequent the places of the menu are in it (Dirichlet, all mixtures alike), then every unit's
+    place from that.
+    """
+    made = []
+    longest = max((len(choices) for choices in menu.values()), default=1)
+    for index in range(count):
+        generator = np.random.default_rng([seed, index])
+        frequencies = generator.dirichlet(np.ones(longest))
+        allocation: dict[str, Choice] = {}
+        for unit, choices in menu.items():
+            weights = frequencies[: len(choices)]
+            total = float(weights.sum())
+            likely = weights / total if total > 0.0 else None
+            allocation[unit] = choices[int(generator.choice(len(choices), p=likely))]
+        made.append(allocation)
+    return tuple(made)
+
+
+def allocation_groups(changes: Changes, allocations: Sequence[Allocation]) -> Groups:
+    """Whole allocations as variants of one group, by their place in the sequence."""
+    return {ALLOCATIONS: {i: _changes(changes, a) for i, a in enumerate(allocations)}}
+
+
+def predicted(single: Measured, allocation: Allocation, terms: PairTerms | None = None) -> float:
+    """The loss change that unit by unit measurement predicts for an allocation.
+
+    Equation: sum_u delta_u(c_u) + sum over the pairs of d_ab(c_a, c_b).
+    """
+    total = sum(_loss(single, unit, choice) for unit, choice in allocation.items())
+    for (a, b), measured in (terms or {}).items():
+        if a in allocation and b in allocation:
+            total += measured.get((allocation[a], allocation[b]), 0.0)
+    return total
+
+
+@dataclass(frozen=True)
+class Additivity:
+    """Predicted and measured loss changes of some allocations, and how well their ranks agree.
+
+    `pairwise` is the prediction with pairwise terms, where there are any. `rank` and
+    `rank_pairwise` are Spearman's rho with the measured values.
+    """
+
+    allocations: tuple[Allocation, ...]
+    predicted: tuple[float, ...]
+    pairwise: tuple[float, ...] | None
+    measured: tuple[Delta, ...]
+    rank: float
+    rank_pairwise: float | None
+
+
+def additivity(
+    single: Measured,
+    mixed: Measured,
+    allocations: Sequence[Allocation],
+    terms: PairTerms | None = None,
+) -> Additivity:
+    """Compare the sum of single deltas with whole allocations, with and without pairwise terms.
+
+    Args:
+        single: the table's measurement.
+        mixed: the measurement of `allocation_groups` on the same chunks.
+        allocations: the same allocations.
+        terms: pairwise terms, from `quadratic_terms`.
+
+    Raises:
+        DataError: the two were measured on other samples.
+    """
+    _check_same_samples(single, mixed)
+    measured = tuple(mixed.delta(ALLOCATIONS, i) for i in range(len(allocations)))
+    losses = [delta.loss for delta in measured]
+    sums = tuple(predicted(single, a) for a in allocations)
+    pairwise = tuple(predicted(single, a, terms) for a in allocations) if terms else None
+    return Additivity(
+        tuple(allocations),
+        sums,
+        pairwise,
+        measured,
+        rank_agreement(sums, losses),
+        rank_agreement(pairwise, losses) if pairwise else None,
+    )
+
+
+def _check_same_samples(one: Measured, other: Measured) -> None:
+    same = one.base.shape == other.base.shape and np.allclose(one.base, other.base, 1e-4, 1e-9)
+    if not same:
+        raise DataError(
+            f"losses of {one.base.shape[1]} and {other.base.shape[1]} samples do not belong "
+            "together: measure both on the same chunks, against the same base."
+        )
+
+
+def chosen_deltas(single: Measured, choices: Mapping[str, Any]) -> dict[str, float]:
+    """One loss change of each unit, at the choice given for it."""
+    return {unit: _loss(single, unit, choice) for unit, choice in choices.items()}

@@ -1,0 +1,89 @@
+"""What a person reads at the end of a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitwright.report.summary import comparison
+
+VERIFIED = {
+    "passed": True,
+    "tolerance": 1e-5,
+    "units": {"stem": 1e-7, "head": 2e-7},
+    "agreement": 1.0,
+    "samples": 256,
+    "first_failure": None,
+}
+MEASURED = {
+    "float": {"top1": 0.8},
+    "quantized": {"top1": 0.79996},
+    "agreement": 0.9999,
+    "samples": 5000,
+    "kl": 0.0123,
+    "evaluated_on": "evaluation data",
+}
+
+
+def lines_of(**changes):
+    found = {**VERIFIED, "optimized": {"agreement": 0.99}, **changes}
+    *lines, legend = comparison({"verify": found})
+    assert legend.strip().startswith("[low, high] holds the true rate 95 times in 100")
+    return lines
+
+
+def text_of(**changes):
+    return "\n".join(comparison({"metrics": {**MEASURED, **changes}}))
+
+
+def test_a_verified_file_takes_one_line():
+    (line,) = lines_of()
+    assert line.startswith("verify      verified in ONNX Runtime: 2 of 2 units agree to 1e-05")
+    assert line.endswith(
+        "100.00 % [98.5, 100.0] of 256 answers agree, 99.00 % [96.8, 99.7] with optimisations"
+    )
+
+
+def test_one_is_counted_in_the_singular():
+    (line,) = lines_of(units={"head": 1e-7}, samples=1)
+    assert "1 of 1 unit agree" in line and "of 1 answer agree" in line
+    assert "of 1 sample (" in text_of(samples=1)
+
+
+def test_a_note_on_the_optimised_kernels_stands_below():
+    _, note = lines_of(optimized={"agreement": 0.9, "note": "because"})
+    assert note.strip() == "note: because"
+
+
+@pytest.mark.parametrize("unit", ["stem", "head"])
+@pytest.mark.parametrize(("by", "shown"), [(0.25, "0.25"), (None, "not a finite number")])
+def test_the_first_unit_out_of_tolerance_is_named(unit, by, shown):
+    units = {"stem": 1e-7, "head": 2e-7} | {unit: by}
+    first, last = lines_of(passed=False, units=units, first_failure=unit)
+    assert "NOT VERIFIED" in first and "1 of 2 units" in first
+    assert last.strip() == f"first unit out of tolerance: {unit} ({shown})"
+
+
+def test_every_rate_has_its_interval_and_nothing_is_rounded_up_to_all():
+    text = text_of()
+    assert "top-1       80.00 % [78.8, 81.1]   80.00 % [78.8, 81.1]   0.00 points" in text
+    assert "-0.00" not in text
+    assert "agreement   99.99 % [99.9, 100.0] of 5000 samples (evaluation data), KL 0.012" in text
+
+
+@pytest.mark.parametrize(("samples", "low"), [(1, "20.6"), (30, "88.6")])
+def test_few_samples_are_warned_of_with_what_they_leave_open(samples, low):
+    text = text_of(agreement=1.0, samples=samples)
+    assert f"warning: measured on {samples} sample" in text
+    assert f"the true agreement may be as low as {low} %. Give more by --eval DATA." in text
+    assert "warning" not in text_of(samples=100)
+
+
+def test_metrics_that_are_no_rates_are_plain_numbers():
+    text = text_of(float={"perplexity": 21.5}, quantized={"perplexity": 22.75})
+    assert "perplexity  21.5    22.75       +1.25" in text
+
+
+def test_embeddings_have_a_mean_cosine_and_no_interval():
+    text = text_of(answers="embedding", float={}, quantized={})
+    assert "agreement   99.99 % mean cosine of 5000 samples" in text and "[" not in text
+    assert "float" not in text
