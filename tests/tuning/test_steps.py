@@ -12,9 +12,9 @@ import bitwright as bw
 from bitwright.engine.progress import Progress
 from bitwright.errors import RecipeError
 from bitwright.pipeline.check import make_recipe
-from bitwright.recipe.values import tuning_steps
 from bitwright.solving.samples import HELD_OUT
 from bitwright.sources.data import as_dataset
+from bitwright.tuning.catalogue import tuning_steps
 from networks import pictures, small_network
 
 QUICK = {"menu": "w8a8,w4a8,w3a8", "budget": "bops<=0.1", "keep": "", "batch": 8}
