@@ -21,7 +21,8 @@ from bitwright.cli.table_commands import Request, run_allocate
 from bitwright.errors import BitwrightError
 from bitwright.export import rundir
 from bitwright.graph.target import load_target
-from bitwright.recipe.values import Recipe, make_recipe, to_toml
+from bitwright.pipeline.check import make_recipe
+from bitwright.recipe.values import Recipe, to_toml
 
 SECONDS, MEGABYTES = 5.0, 500
 TARGET = """
