@@ -6,8 +6,8 @@ Every unit is solved at every choice of the menu and the table is measured once;
 the size, evenly spaced from all units at 4 bits to all at 8, is allocated by the integer program
 and by both greedy rules, and the best uniform configuration of no greater size stands beside. All
 are stitched from the same solutions and run on data that was not used for calibration. Thirty
-random allocations tell how far the sum of single losses can be trusted. Writes docs/budgets.md,
-docs/budgets_NETWORK.svg and benchmarks/results/budgets.csv.
+random allocations tell how far the sum of single losses can be trusted. Writes budgets.md and
+budgets_NETWORK.svg in docs/measured, and benchmarks/results/budgets.csv.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from scipy.stats import spearmanr
+from tables import MEASURED
 
 from bitwright.allocation.allocate import SOLVERS, allocate
 from bitwright.allocation.frontier import trace
@@ -115,7 +116,7 @@ def study(root: Path, network: str, menu: str, store: Path) -> list[dict[str, ob
     """All rows of one network."""
     base, table = measured(root, network, menu, store)
     write_table(HERE / "results" / f"budgets_table_{network}.csv", table)
-    (HERE.parent / "docs" / f"budgets_{network}.svg").write_text(draw(trace(table, "size")))
+    (MEASURED / f"budgets_{network}.svg").write_text(draw(trace(table, "size")))
     judge = Judge(base, root, network)
     whole = 32 * sum(table.of(u)[0].params for u in table.units)
     low, high = (size_of(table, uniform_choices(table, Choice(bits, 8))) for bits in (4, 8))
@@ -219,7 +220,7 @@ def main() -> None:
                 writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
-            (HERE.parent / "docs" / "budgets.md").write_text(page(rows))
+            (MEASURED / "budgets.md").write_text(page(rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast and how lean the engine is: `python benchmarks/engine.py --data-root DIR`.
 
-Three questions, answered into docs/engine.md and benchmarks/results/engine_*.csv:
+Three questions, answered into docs/measured/engine.md and benchmarks/results/engine_*.csv:
 (a) is the captured network as fast as the user's own, in the best layout and allocator setting;
 (b) is the exported file as fast as ONNX Runtime's own static quantisation of the same network;
 (c) does calibration's memory stay the same however many photos there are.
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tables import DOCS, RESULTS, data_root, machine, markdown, write_csv
+from tables import MEASURED, RESULTS, data_root, machine, markdown, write_csv
 from torch import Tensor, nn
 
 NETWORKS = ("efficientnet_lite0", "resnet20", "resnet-50")
@@ -430,13 +430,13 @@ def main() -> None:
 
 
 def write_page() -> None:
-    """docs/engine.md, once there are figures for every question."""
+    """docs/measured/engine.md, once there are figures for every question."""
     from tables import read_csv
 
     found = [read_csv(RESULTS / f"engine_{part}.csv") for part in ("forward", "files", "memory")]
     if all(found):
-        (DOCS / "engine.md").write_text(page(*found))
-        print(f"wrote {DOCS / 'engine.md'}")
+        (MEASURED / "engine.md").write_text(page(*found))
+        print(f"wrote {MEASURED / 'engine.md'}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Quantises a network twice from the same statistics: once with scales of full float32 precision, as
 `affine.from_range` gives them, and once as this library does it, with `exact.exact_range` and
 `exact.exact_bias`. Both are exported and run in ONNX Runtime on every held-out image, against the
-simulation in torch. Writes the table in docs/exactness.md (between its markers) and
+simulation in torch. Writes the table in docs/measured/exactness.md (between its markers) and
 benchmarks/results/exactness.csv.
 """
 
@@ -24,7 +24,7 @@ from unittest import mock
 
 import torch
 from tables import (
-    DOCS,
+    MEASURED,
     RESULTS,
     data_root,
     machine,
@@ -45,7 +45,7 @@ from bitwright.sources.data import load_data
 from bitwright.sources.models import load_model
 
 CSV = RESULTS / "exactness.csv"
-PAGE = DOCS / "exactness.md"
+PAGE = MEASURED / "exactness.md"
 NAME = ("network", "target", "scheme")
 # Network, calibration data, evaluation data, target, scheme.
 RUNS = (
@@ -160,7 +160,7 @@ COLUMNS = {
 
 
 def put_into_page(rows: list[dict[str, Any]]) -> None:
-    """The table of docs/exactness.md."""
+    """The table of docs/measured/exactness.md."""
     note = f"Written by `benchmarks/exactness.py`; {machine('torch', 'onnxruntime')}."
     put_between_markers(PAGE, "\n".join([markdown(rows, COLUMNS), "", note]))
 

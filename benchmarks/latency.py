@@ -6,9 +6,9 @@ are exported and timed, and compared with what the table predicts. Budgets are h
 losses (seeded): what is tested is the latency, and measured losses would take minutes more. Last,
 one `bitwright quantize` with a latency budget measures everything itself, and its file is timed.
 
-Writes docs/latency.md, benchmarks/results/latency.csv (networks) and latency_units.csv (the table).
-Times are processor milliseconds of one thread, medians over repetitions in which all networks take
-turns: on a machine with other work they say what wall time would be without it.
+Writes docs/measured/latency.md, benchmarks/results/latency.csv (networks) and latency_units.csv
+(the table). Times are processor milliseconds of one thread, medians over repetitions in which all
+networks take turns: on a machine with other work they say what wall time would be without it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tables import DOCS, RESULTS, data_root, machine, markdown, write_csv
+from tables import MEASURED, RESULTS, data_root, machine, markdown, write_csv
 
 import bitwright as bw
 from bitwright.allocation.allocate import allocate
@@ -299,8 +299,8 @@ def main() -> None:
     found, rows, seconds = run(data_root(args.data_root), args.repetitions, args.checks)
     write_csv(RESULTS / "latency.csv", rows)
     write_latencies(RESULTS / "latency_units.csv", found.table)
-    (DOCS / "latency.md").write_text(page(found, rows, seconds))
-    print(f"wrote {DOCS / 'latency.md'}")
+    (MEASURED / "latency.md").write_text(page(found, rows, seconds))
+    print(f"wrote {MEASURED / 'latency.md'}")
 
 
 if __name__ == "__main__":

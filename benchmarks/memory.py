@@ -4,7 +4,7 @@
 
 The network is written here by hand and its weights are random: accuracy means nothing, sizes are
 real. The peak is that of the whole process, as the kernel counts it, over all stages of the run.
-Writes docs/memory.md and benchmarks/results/memory.csv.
+Writes docs/measured/memory.md and benchmarks/results/memory.csv.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.tables import DOCS, RESULTS, markdown
+from benchmarks.tables import MEASURED, RESULTS, markdown
 
 NETWORK = """
 import torch
@@ -137,7 +137,7 @@ def main() -> None:
         markdown(rows, columns),
         "",
     ]
-    (DOCS / "memory.md").write_text("\n".join(text))
+    (MEASURED / "memory.md").write_text("\n".join(text))
     print(row)
 
 

@@ -11,7 +11,7 @@ calibration sets drawn anew (figure 1 of the paper); `seeds`, BRECQ and AdaRound
 `length`, what is lost where the gradient methods take SHORT of their steps. --length shortens those
 of the table, which marks such rows.
 --rewrites instead checks on every network of the zoo that rewrites leave its answers unchanged.
-Writes docs/methods_table.md.
+Writes docs/measured/methods_table.md.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from solve import DATA, KEEP, SUBSET
+from tables import MEASURED
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "methods.csv"
@@ -680,7 +681,7 @@ def main() -> None:
                 found = of_table(run, root, arguments.length, Path(shared))
                 add(RESULT, {k: str(v) for k, v in found.items()})
                 print(found, flush=True)
-    (HERE.parent / "docs" / "methods_table.md").write_text(page(known(RESULT)))
+    (MEASURED / "methods_table.md").write_text(page(known(RESULT)))
 
 
 if __name__ == "__main__":

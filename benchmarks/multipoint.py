@@ -23,7 +23,7 @@ and the same cost; each such sum is solved and measured once and stands in the t
 names. One tensor of 8 bits is solved apart in the errors: two points of 4 are compared with it.
 
 Solutions are kept in --store and taken up again. Writes benchmarks/results/multipoint_*.csv,
-docs/multipoint_NETWORK.svg and the figures of docs/multipoint.md.
+docs/measured/multipoint_NETWORK.svg and the figures of docs/measured/multipoint.md.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from tables import MEASURED
 from torch import Tensor, nn
 
 from bitwright.allocation.allocate import allocate
@@ -87,7 +88,7 @@ POINTS = "w2afloatx{1..4},w3afloatx{1..4},w4afloatx{1..4},w8afloat"
 MENU = "w2a8x{1..4},w4a8x{1..3},w8a8"
 SUMS = {2: Choice(2, 8), 4: Choice(4, 8), 6: Choice(2, 8, 3), 8: Choice(8, 8), 12: Choice(4, 8, 3)}
 SHARE_OF_W8 = 0.999
-PAGE = HERE.parent / "docs" / "multipoint.md"
+PAGE = MEASURED / "multipoint.md"
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
@@ -460,7 +461,7 @@ def frontiers(study: Study) -> list[dict[str, object]]:
             "one point": traced["one point"].points,
         },
     )
-    (HERE.parent / "docs" / f"multipoint_{study.network}.svg").write_text(draw(picture))
+    (MEASURED / f"multipoint_{study.network}.svg").write_text(draw(picture))
     lo, hi = (study.bops(dict.fromkeys(study.table.units, c)) for c in (Choice(2, 8), Choice(8, 8)))
     rows: list[dict[str, object]] = []
     for step in range(1, study.asked.budgets + 1):
@@ -526,7 +527,7 @@ def keep(part: str, network: str, rows: list[dict[str, object]]) -> None:
 
 
 def write_page() -> None:
-    """The figures of docs/multipoint.md."""
+    """The figures of docs/measured/multipoint.md."""
     parts = []
     if kept("errors"):
         parts += ["### Errors of units", "", *told_errors(kept("errors")), ""]

@@ -6,7 +6,7 @@ Needs `aimet-torch` (not a dependency of this project; install it by hand, it is
 ordinary way). First and last layer at 8 bits, 1000 calibration images, one thread. Processor
 seconds are of the quantisation alone: for us from capture to the stitched network, verification
 and evaluation left out. Where the peer
-is not installed only our line is measured. Writes docs/peers.md.
+is not installed only our line is measured. Writes docs/measured/peers.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tables import DOCS, data_root, markdown
+from benchmarks.tables import MEASURED, data_root, markdown
 
 Answers = Callable[[Tensor], Tensor]
 
@@ -157,7 +157,7 @@ def main() -> None:
         f"The peer took {ratio:.1f} times our processor time.",
         "",
     ]
-    (DOCS / "peers.md").write_text("\n".join(text))
+    (MEASURED / "peers.md").write_text("\n".join(text))
     print("\n".join(text))
 
 

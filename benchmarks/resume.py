@@ -4,7 +4,7 @@
 
 One run is left alone; another is killed at random instants and started again until it is through.
 Both must give the same model.safetensors byte for byte, and an entry that is in the store is never
-written a second time. Writes docs/resume.md.
+written a second time. Writes docs/measured/resume.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.kill import run_with_kills
 
-from benchmarks.tables import DOCS, data_root
+from benchmarks.tables import MEASURED, data_root
 
 # What is tested again by every run of the tests.
 TESTED = (
@@ -116,7 +116,7 @@ def main() -> None:
         "",
         *TESTED,
     ]
-    (DOCS / "resume.md").write_text("\n".join(lines))
+    (MEASURED / "resume.md").write_text("\n".join(lines))
     print("\n".join(lines))
     sys.exit(0 if same and not twice else 1)
 

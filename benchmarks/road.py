@@ -1,7 +1,7 @@
 """The whole command on real networks: `python benchmarks/road.py --data-root DIR`.
 
 Runs `bitwright quantize` as a user would, once for each line of RUNS, and collects top-1,
-agreement, the verification, sizes, time and memory into docs/road.md, docs/road.svg and
+agreement, the verification, sizes, time and memory into road.md and road.svg in docs/measured and
 benchmarks/results/road.csv. A line that is measured again replaces its earlier figures.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from road_chart import chart
 from tables import (
-    DOCS,
+    MEASURED,
     RESULTS,
     ROOT,
     data_root,
@@ -159,7 +159,7 @@ def verdict(row: dict[str, Any]) -> str:
 
 
 def page(rows: list[dict[str, Any]], threads: int) -> str:
-    """docs/road.md."""
+    """docs/measured/road.md."""
     example = shlex.join(options(RUNS[0], "DIR")).replace(" --", " \\\n    --")
     shown = [{**row, "verdict": verdict(row)} for row in rows]
     return "\n".join(
@@ -224,10 +224,10 @@ def main() -> None:
             rows.append(measure(row, root, Path(args.runs or folder) / name_of(row), args.threads))
             write_csv(CSV, ordered(rows))
     rows = ordered(rows)
-    (DOCS / "road.md").write_text(page(rows, args.threads))
-    (DOCS / "road.svg").write_text(chart(rows))
+    (MEASURED / "road.md").write_text(page(rows, args.threads))
+    (MEASURED / "road.svg").write_text(chart(rows))
     put_between_markers(ROOT / "README.md", short(rows))
-    print(f"wrote {DOCS / 'road.md'}")
+    print(f"wrote {MEASURED / 'road.md'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/road.svg: float and quantised top-1 side by side, written by hand as SVG."""
+"""docs/measured/road.svg: float and quantised top-1 side by side, written by hand as SVG."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
 
 Each run is one `bitwright quantize` in a process of its own, first and last units at 8 bits unless
 `as all` is said. Runs already in benchmarks/results/solve.csv are repeated only where --again is
-given; docs/solve.md shows mean and deviation over the seeds that are there. Several values of
---calib give figure 1 of the paper: accuracy against the size of the calibration set.
+given; docs/measured/solve.md shows mean and deviation over the seeds that are there. Several values
+of --calib give figure 1 of the paper: accuracy against the size of the calibration set.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from tables import MEASURED
 
 HERE = Path(__file__).parent
 DATA = {
@@ -196,7 +198,7 @@ def main() -> None:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    (HERE.parent / "docs" / "solve.md").write_text(page(rows))
+    (MEASURED / "solve.md").write_text(page(rows))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+MEASURED = DOCS / "measured"
 RESULTS = Path(__file__).parent / "results"
 NEEDED = ("models.py", "loaders.py")
 

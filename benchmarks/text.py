@@ -10,8 +10,8 @@ unlabelled texts, none of them in a test set, and then
     base    a network of BERT-base's size (random weights): memory and time of the light pipeline.
 
 Rows that are in benchmarks/results/text.csv already are not measured again. Writes that file and
-the figures of docs/text.md. `--dev` ranks held-out pairs of the development set instead and writes
-nothing: what recipes are chosen by.
+the figures of docs/measured/text.md. `--dev` ranks held-out pairs of the development set instead
+and writes nothing: what recipes are chosen by.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tables import DOCS, RESULTS, machine, markdown, put_between_markers, read_csv, write_csv
+from tables import MEASURED, RESULTS, machine, markdown, put_between_markers, read_csv, write_csv
 from text_parts import (
     base_size,
     encoder_folder,
@@ -48,7 +48,7 @@ from bitwright.sources.batches import Dataset
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.text import jsonl_dataset
 
-CSV, PAGE = RESULTS / "text.csv", DOCS / "text.md"
+CSV, PAGE = RESULTS / "text.csv", MEASURED / "text.md"
 Row = dict[str, Any]
 CALIBRATION = 128
 SHARES = {"stsb_dev": 64, "agnews_dev10k": 32, "sst2_train_20k": 32}
@@ -223,7 +223,7 @@ PARTS: dict[str, tuple[Callable[..., Row], tuple[str, ...]]] = {
 
 
 def page(rows: list[Row]) -> str:
-    """The tables of docs/text.md."""
+    """The tables of docs/measured/text.md."""
     by_name = {(row["part"], row["name"]): row for row in rows}
     of = {
         part: [by_name[part, name] for name in names if (part, name) in by_name]

@@ -4,7 +4,8 @@
 by nearest rounding, writes model.safetensors and model.onnx, and verifies the file in ONNX Runtime
 on batches of two, three and five samples. Each network runs in a process of its own with one
 thread and a time limit. Results go line by line to a JSONL file, so a killed run goes on where it
-stopped; docs/zoo.md is written from that file, and keeps the tables of targets it has no row of.
+stopped; docs/measured/zoo.md is written from that file, and keeps the tables of targets it has no
+row of.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tables import MEASURED
 from torch import Tensor
 from zoo_models import KNOWN_REASONS, ZOO
 from zoo_tables import page
@@ -42,7 +44,7 @@ from bitwright.graph.simulate import stitch
 
 HERE = Path(__file__).parent
 RESULTS = Path("/tmp/bitwright-zoo/results.jsonl")
-PAGE = HERE.parent / "docs" / "zoo.md"
+PAGE = MEASURED / "zoo.md"
 # Few but different: the example's batch, and two others.
 VERIFY_SIZES = (2, 3, 5)
 CALIBRATION = 8

@@ -1,4 +1,4 @@
-"""docs/zoo.md from the results of `zoo.py`."""
+"""docs/measured/zoo.md from the results of `zoo.py`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.paper.networks import FULL, Scale
-from benchmarks.tables import DOCS, RESULTS
+from benchmarks.tables import MEASURED, RESULTS
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Study:
     networks: tuple[str, ...]
     scale: Scale = FULL
     results: Path = RESULTS / "paper"
-    pages: Path = DOCS / "paper"
+    pages: Path = MEASURED / "paper"
     store: Path | None = None
     measures: bool = True
 

@@ -14,7 +14,7 @@ about. What solves for that integer solves for all points at once, each coordina
 `split` gives the points. The scales differ by powers of two: no bit of a scale is spent twice, and
 what multiplies the sum multiplies every point exactly.
 Reference: Liu et al., arXiv 2002.09049, where scales are free; free scales fitted one after another
-leave larger residuals (docs/multipoint.md).
+leave larger residuals (docs/measured/multipoint.md).
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Divergence:
     disturbance of the network. So a third row has T^2 times the divergence of answers softened by
     the `temperature` T, in which every sample and every class has its say: on ResNet-20 its sums
     predict whole networks within 8 %, those of the plain divergence within 32 %
-    (docs/interaction.md).
+    (docs/measured/interaction.md).
 
     Reference: Hinton et al., "Distilling the knowledge in a neural network", arXiv:1503.02531,
     section 2, for softened answers.

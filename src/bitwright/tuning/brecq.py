@@ -33,7 +33,7 @@ KEPT_BYTES = 512 << 20
 # Samples of one step: as many as make so many positions of the block's output, but no more than
 # so many; an image of 112 x 112 is as many rows as a whole batch further on. What is kept is cut
 # into parts of at least so many. For about the same time, many coarse steps on few samples end
-# nearer to the float network than few fine ones on many (docs/brecq_steps.md).
+# nearer to the float network than few fine ones on many (docs/measured/brecq_steps.md).
 POSITIONS, BATCH, LEAST = 1 << 12, 8, 4
 
 
