@@ -42,7 +42,14 @@ from bitwright.cli.commands import run_quantize
 from bitwright.engine.progress import Progress
 from bitwright.graph.choice import Choice, parse_menu
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.latency.measure import Measured, Menu, Settings, latencies, menu_for, time_networks
+from bitwright.latency.measure import (
+    MeasuredLatency,
+    Menu,
+    TimingSettings,
+    latencies,
+    menu_for,
+    time_networks,
+)
 from bitwright.latency.timing import conditions_here
 from bitwright.sources.models import load_model
 
@@ -97,7 +104,7 @@ def row_of(
     }
 
 
-def uniform_rows(found: Measured, menu: Menu) -> list[Figures]:
+def uniform_rows(found: MeasuredLatency, menu: Menu) -> list[Figures]:
     """Networks of one choice: the table is made from them, so the error is none."""
     made = {check.label: check.measured for check in found.uniform}
     choices = {str(choice): choice for own in menu.values() for choice in own}
@@ -161,12 +168,12 @@ def deployed(root: Path, repetitions: int) -> Figures:
     return {**row, "predicted": spent["used"], "error": spent["used"] / row["measured"] - 1}
 
 
-def run(root: Path, repetitions: int, checks: int) -> tuple[Measured, list[Figures], float]:
+def run(root: Path, repetitions: int, checks: int) -> tuple[MeasuredLatency, list[Figures], float]:
     """Measure the table, then networks that it was not made from; and how long the table took."""
     graph, example = capture(root)
     target = bw.load_target("ort-cpu")
     menu = menu_for(graph, target, parse_menu(MENU))
-    settings = Settings(repetitions=repetitions, checks=checks)
+    settings = TimingSettings(repetitions=repetitions, checks=checks)
     started = time.perf_counter()
     found = latencies(graph, target, menu, example, settings)
     seconds = time.perf_counter() - started
@@ -192,7 +199,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def page(found: Measured, rows: Sequence[Figures], seconds: float) -> str:
+def page(found: MeasuredLatency, rows: Sequence[Figures], seconds: float) -> str:
     table = found.table
     mixed = [row for row in rows if row["kind"] != "uniform"]
     worst = max(abs(row["error"]) for row in mixed)

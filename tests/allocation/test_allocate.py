@@ -244,7 +244,7 @@ def test_the_price_of_a_budget_is_the_slope_of_the_relaxation():
 
 def test_when_time_is_up_the_answer_is_called_feasible_and_is_no_worse_than_uniform(monkeypatch):
     from bitwright.allocation import allocate as module
-    from bitwright.allocation.solver.program import Outcome
+    from bitwright.allocation.solver.program import ProgramOutcome
 
     table = random_table(3, units=6, tied=0.0)
     worst = {unit: max(table.of(unit), key=lambda r: r.loss_delta) for unit in table.units}
@@ -257,7 +257,7 @@ def test_when_time_is_up_the_answer_is_called_feasible_and_is_no_worse_than_unif
         for units, options in zip(program.menu.classes, program.menu.options_of, strict=True):
             (unit,) = units
             picked += [o for o in options if table.rows[program.menu.rows[o][0]] == worst[unit]]
-        return Outcome("feasible", tuple(picked), -(10.0**30))
+        return ProgramOutcome("feasible", tuple(picked), -(10.0**30))
 
     monkeypatch.setattr(module, "solve", slow)
     found = allocate(table, budget("size", limit), seconds=0.5, advise=False)
@@ -266,7 +266,7 @@ def test_when_time_is_up_the_answer_is_called_feasible_and_is_no_worse_than_unif
     assert found.loss <= min(
         [found.uniform.loss] if found.uniform else [float(value(worst, "loss"))]
     )
-    monkeypatch.setattr(module, "solve", lambda *_: Outcome("unknown"))
+    monkeypatch.setattr(module, "solve", lambda *_: ProgramOutcome("unknown"))
     monkeypatch.setattr(module, "_fallback", lambda _, found: found)
     none = allocate(table, budget("size", limit), seconds=0.5)
     assert none.status == "unknown" and none.rows is None

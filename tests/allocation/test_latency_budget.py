@@ -10,7 +10,7 @@ import pytest
 
 from bitwright.allocation.allocate import INFEASIBLE, OPTIMAL, allocate
 from bitwright.allocation.latencies import in_nanoseconds, with_latencies
-from bitwright.allocation.latency_table import Cell, Conditions, LatencyTable, predict
+from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyTable, predict
 from bitwright.allocation.table import Row, make_table
 from bitwright.errors import RunDirectoryError
 from bitwright.graph.choice import FLOAT, Choice
@@ -26,7 +26,7 @@ def random_latency(seed, borders=True):
         slow = r.uniform(0.5, 2)
         for choice, factor in ((W8, 0.5), (W4, 0.6), (FLOAT, 1.0)):
             ends = (r.uniform(0, 0.3) * slow, r.uniform(0, 0.6) * slow) if borders else (0.0, 0.0)
-            cells[unit, choice] = Cell(slow * factor, *ends)
+            cells[unit, choice] = LatencyCell(slow * factor, *ends)
     rest = {W8: 0.2, W4: 0.2, FLOAT: 0.3}
     return LatencyTable(UNITS, cells, rest, Conditions("t", 1, 1, "p", "o"))
 

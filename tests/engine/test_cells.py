@@ -11,7 +11,7 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.allocation.latency_csv import latency_text, parse_latencies
-from bitwright.allocation.latency_table import Cell, Conditions, LatencyTable
+from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyTable
 from bitwright.allocation.table import Row, make_table, read_table, write_table
 from bitwright.engine.cells import guard, unguard
 from bitwright.graph.choice import FLOAT, Choice
@@ -39,7 +39,7 @@ def test_a_table(tmp_path, name):
 
 def test_latencies():
     about = Conditions("=t", 1, 1, "@cpu", "1")
-    cells = {(name, choice): Cell(1.0, -0.25) for name in NAMES for choice in (FLOAT,)}
+    cells = {(name, choice): LatencyCell(1.0, -0.25) for name in NAMES for choice in (FLOAT,)}
     text = latency_text(LatencyTable(tuple(NAMES), cells, {FLOAT: 1.0}, about))
     back = parse_latencies(text, "here")
     assert back.units == tuple(NAMES) and back.conditions == about and dict(back.cells) == cells

@@ -17,13 +17,13 @@ from bitwright.graph.batch_axes import (
 )
 from bitwright.graph.capture import capture
 from bitwright.graph.execute import bind
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 from networks import normal, pictures
 
 
 def axes_of(net, *inputs):
     graph = capture(net.eval(), inputs)
-    return graph, find_batch_axes(graph, bind(graph, inputs), Work())
+    return graph, find_batch_axes(graph, bind(graph, inputs), OperationCount())
 
 
 def test_the_batch_comes_first_in_a_plain_network(small_net):
@@ -69,7 +69,7 @@ class Centres(nn.Module):
 @pytest.mark.parametrize("samples", [1, 2, 7])
 def test_samples_that_mix_are_noticed_whatever_the_batch(samples):
     graph = capture(Centres().eval(), (normal(4, 6),))
-    axes = find_batch_axes(graph, bind(graph, (normal(samples, 6),)), Work())
+    axes = find_batch_axes(graph, bind(graph, (normal(samples, 6),)), OperationCount())
     assert axes.leaves["relu"] == (0,) and axes.leaves["mean"] == (None,)
     assert axes.leaves["sub"] == (None,)
 

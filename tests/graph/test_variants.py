@@ -15,7 +15,7 @@ from bitwright.graph.installed import install, reinstall, touched
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.suffix import suffix_of
 from bitwright.graph.variants import main_output, prepare, run_variants, values_of
-from bitwright.graph.work import Work, macs_of
+from bitwright.graph.work import OperationCount, macs_of
 from nearest_menu import solve_menu
 from networks import Tied, TwoTowers, normal, pictures, seeded, small_network
 
@@ -40,7 +40,7 @@ def groups_of(solved):
 
 def suffix_for(solved, unit):
     change = solved.changes[unit][W4A4]
-    wanted = main_output(solved.graph, bound(solved), Work())
+    wanted = main_output(solved.graph, bound(solved), OperationCount())
     return suffix_of(solved.graph, touched(solved.graph, [change]), wanted)
 
 
@@ -55,8 +55,10 @@ def test_only_what_depends_on_the_unit_is_in_its_suffix(solved):
 
 def test_everything_outside_runs_once(solved):
     """Each group's own work, and one walk of the base, add up to all that was run."""
-    work = Work()
-    prepared = prepare(solved.graph, solved.base, groups_of(solved), bound(solved), Work(), 0)
+    work = OperationCount()
+    prepared = prepare(
+        solved.graph, solved.base, groups_of(solved), bound(solved), OperationCount(), 0
+    )
     todo = {unit: list(of) for unit, of in groups_of(solved).items()}
     list(run_variants(prepared, bound(solved), todo, work))
     per_call = {u.name: 6 * u.macs for u in solved.graph.units}
@@ -69,10 +71,12 @@ def test_everything_outside_runs_once(solved):
 
 def test_several_variants_share_a_pass(solved):
     calls = []
-    prepared = prepare(solved.graph, solved.base, groups_of(solved), bound(solved), Work(), 1 << 30)
+    prepared = prepare(
+        solved.graph, solved.base, groups_of(solved), bound(solved), OperationCount(), 1 << 30
+    )
     assert all(size is not None for size in prepared.sample_bytes.values())
 
-    class Counting(Work):
+    class Counting(OperationCount):
         def add(self, target, args, result):
             calls.append(target)
 
@@ -84,27 +88,33 @@ def test_several_variants_share_a_pass(solved):
 
 
 def test_the_bound_on_bytes_decides_how_many(solved):
-    few = prepare(solved.graph, solved.base, groups_of(solved), bound(solved), Work(), 400_000)
+    few = prepare(
+        solved.graph, solved.base, groups_of(solved), bound(solved), OperationCount(), 400_000
+    )
     need = few.sample_bytes["stem"] * 6
     assert need < 400_000 < 4 * need
     todo = {"stem": list(groups_of(solved)["stem"])}
-    wide = dict(run_variants(few, bound(solved), todo, Work()))["stem"]
+    wide = dict(run_variants(few, bound(solved), todo, OperationCount()))["stem"]
     for choice, output in wide.items():
         module = stitch(solved.graph, with_changes(solved.base, groups_of(solved)["stem"][choice]))
         assert torch.allclose(output, walk(module, bound(solved))[0], atol=1e-5)
 
 
 def test_groups_come_as_soon_as_they_can(solved):
-    prepared = prepare(solved.graph, solved.base, groups_of(solved), bound(solved), Work())
+    prepared = prepare(
+        solved.graph, solved.base, groups_of(solved), bound(solved), OperationCount()
+    )
     todo = {unit: [W4A4] for unit in groups_of(solved)}
-    came = [name for name, _ in run_variants(prepared, bound(solved), todo, Work())]
+    came = [name for name, _ in run_variants(prepared, bound(solved), todo, OperationCount())]
     assert came == ["stem", "depthwise", "project", "grouped", "head"]
-    assert not list(run_variants(prepared, bound(solved), {"stem": []}, Work()))
+    assert not list(run_variants(prepared, bound(solved), {"stem": []}, OperationCount()))
 
 
 def test_grad_mode_is_left_as_it_was(solved):
-    prepared = prepare(solved.graph, solved.base, groups_of(solved), bound(solved), Work())
-    for _, outputs in run_variants(prepared, bound(solved), {"head": [W4A4]}, Work()):
+    prepared = prepare(
+        solved.graph, solved.base, groups_of(solved), bound(solved), OperationCount()
+    )
+    for _, outputs in run_variants(prepared, bound(solved), {"head": [W4A4]}, OperationCount()):
         assert torch.is_grad_enabled()
         assert not outputs[W4A4].requires_grad
 
@@ -112,10 +122,10 @@ def test_grad_mode_is_left_as_it_was(solved):
 def test_main_output_is_what_metrics_read():
     batch = {"first": normal(4, 4), "second": normal(4, 6)}
     graph = capture(seeded(TwoTowers).eval(), batch)
-    node = main_output(graph, bind(graph, batch), Work())
+    node = main_output(graph, bind(graph, batch), OperationCount())
     want = first_tensor(outputs_of(graph, walk(graph.module, bind(graph, batch))))
     got = values_of(graph, install(graph, Assignment({}, {}, {})), bind(graph, batch), (node,),
-                    Work())[node]  # fmt: skip
+                    OperationCount())[node]  # fmt: skip
     assert torch.equal(got, want)
 
 
@@ -130,7 +140,7 @@ def test_a_constant_first_output_is_refused():
 
     graph = capture(Anchors().eval(), (normal(4, 6),))
     with pytest.raises(DataError, match="does not depend on its input"):
-        main_output(graph, bind(graph, (normal(4, 6),)), Work())
+        main_output(graph, bind(graph, (normal(4, 6),)), OperationCount())
 
 
 # ---- changes ---------------------------------------------------------------------------------
@@ -190,8 +200,8 @@ def test_macs_agree_with_the_units(make, x):
             return self.unit(x)
 
     graph = capture(seeded(One).eval(), (x,))
-    work = Work()
-    wanted = main_output(graph, bind(graph, (x,)), Work())
+    work = OperationCount()
+    wanted = main_output(graph, bind(graph, (x,)), OperationCount())
     values_of(graph, install(graph, Assignment({}, {}, {})), bind(graph, (x,)), (wanted,), work)
     assert work.macs == 3 * graph.units[0].macs > 0
 

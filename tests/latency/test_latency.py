@@ -19,7 +19,7 @@ from bitwright.allocation.latency_csv import (
     read_latencies,
     write_latencies,
 )
-from bitwright.allocation.latency_table import Cell, Conditions, LatencyTable, predict
+from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyTable, predict
 from bitwright.errors import RecipeError, RunDirectoryError
 from bitwright.export.onnx_file import unit_values
 from bitwright.export.samples import flat_example
@@ -28,7 +28,7 @@ from bitwright.latency import measure as measuring
 from bitwright.latency import timing
 from bitwright.latency.attribution import REST, attribute, owners_of
 from bitwright.latency.designs import kernel, mixtures, plan, tabulate
-from bitwright.latency.measure import Settings, feed_of, latencies, menu_for, time_networks
+from bitwright.latency.measure import TimingSettings, feed_of, latencies, menu_for, time_networks
 from bitwright.latency.timing import Timing, operator_ms, spread
 from networks import Tied, normal, pictures, seeded, small_network
 
@@ -240,8 +240,8 @@ def test_the_table_gives_back_networks_with_borders():
     menu = menu_of("w8a8,w4a8,float", units)
     made = plan(menu)
     table = tabulate(made, invented(made.designs, units), HERE)
-    assert table.cells["c", W8] == Cell(1.8, 0.0, pytest.approx(1.0))
-    assert table.cells["c", FLOAT] == Cell(4.0, pytest.approx(0.5), pytest.approx(0.5))
+    assert table.cells["c", W8] == LatencyCell(1.8, 0.0, pytest.approx(1.0))
+    assert table.cells["c", FLOAT] == LatencyCell(4.0, pytest.approx(0.5), pytest.approx(0.5))
     checks = (*made.designs, *mixtures(menu, 6))
     for design, truth in invented(checks, units).items():
         assert predict(table, design.choices) == pytest.approx(truth.ms), design.label
@@ -256,7 +256,7 @@ def measured(captured):
     graph, example = captured
     target = bw.load_target("ort-cpu")
     menu = menu_for(graph, target, parse_menu("w8a8,w7a8,float"))
-    return menu, latencies(graph, target, menu, example, Settings(repetitions=2, checks=1))
+    return menu, latencies(graph, target, menu, example, TimingSettings(repetitions=2, checks=1))
 
 
 def test_every_unit_and_choice_has_a_positive_figure(captured, measured):
@@ -290,7 +290,7 @@ def test_weights_only_and_a_batch(captured):
     graph, example = captured
     target = bw.load_target("weights-only")
     menu = menu_for(graph, target, parse_menu("w8a8"))
-    settings = Settings(batch=3, repetitions=1, checks=0)
+    settings = TimingSettings(batch=3, repetitions=1, checks=0)
     found = latencies(graph, target, menu, example, settings)
     assert set(found.table.choices["stem"]) == {Choice(8, 0), FLOAT}
     assert len(found.uniform) == 2 and found.table.conditions.batch == 3
@@ -300,7 +300,7 @@ def test_any_configuration_can_be_timed(captured):
     graph, example = captured
     choices = {u.name: FLOAT if i % 2 else W8 for i, u in enumerate(graph.units)}
     timed = time_networks(
-        graph, bw.load_target("ort-cpu"), example, {"mine": choices}, Settings(repetitions=1)
+        graph, bw.load_target("ort-cpu"), example, {"mine": choices}, TimingSettings(repetitions=1)
     )
     assert set(timed["mine"].units) == set(choices)
     assert sum(timed["mine"].units.values()) + timed["mine"].rest == pytest.approx(timed["mine"].ms)
@@ -315,9 +315,9 @@ def test_samples_are_repeated_to_a_batch(captured):
 @pytest.mark.parametrize("name", ["batch", "threads", "repetitions"])
 def test_senseless_settings(name):
     with pytest.raises(RecipeError, match=f"--{name} 0 makes no sense"):
-        Settings(**{name: 0})
+        TimingSettings(**{name: 0})
     with pytest.raises(RecipeError, match="--checks -1"):
-        Settings(checks=-1)
+        TimingSettings(checks=-1)
 
 
 # ---- the file --------------------------------------------------------------------------------
@@ -325,7 +325,11 @@ def test_senseless_settings(name):
 
 @pytest.fixture
 def table():
-    cells = {("a", W8): Cell(0.1, 0.01, -0.02), ("a", FLOAT): Cell(0.3), ("b", FLOAT): Cell(1 / 3)}
+    cells = {
+        ("a", W8): LatencyCell(0.1, 0.01, -0.02),
+        ("a", FLOAT): LatencyCell(0.3),
+        ("b", FLOAT): LatencyCell(1 / 3),
+    }
     return LatencyTable(("a", "b"), cells, {W8: 0.5, FLOAT: 0.7}, HERE)
 
 

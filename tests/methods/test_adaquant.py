@@ -16,7 +16,7 @@ from bitwright.methods.adaquant import LEARNED, AdaQuant, _State, paper
 from bitwright.methods.adaround import AdaRound
 from bitwright.methods.catalogue import METHODS
 from bitwright.methods.nearest import Nearest
-from bitwright.methods.problem import Samples
+from bitwright.methods.problem import RowSamples
 from bitwright.methods.quadratic import QuadraticSolver
 from bitwright.methods.training import Start, behind
 from bitwright.numerics.gram import Gram
@@ -215,7 +215,7 @@ def test_relative_rates_fit_every_size():
 
 
 def scaled(samples, factor):
-    return Samples(samples.x, samples.y * factor)
+    return RowSamples(samples.x, samples.y * factor)
 
 
 def scaled_gram(gram, factor):
@@ -240,7 +240,7 @@ def shrunk(given, factor):
     """The unit is given less than the float network has, as behind a clipped layer."""
 
     def of(samples):
-        return Samples(samples.x * factor, samples.y)
+        return RowSamples(samples.x * factor, samples.y)
 
     fit, apart = of(given.samples), of(given.samples_apart)
     return replace(

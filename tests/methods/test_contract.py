@@ -21,7 +21,7 @@ from bitwright.engine.wire import decode, encode, from_bytes, to_bytes
 from bitwright.errors import RecipeError
 from bitwright.methods.catalogue import METHODS, method
 from bitwright.methods.nearest import Nearest
-from bitwright.methods.problem import Samples, UnitProblem, UnitSolution
+from bitwright.methods.problem import RowSamples, UnitProblem, UnitSolution
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import QParams, dequantize
 from bitwright.numerics.exact import significant_bits, snap
@@ -221,11 +221,11 @@ def on_device(value, device):
     """The same with every tensor on a device; input grids stay, as scalars may."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
-    if isinstance(value, (UnitProblem, Samples)) or type(value).__name__ == "Gram":
+    if isinstance(value, (UnitProblem, RowSamples)) or type(value).__name__ == "Gram":
         moved = {
             k: on_device(v, device)
             for k, v in vars(value).items()
-            if isinstance(v, (torch.Tensor, Samples)) or type(v).__name__ == "Gram"
+            if isinstance(v, (torch.Tensor, RowSamples)) or type(v).__name__ == "Gram"
         }
         return replace(value, **moved)
     return value

@@ -12,7 +12,7 @@ from unit_problems import CASES, output_error, with_rows
 from bitwright.engine.digest import digest
 from bitwright.graph.activation import Activation
 from bitwright.methods.nearest import Nearest
-from bitwright.methods.problem import Samples
+from bitwright.methods.problem import RowSamples
 from bitwright.methods.training import (
     MOST_MOVES,
     Start,
@@ -64,7 +64,7 @@ def test_batches_depend_on_the_seed_alone():
     [((1, 4096, 576), 1024), ((32, 4096, 9), 910), ((576, 4096, 9), 64), ((2, 50, 3), 1024)],
 )
 def test_a_minibatch_of_many_groups_has_fewer_rows(shape, rows):
-    assert batch_rows(Samples(torch.empty(shape), torch.empty(0)), 1024) == rows
+    assert batch_rows(RowSamples(torch.empty(shape), torch.empty(0)), 1024) == rows
 
 
 def test_the_loss_is_taken_behind_the_activation():

@@ -12,11 +12,11 @@ from torch import nn
 from bitwright.graph.activation import activation_of
 from bitwright.graph.capture import capture
 from bitwright.graph.choice import Choice
-from bitwright.methods.problem import Samples, UnitProblem, UnitSolution
+from bitwright.methods.problem import RowSamples, UnitProblem, UnitSolution
 from bitwright.numerics.affine import dequantize, fake_quantize
 from bitwright.numerics.exact import exact_range
 from bitwright.numerics.grid import Grid
-from bitwright.solving.collect import Collector, Part, collect_batch, plan_of
+from bitwright.solving.collect import CollectedPart, Collector, collect_batch, plan_of
 from bitwright.solving.work import inputs_key
 from networks import Chain, normal, seeded
 
@@ -182,7 +182,7 @@ def with_rows(name: str, bits: int, symmetric=False, per_channel=True) -> UnitPr
     plan = plan_of(graph, unit, {inputs_key(inputs): inputs}, len(batches), 1 << 12, 3)
     collector = Collector(plan)
     for index, x in enumerate(batches):
-        part = Part({})
+        part = CollectedPart({})
         given = x + 0.05 * (x != 0) * normal(*x.shape, seed=100 + index)
         collect_batch(plan, part, index, 0, x, given)
         collector.absorb(part)
@@ -198,7 +198,9 @@ def with_rows(name: str, bits: int, symmetric=False, per_channel=True) -> UnitPr
     )
 
 
-def output_error(given: UnitProblem, rows: Samples, found: UnitSolution, activation=None) -> float:
+def output_error(
+    given: UnitProblem, rows: RowSamples, found: UnitSolution, activation=None
+) -> float:
     """Squared output error of a solution on some rows, written out once more in float64."""
     weight = dequantize(found.q, found.weight).double()
     if given.kind in ("addmm", "matmul"):

@@ -6,7 +6,7 @@ import pytest
 
 import bitwright as bw
 from bitwright.allocation.allocate import allocate
-from bitwright.allocation.latency_table import Cell, Conditions, LatencyTable
+from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyTable
 from bitwright.engine.progress import Progress
 from bitwright.errors import BudgetError, RecipeError
 from bitwright.graph.choice import FLOAT
@@ -95,7 +95,7 @@ def test_a_budget_of_latency_is_refused_once_the_menu_is_timed():
     job, graph, menu = prepared_job(budget="latency<=1ms and size<=0.9")
     check_budgets(job, graph, menu)
     costs = costs_of(job, graph, menu)
-    cells = {(r.unit, r.choice): Cell(1.0) for r in (*costs.rows, *costs.references)}
+    cells = {(r.unit, r.choice): LatencyCell(1.0) for r in (*costs.rows, *costs.references)}
     here = Conditions("paper", 1, 1, "some processor", "1.0")
     table = LatencyTable(costs.units, cells, {FLOAT: 0.0}, here)
     with pytest.raises(BudgetError, match="latency: least attainable"):

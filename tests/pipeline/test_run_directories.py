@@ -226,13 +226,13 @@ def test_a_full_disk_at_the_start_of_a_run(made, run, tmp_path):
 def test_a_full_temporary_folder_is_a_sentence(made, tmp_path, monkeypatch):
     """Not the run's disk but the one where rows are put aside."""
     from bitwright.errors import FileError
-    from bitwright.solving.spool import Budget, Spool
+    from bitwright.solving.spool import ByteBudget, Spool
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     no_more_bytes()
     try:
         with pytest.raises(FileError, match=r"temporary folder.*full.*TMPDIR"):
-            spool = Spool(Budget(0))
+            spool = Spool(ByteBudget(0))
             spool.add(torch.zeros(100_000))
             spool.read()
     finally:

@@ -13,7 +13,7 @@ from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind, walk
 from bitwright.graph.installed import Installed, install
 from bitwright.graph.variants import values_of
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 from bitwright.numerics.losses import kl_rows
 from bitwright.sensitivity.curvature import output_curvature
 from bitwright.sensitivity.estimate import (
@@ -54,8 +54,8 @@ def _error(solved, unit, installed):
 def _relative(graph, batch, unit, installed):
     nodes = tuple(n for n in graph.module.graph.nodes if n.name in unit.calls)
     flat = bind(graph, batch.inputs)
-    y = values_of(graph, Installed(), flat, nodes, Work())
-    yq = values_of(graph, installed, flat, nodes, Work())
+    y = values_of(graph, Installed(), flat, nodes, OperationCount())
+    yq = values_of(graph, installed, flat, nodes, OperationCount())
     noise = sum(float((yq[n] - y[n]).double().square().sum()) for n in nodes)
     return noise / sum(float(y[n].double().square().sum()) for n in nodes)
 

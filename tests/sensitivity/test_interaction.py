@@ -28,7 +28,7 @@ from bitwright.sensitivity.interaction import (
     quadratic_terms,
     random_allocations,
 )
-from bitwright.sensitivity.measure import Delta, Measured, collect, measure, measure_table
+from bitwright.sensitivity.measure import Delta, MeasuredLosses, collect, measure, measure_table
 from nearest_menu import solve_menu, stitched_losses
 from networks import normal, pictures, seeded, small_network
 
@@ -154,13 +154,13 @@ def quadratic_measured():
         return np.array([[0.5 * error @ error] * 3, [0.0] * 3])
 
     zero = values(np.zeros(2))
-    single = Measured(
+    single = MeasuredLosses(
         zero,
         {n: {c: values(e) for c, e in of.items()} for n, of in (("a", a), ("b", b))},
         True,
     )
     every = {(i, j): values(a[i] + b[j]) for i in a for j in b}
-    return single, Measured(zero, {pair_name(("a", "b")): every}, True)
+    return single, MeasuredLosses(zero, {pair_name(("a", "b")): every}, True)
 
 
 def test_one_measured_term_gives_all_of_a_quadratic_loss():
@@ -199,7 +199,7 @@ def test_no_allocation_is_predicted_to_lose_less_than_nothing():
     """Three units that each cancel the others cannot be: all ratios shrink until it is possible."""
     units = ("a", "b", "c")
     one = np.array([[1.0] * 3, [0.0] * 3])
-    single = Measured(0 * one, {u: {W4A4: one, W2A4: 4 * one} for u in units}, True)
+    single = MeasuredLosses(0 * one, {u: {W4A4: one, W2A4: 4 * one} for u in units}, True)
     told = {
         pair: {(W4A4, W4A4): Delta(-1.9, 0.0, None, 3)} for pair in itertools.combinations(units, 2)
     }

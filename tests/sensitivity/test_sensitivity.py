@@ -15,7 +15,7 @@ from bitwright.graph.choice import parse_scheme
 from bitwright.graph.execute import bind, walk
 from bitwright.graph.simulate import stitch
 from bitwright.graph.variants import BASE
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 from bitwright.sensitivity.measure import (
     collect,
     loss_of_network,
@@ -215,7 +215,7 @@ def test_work_of_resnet56():
         u: {c: solved.change(u, c) for c in of} for u, of in solved.changes.items()
     }  # the base's choice measured as if it were another
     for changes, bound in ((every, 0.55), (solved.changes, 0.45)):
-        work = Work()
+        work = OperationCount()
         measured = measure_table(solved.subject(), changes, solved.chunks, work=work)
         assert work.macs <= bound * units * choices * full, work.macs / (units * choices * full)
     for unit, choice in (("stem", "w2a4"), ("blocks.13.conv1", "w4a8"), ("head", "w4a4")):
@@ -226,7 +226,7 @@ def test_work_of_resnet56():
 
 def test_counted_work_is_what_torch_counts():
     solved = solve_menu(small_network(), chunks_of(pictures(16)))
-    work = Work()
+    work = OperationCount()
     with FlopCounterMode(display=False) as counter:
         measure_table(solved.subject(stack_bytes=0), solved.changes, solved.chunks, work=work)
     assert work.macs == counter.get_total_flops() // 2
@@ -242,7 +242,7 @@ def test_a_killed_run_goes_on_where_it_was():
     assert all(part.fresh for part in whole) and len(whole) == 3 * (1 + len(groups))
     store = {(part.chunk, part.group): part.values for part in whole[:9]}
 
-    work = Work()
+    work = OperationCount()
     again = list(measure(subject, groups, solved.chunks, lambda *k: store.get(k, {}), work))
     assert sum(part.fresh for part in again) == len(whole) - 9
     one, other = (collect(groups, parts, subject.loss) for parts in (whole, again))
@@ -251,7 +251,7 @@ def test_a_killed_run_goes_on_where_it_was():
             np.testing.assert_array_equal(one.values[unit][choice], other.values[unit][choice])
 
     full = {(part.chunk, part.group): part.values for part in again}
-    idle = Work()
+    idle = OperationCount()
     assert not any(
         p.fresh for p in measure(subject, groups, solved.chunks, lambda *k: full[k], idle)
     )
@@ -263,7 +263,7 @@ def test_new_choices_are_all_that_is_run():
     wide = solve_menu(small_network(), chunks_of(pictures(16)), menu="w8a8,w4a8,w2a4")
     parts = measure(small.subject(), unit_groups(small.changes), small.chunks)
     store = {(part.chunk, part.group): part.values for part in parts}
-    first, more = Work(), Work()
+    first, more = OperationCount(), OperationCount()
     groups = unit_groups(wide.changes)
     list(measure(wide.subject(), groups, wide.chunks, work=first))
     parts = list(measure(wide.subject(), groups, wide.chunks, lambda *k: store.get(k, {}), more))

@@ -18,7 +18,7 @@ from bitwright.graph.choice import FLOAT, Choice, parse_scheme
 from bitwright.graph.observe import observe
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
-from bitwright.graph.work import Work as Counted
+from bitwright.graph.work import OperationCount as Counted
 from bitwright.methods.adaquant import AdaQuant
 from bitwright.methods.quadratic import QuadraticSolver
 from bitwright.numerics.ranges import range_rule

@@ -13,8 +13,15 @@ from bitwright.numerics.affine import fake_quantize
 from bitwright.numerics.exact import exact_range
 from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
-from bitwright.solving.collect import HELD_OUT, Collector, Part, collect_batch, plan_of, row_seed
-from bitwright.solving.spool import Budget
+from bitwright.solving.collect import (
+    HELD_OUT,
+    CollectedPart,
+    Collector,
+    collect_batch,
+    plan_of,
+    row_seed,
+)
+from bitwright.solving.spool import ByteBudget
 from bitwright.solving.work import inputs_key
 from networks import Chain, normal, seeded
 
@@ -36,10 +43,10 @@ def collected(kind="conv", bits=(4,), budget=1 << 20, chunk=1, kept=64, limit=No
     plan = plan_of(graph, graph.units[0], by_key, BATCHES, kept * BATCHES, 5)
     if limit is not None:
         plan = type(plan)(**{**vars(plan), "limit": limit})
-    shared = Budget(budget)
+    shared = ByteBudget(budget)
     collector = Collector(plan, shared)
     for first in range(0, BATCHES, chunk):
-        part = Part({})
+        part = CollectedPart({})
         for index in range(first, min(first + chunk, BATCHES)):
             collect_batch(plan, part, index, 0, data[index], data[index])
         collector.absorb(part)

@@ -15,7 +15,7 @@ from bitwright.graph.rows import geometry, input_rows
 from bitwright.graph.simulate import stitch
 from bitwright.graph.units import input_of
 from bitwright.methods.adaquant import AdaQuant
-from bitwright.solving.cuts import Places, places
+from bitwright.solving.cuts import CutPlaces, places
 from networks import pictures, seeded, small_network
 
 KEEP_ALL = replace(ADAQUANT, learned=("weight", "bias", "weight_quantizer", "input_quantizer"))
@@ -121,7 +121,7 @@ def test_no_cut_where_later_units_have_already_been():
 
 
 def test_where_to_cut_for_a_unit():
-    found = Places((False, False, True, False), (False, True, True, True))
+    found = CutPlaces((False, False, True, False), (False, True, True, True))
     assert [found.before(i) for i in range(5)] == [
         (-1, False), (-1, False), (1, False), (2, True), (2, True),
     ]  # fmt: skip

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitwright.solving.spool import Budget, Spool
+from bitwright.solving.spool import ByteBudget, Spool
 from networks import normal
 
 SHAPES = st.lists(st.tuples(st.integers(1, 2), st.integers(0, 5), st.integers(1, 7)), max_size=8)
 
 
 def filled(shapes, left):
-    budget = Budget(left)
+    budget = ByteBudget(left)
     spool = Spool(budget)
     tensors = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
     for tensor in tensors:
@@ -48,7 +48,7 @@ def test_memory_first_then_disk():
 
 
 def test_spools_share_a_budget_and_give_it_back():
-    budget = Budget(100)
+    budget = ByteBudget(100)
     first, second = Spool(budget), Spool(budget)
     first.add(torch.ones(1, 1, 20))
     second.add(torch.ones(1, 1, 20))
@@ -69,7 +69,7 @@ def test_the_file_goes_with_the_spool():
 
 
 def test_rows_that_lie_scattered_in_memory():
-    budget = Budget(0)
+    budget = ByteBudget(0)
     spool = Spool(budget)
     wide = normal(2, 6, 8)
     spool.add(wide[:, ::2, 3:5])

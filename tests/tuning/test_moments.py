@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bitwright.tuning.moments import Moments
+from bitwright.tuning.moments import ChannelMoments
 from networks import normal
 
 
@@ -16,7 +16,7 @@ def test_equals_float64(shape, axis, offset):
     x = normal(*shape) + offset
     if x.dim() == 4:
         x = x.contiguous(memory_format=torch.channels_last)
-    found = Moments.of(x, axis)
+    found = ChannelMoments.of(x, axis)
     rows = x.double().movedim(axis, -1).reshape(-1, x.shape[axis])
     assert found.count == rows.shape[0]
     assert torch.allclose(found.mean, rows.mean(0), rtol=1e-6, atol=1e-6)
@@ -25,9 +25,9 @@ def test_equals_float64(shape, axis, offset):
 
 def test_many_pieces_and_merging():
     x = normal(300, 8, 16, 16)
-    whole = Moments.of(x, 1)
-    parts = Moments.of(x[:11], 1).merge(Moments.of(x[11:], 1))
-    turned = Moments.of(x[11:], 1).merge(Moments.of(x[:11], 1))
+    whole = ChannelMoments.of(x, 1)
+    parts = ChannelMoments.of(x[:11], 1).merge(ChannelMoments.of(x[11:], 1))
+    turned = ChannelMoments.of(x[11:], 1).merge(ChannelMoments.of(x[:11], 1))
     for other in (parts, turned):
         assert other.count == whole.count
         assert torch.allclose(other.mean, whole.mean, atol=1e-6)
@@ -35,6 +35,6 @@ def test_many_pieces_and_merging():
 
 
 def test_a_constant_has_no_variance():
-    found = Moments.of(torch.full((4, 3, 2), 0.7), 1)
+    found = ChannelMoments.of(torch.full((4, 3, 2), 0.7), 1)
     assert torch.equal(found.var, torch.zeros(3).double())
-    assert Moments.of(torch.zeros(0, 3), 1).merge(found) is found
+    assert ChannelMoments.of(torch.zeros(0, 3), 1).merge(found) is found

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from bitwright.allocation.cost import Measure
 from bitwright.allocation.menu import make_menu
 from bitwright.allocation.question import Question
-from bitwright.allocation.solver.program import OPTIMAL, Outcome, Program
+from bitwright.allocation.solver.program import OPTIMAL, Program, ProgramOutcome
 from bitwright.allocation.solver.solver import solve
 from bitwright.allocation.table import make_table
 
@@ -143,7 +143,7 @@ def _attainable(question: Question, m: int, untied: int | None, deadline: float)
     )
 
 
-def _least_use(program: Program, m: int, found: Outcome) -> int | None:
+def _least_use(program: Program, m: int, found: ProgramOutcome) -> int | None:
     return None if found.selection is None else program.used(found.selection)[m]
 
 

@@ -31,7 +31,13 @@ from bitwright.allocation.cost import UserTable
 from bitwright.allocation.menu import Selection
 from bitwright.allocation.question import NO_TABLES, Question, ask
 from bitwright.allocation.solver.greedy import ACCURACY, COMPRESSION, greedy
-from bitwright.allocation.solver.program import FEASIBLE, INFEASIBLE, OPTIMAL, UNKNOWN, Outcome
+from bitwright.allocation.solver.program import (
+    FEASIBLE,
+    INFEASIBLE,
+    OPTIMAL,
+    UNKNOWN,
+    ProgramOutcome,
+)
 from bitwright.allocation.solver.solver import solve
 from bitwright.allocation.table import Row, Table
 from bitwright.errors import RecipeError, unknown
@@ -156,7 +162,7 @@ def allocate(
     return answer(question, best(question, deadline), deadline, advise)
 
 
-def best(question: Question, deadline: float = math.inf) -> Outcome:
+def best(question: Question, deadline: float = math.inf) -> ProgramOutcome:
     """The selection of least goal; of those with the same least cost, the one of least loss.
 
     Where time was up, the best of what the solver, the uniform configurations and the greedy rules
@@ -170,10 +176,10 @@ def best(question: Question, deadline: float = math.inf) -> Outcome:
         return found
     second = question.least_loss(program.value(found.selection))
     least_loss = solve(second, max(deadline - time.monotonic(), 0.01)).selection
-    return Outcome(found.status, least_loss or found.selection, found.bound, found.prices)
+    return ProgramOutcome(found.status, least_loss or found.selection, found.bound, found.prices)
 
 
-def _fallback(question: Question, found: Outcome) -> Outcome:
+def _fallback(question: Question, found: ProgramOutcome) -> ProgramOutcome:
     program = question.program
     candidates = [
         selection
@@ -187,13 +193,13 @@ def _fallback(question: Question, found: Outcome) -> Outcome:
     ]
     if not candidates:
         return found
-    return Outcome(FEASIBLE, min(candidates, key=program.value), found.bound, found.prices)
+    return ProgramOutcome(FEASIBLE, min(candidates, key=program.value), found.bound, found.prices)
 
 
 def _greedy(question: Question, rule: str, deadline: float) -> Allocation:
     selection = greedy(question, rule)
     if selection is not None:
-        return answer(question, Outcome(FEASIBLE, selection), deadline, False, rule)
+        return answer(question, ProgramOutcome(FEASIBLE, selection), deadline, False, rule)
     exact = best(question, deadline)
     if exact.selection is None:
         return answer(question, exact, deadline, False, rule)
@@ -208,7 +214,11 @@ def _greedy(question: Question, rule: str, deadline: float) -> Allocation:
 
 
 def answer(
-    question: Question, found: Outcome, deadline: float, advise: bool = True, solver: str = IP
+    question: Question,
+    found: ProgramOutcome,
+    deadline: float,
+    advise: bool = True,
+    solver: str = IP,
 ) -> Allocation:
     """An outcome in the words of the question, with its certificate and advice."""
     selection = found.selection
@@ -244,7 +254,7 @@ def answer(
     )
 
 
-def _note(found: Outcome, binds: tuple[bool | None, ...], question: Question) -> str:
+def _note(found: ProgramOutcome, binds: tuple[bool | None, ...], question: Question) -> str:
     if found.status == FEASIBLE and found.bound > -math.inf:
         return "time was up before optimality was proven; the gap says how far it may be"
     together = len(binds) > 1 and set(binds) == {False} and found.selection is not None

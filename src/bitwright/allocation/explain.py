@@ -14,7 +14,7 @@ from bitwright.allocation.cost import DEGRADATIONS, Measure
 from bitwright.allocation.menu import Selection
 from bitwright.allocation.question import Question
 from bitwright.allocation.solver import hull
-from bitwright.allocation.solver.program import UNKNOWN, Outcome
+from bitwright.allocation.solver.program import UNKNOWN, ProgramOutcome
 from bitwright.allocation.solver.solver import solve
 from bitwright.allocation.table import Row
 
@@ -44,7 +44,7 @@ class Alternative:
 
 
 @dataclass(frozen=True)
-class Change:
+class Exchange:
     """Where along the frontier the unit would change.
 
     Attributes:
@@ -73,12 +73,12 @@ class Explanation:
     tied: tuple[str, ...]
     prices: dict[str, float]
     alternatives: tuple[Alternative, ...]
-    below: Change | None
-    above: Change | None
+    below: Exchange | None
+    above: Exchange | None
 
 
 def explain(
-    question: Question, unit: str, found: Outcome | None = None, seconds: float = 20.0
+    question: Question, unit: str, found: ProgramOutcome | None = None, seconds: float = 20.0
 ) -> Explanation:
     """Explain the bits of a unit.
 
@@ -137,7 +137,7 @@ class _Prices:
     prices: tuple[float, ...]
 
     @staticmethod
-    def of(question: Question, found: Outcome) -> _Prices:
+    def of(question: Question, found: ProgramOutcome) -> _Prices:
         return _Prices(found.prices or tuple(0.0 for _ in question.caps))
 
     def beyond(self, question: Question, row: int, taken: int) -> float:
@@ -151,7 +151,7 @@ class _Prices:
 
 
 def _forced(
-    question: Question, found: Outcome, where: tuple[int, int, int], deadline: float
+    question: Question, found: ProgramOutcome, where: tuple[int, int, int], deadline: float
 ) -> Number | None:
     """What the goal would lose if the unit had to take a row; 0 where it takes it anyway."""
     index, place, row = where
@@ -166,7 +166,7 @@ def _forced(
         return None  # what it is tied to has no such choice
     held = replace(program, barred=frozenset(barred))
     left = deadline - time.monotonic()
-    forced = solve(held, left) if left > 0 else Outcome(UNKNOWN)
+    forced = solve(held, left) if left > 0 else ProgramOutcome(UNKNOWN)
     if forced.selection is None:
         return None
     return question.goal.shown(program.value(forced.selection) - program.value(found.selection))
@@ -174,7 +174,7 @@ def _forced(
 
 def _changes(
     question: Question, selection: Selection, weights: _Prices, index: int, place: int
-) -> tuple[Change | None, Change | None]:
+) -> tuple[Exchange | None, Exchange | None]:
     """The nearest places along the hull where the unit takes another row, on either side."""
     cost, costs, losses = _axis(question, weights)
     hulls = hull.component_hulls(question.menu, costs, losses)
@@ -184,8 +184,8 @@ def _changes(
     below = [(at, row) for at, row in visited if at < spent and row != taken]
     above = [(at, row) for at, row in visited if at > spent and row != taken]
 
-    def change(at: int, row: int) -> Change:
-        return Change(cost.name, cost.shown(at), question.table.rows[row])
+    def change(at: int, row: int) -> Exchange:
+        return Exchange(cost.name, cost.shown(at), question.table.rows[row])
 
     return (
         change(*below[-1]) if below else None,

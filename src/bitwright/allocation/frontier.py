@@ -20,7 +20,7 @@ from bitwright.allocation.menu import Menu, Selection, make_menu
 from bitwright.allocation.question import NO_TABLES
 from bitwright.allocation.solver import hull
 from bitwright.allocation.solver.greedy import accuracy_moves, compression_moves, ladders
-from bitwright.allocation.solver.program import GOAL, OPTIMAL, Pair, Program
+from bitwright.allocation.solver.program import GOAL, OPTIMAL, PairTerm, Program
 from bitwright.allocation.solver.solver import solve
 from bitwright.allocation.solver.terms import Corrections, corrected
 from bitwright.allocation.table import Table
@@ -261,7 +261,7 @@ def _hull_and_budgets(curve: _Curve, budgets: int) -> tuple[list[Point], bool]:
 
 def _budgets_alone(curve: _Curve, budgets: int) -> tuple[list[Point], bool]:
     """Where pairs of units add to the cost: evenly spaced budgets, each solved to optimality."""
-    rows = {row: tuple(Pair(row, *pair) for pair in curve.pairs) for row in (GOAL, 0)}
+    rows = {row: tuple(PairTerm(row, *pair) for pair in curve.pairs) for row in (GOAL, 0)}
     cheapest = solve(Program(curve.menu, curve.costs, pairs=rows[GOAL])).selection
     finest = solve(Program(curve.menu, curve.losses)).selection
     if cheapest is None or finest is None:  # neither has a budget that could not be held

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bitwright.allocation.cells import amount, parse_cell, real
-from bitwright.allocation.latency_table import Cell, Conditions, LatencyTable
+from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyTable
 from bitwright.allocation.table import parse_csv, read_choice, read_text
 from bitwright.engine.cells import guard
 from bitwright.engine.files import write_atomically
@@ -80,7 +80,7 @@ def parse_latencies(text: str, path: str) -> LatencyTable:
     lines = parse_csv(text, path, COLUMNS, COLUMNS)
     if not lines:
         raise RunDirectoryError(f"{path} holds no latencies. {REMEDY}")
-    cells: dict[tuple[str, Choice], Cell] = {}
+    cells: dict[tuple[str, Choice], LatencyCell] = {}
     rest: dict[Choice, float] = {}
     about = _conditions(lines[0][1], f"{path}, line {lines[0][0]}")
     for line, texts in lines:
@@ -106,7 +106,7 @@ def parse_latencies(text: str, path: str) -> LatencyTable:
     return LatencyTable(units, cells, rest, about)
 
 
-def _cell(texts: Mapping[str, str], place: str) -> Cell:
+def _cell(texts: Mapping[str, str], place: str) -> LatencyCell:
     def number(name: str, signed: bool) -> float:
         wanted = "a finite number" if signed else "a finite number, 0 or more"
         found: float = parse_cell(
@@ -115,7 +115,9 @@ def _cell(texts: Mapping[str, str], place: str) -> Cell:
         return found
 
     # A border may make a unit faster: its float kernel alone is not always that of a float network.
-    return Cell(number("latency_ms", False), number("enter_ms", True), number("leave_ms", True))
+    return LatencyCell(
+        number("latency_ms", False), number("enter_ms", True), number("leave_ms", True)
+    )
 
 
 def _conditions(texts: Mapping[str, str], place: str) -> Conditions:

@@ -41,7 +41,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Cell:
+class LatencyCell:
     """One choice of one unit, in milliseconds.
 
     Attributes:
@@ -67,7 +67,7 @@ class LatencyTable:
     """
 
     units: tuple[str, ...]
-    cells: Mapping[tuple[str, Choice], Cell]
+    cells: Mapping[tuple[str, Choice], LatencyCell]
     rest: Mapping[Choice, float]
     conditions: Conditions
 

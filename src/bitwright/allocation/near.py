@@ -21,7 +21,7 @@ import numpy as np
 
 from bitwright.allocation.menu import Indices, Menu, Selection, starts
 from bitwright.allocation.solver.dual import Dual, line
-from bitwright.allocation.solver.program import INFEASIBLE, OPTIMAL, Outcome, Program
+from bitwright.allocation.solver.program import INFEASIBLE, OPTIMAL, Program, ProgramOutcome
 from bitwright.allocation.solver.scaled import GOAL_SIZE, Floats
 
 # So many options beyond one a cell are within the first room.
@@ -32,7 +32,7 @@ _STEPS, _COUNTED = 4_000_000, 1_000
 _BITS = 61
 
 
-def solve_near(program: Program, deadline: float = math.inf) -> Outcome | None:
+def solve_near(program: Program, deadline: float = math.inf) -> ProgramOutcome | None:
     """The proven optimum of a program of one budget; None where too much lies near the bound.
 
     Args:
@@ -40,7 +40,7 @@ def solve_near(program: Program, deadline: float = math.inf) -> Outcome | None:
         deadline: on the monotonic clock.
     """
     if program.limits[0] < program.least_uses[0]:
-        return Outcome(INFEASIBLE)
+        return ProgramOutcome(INFEASIBLE)
     dual = Dual.of(program)
     prices = dual.prices()
     gaps = dual.gaps(prices)
@@ -71,9 +71,9 @@ def solve_near(program: Program, deadline: float = math.inf) -> Outcome | None:
     else:
         return None
     if best is None:
-        return Outcome(INFEASIBLE)
+        return ProgramOutcome(INFEASIBLE)
     price = float(prices[0]) / GOAL_SIZE * (goal.unit / use.unit)
-    return Outcome(OPTIMAL, best, float(program.value(best)), (price,))
+    return ProgramOutcome(OPTIMAL, best, float(program.value(best)), (price,))
 
 
 class _TooMuchError(Exception):

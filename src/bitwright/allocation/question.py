@@ -10,7 +10,7 @@ from types import MappingProxyType
 from bitwright.allocation.budget import Budget, Cap, cap, parse_budgets
 from bitwright.allocation.cost import COSTS, DEGRADATIONS, Measure, UserTable, measure
 from bitwright.allocation.menu import Menu, Selection, make_menu
-from bitwright.allocation.solver.program import GOAL, Pair, Program
+from bitwright.allocation.solver.program import GOAL, PairTerm, Program
 from bitwright.allocation.solver.terms import Corrections, corrected
 from bitwright.allocation.table import Table
 from bitwright.errors import RecipeError, unknown
@@ -57,7 +57,9 @@ class Question:
             spread(self.goal),
             tuple(spread(c.measure) for c in self.caps),
             tuple(c.limit for c in self.caps),
-            tuple(Pair(row, *own) for row, name in rows for own in self.corrections.get(name, ())),
+            tuple(
+                PairTerm(row, *own) for row, name in rows for own in self.corrections.get(name, ())
+            ),
         )
 
     def least_loss(self, goal: int) -> Program:
@@ -69,7 +71,7 @@ class Question:
                 program = program.without(m)
         bounded = program.below(goal)
         pairs = [p for p in bounded.pairs if p.row != GOAL]
-        pairs += [Pair(GOAL, *own) for own in self.corrections.get("loss", ())]
+        pairs += [PairTerm(GOAL, *own) for own in self.corrections.get("loss", ())]
         return replace(bounded, goal=self.losses, pairs=tuple(pairs))
 
     @cached_property

@@ -9,7 +9,7 @@ from bitwright.errors import RecipeError
 
 # What ties the input bits alone.
 INPUTS = "a:"
-Groups = Mapping[str, str]
+TieGroups = Mapping[str, str]
 
 
 def parse_ties(text: str, place: str = "--tie") -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def groups_of(names: Sequence[str], ties: Iterable[str], place: str = "--tie") -
     return found
 
 
-def joined(first: Groups, second: Groups) -> dict[str, str]:
+def joined(first: TieGroups, second: TieGroups) -> dict[str, str]:
     """The groups of both, for units that are in either.
 
     >>> joined({"a": "stage", "b": "stage"}, {"b": "a:add"})

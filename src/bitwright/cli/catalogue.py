@@ -12,12 +12,12 @@ from bitwright.prepare.distil import Distillation
 from bitwright.recipe import values as recipes
 from bitwright.tuning.catalogue import ABOUT, REFINE, tuning_steps
 
-Rows = list[dict[str, str]]
+ListedRows = list[dict[str, str]]
 # What `--data none` is to the lists: data are made instead of given.
 NO_DATA = "none"
 
 
-def catalogue(what: str) -> Rows:
+def catalogue(what: str) -> ListedRows:
     """Rows of what can be named.
 
     Raises:
@@ -29,7 +29,7 @@ def catalogue(what: str) -> Rows:
     return lists[what]()
 
 
-def methods() -> Rows:
+def methods() -> ListedRows:
     """Everything that can make a network quantised or put it right: by which key it is named."""
     return [
         *(
@@ -51,7 +51,7 @@ def methods() -> Rows:
     ]
 
 
-def built_in() -> Rows:
+def built_in() -> ListedRows:
     """The built-in recipes: what they ask for, and the keys that they set."""
     return [_recipe(name) for name in recipes.BUILT_IN]
 
@@ -84,12 +84,12 @@ def _distilling() -> str:
     return f"{made.iterations} batches of {made.batch} samples through the float network"
 
 
-def targets() -> Rows:
+def targets() -> ListedRows:
     """The built-in targets."""
     return [{"name": n, "description": load_target(n).description} for n in BUILT_IN]
 
 
-def metrics() -> Rows:
+def metrics() -> ListedRows:
     """The metrics of --eval."""
     return [{"name": m.name, "description": m.text} for m in METRICS.values()]
 

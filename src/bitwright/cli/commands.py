@@ -34,7 +34,7 @@ from bitwright.graph.float_work import float_work
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
-from bitwright.latency.measure import Measured, Settings, latencies, menu_for
+from bitwright.latency.measure import MeasuredLatency, TimingSettings, latencies, menu_for
 from bitwright.latency.timing import conditions_here
 from bitwright.pipeline import runs
 from bitwright.pipeline.check import make_recipe
@@ -157,8 +157,8 @@ def run_doctor(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_measure(
-    model: str, options: Mapping[str, Any], settings: Settings, out: Path, progress: Progress
-) -> Measured:
+    model: str, options: Mapping[str, Any], settings: TimingSettings, out: Path, progress: Progress
+) -> MeasuredLatency:
     """Time every unit at every choice of a menu in ONNX Runtime, and write the table.
 
     Args:

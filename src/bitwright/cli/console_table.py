@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from bitwright.allocation.advice import Number, Relaxation
 from bitwright.allocation.allocate import Allocation, Spent
-from bitwright.allocation.explain import Alternative, Change, Explanation
+from bitwright.allocation.explain import Alternative, Exchange, Explanation
 from bitwright.allocation.frontier import Frontier
 from bitwright.allocation.question import Question
 from bitwright.allocation.ran import Ran
 from bitwright.allocation.table import Table
 
 if TYPE_CHECKING:
-    from bitwright.latency.measure import Check, Measured
+    from bitwright.latency.measure import Check, MeasuredLatency
 
 # Units that a person thinks in.
 _LARGER = {"bit": (8e6, "MB"), "BOP": (1e9, "GBOP"), "pJ": (1e6, "uJ")}
@@ -156,13 +156,13 @@ def _alternative(found: Alternative) -> str:
     )
 
 
-def _changes(found: Change | None, side: str) -> list[str]:
+def _changes(found: Exchange | None, side: str) -> list[str]:
     if found is None:
         return []
     return [f"{side:<12}{found.row.choice} at {found.cost} {_number(found.at)}"]
 
 
-def latency_lines(found: Measured, path: Path) -> list[str]:
+def latency_lines(found: MeasuredLatency, path: Path) -> list[str]:
     """Milliseconds of units, whole networks, and how well these are predicted."""
     table = found.table
     columns = list(dict.fromkeys(c for own in table.choices.values() for c in own))

@@ -41,7 +41,7 @@ ModelArgument = Annotated[
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(help="a run directory")]
-Text = Annotated[str | None, typer.Option()]
+TextOption = Annotated[str | None, typer.Option()]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -79,15 +79,17 @@ Minimize = Annotated[
     str, typer.Option(help="the cost to make small under a budget of the loss or the drop")
 ]
 Solver = Annotated[str, option("ip, greedy-accuracy or greedy-compression", known=names.SOLVERS)]
-Metric = Annotated[str, option("top1, agreement, FILE.py:FUNCTION", known=names.METRICS)]
+MetricOption = Annotated[str, option("top1, agreement, FILE.py:FUNCTION", known=names.METRICS)]
 Evaluation = Annotated[str, typer.Option("--eval", help="labelled data")]
 
 # Those of `quantize`, which has them as keys of the recipe: None leaves it to the recipe.
-Recipe = Annotated[str, option("a built-in recipe or a TOML file", known=names.RECIPES)]
-Method = Annotated[str | None, option("see 'bitwright list methods'", HOW, known=names.METHODS)]
+RecipeOption = Annotated[str, option("a built-in recipe or a TOML file", known=names.RECIPES)]
+MethodOption = Annotated[
+    str | None, option("see 'bitwright list methods'", HOW, known=names.METHODS)
+]
 Mode = Annotated[str | None, option("parallel or sequential", HOW, known=names.MODES)]
-Solving = Annotated[str | None, option("ip, greedy-accuracy, ...", BITS, known=names.SOLVERS)]
-Allocation = Annotated[
+SolvingOption = Annotated[str | None, option("ip, greedy-accuracy, ...", BITS, known=names.SOLVERS)]
+AllocationOption = Annotated[
     str | None, option("bits of every unit, as 'allocate --out FILE' writes them", BITS)
 ]
 Lossless = Annotated[
@@ -108,7 +110,7 @@ Runtime = Annotated[
     str | None, option("paper, ort-cpu, weights-only, X.toml", FOR, known=names.TARGETS)
 ]
 Labelled = Annotated[str | None, typer.Option("--eval", help="labelled data", rich_help_panel=FOR)]
-Measured = Annotated[
+MeasuredOption = Annotated[
     str | None, option("top1, agreement, FILE.py:FUNCTION", FOR, known=names.METRICS)
 ]
 InputRange = Annotated[

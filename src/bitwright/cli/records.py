@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright.allocation.allocate import Allocation
-from bitwright.allocation.explain import Change, Explanation
+from bitwright.allocation.explain import Exchange, Explanation
 from bitwright.allocation.frontier import Frontier, Point
 from bitwright.allocation.question import Question
 from bitwright.allocation.ran import Ran
 from bitwright.allocation.record import as_record
 
 if TYPE_CHECKING:
-    from bitwright.latency.measure import Measured
+    from bitwright.latency.measure import MeasuredLatency
 
 Record = dict[str, Any]
 
@@ -71,13 +71,13 @@ def explanation_record(question: Question, found: Explanation) -> Record:
     }
 
 
-def _change(found: Change | None) -> Record | None:
+def _change(found: Exchange | None) -> Record | None:
     if found is None:
         return None
     return {"cost": found.cost, "at": found.at, "choice": str(found.row.choice)}
 
 
-def latency_record(found: Measured, path: Path) -> Record:
+def latency_record(found: MeasuredLatency, path: Path) -> Record:
     """Milliseconds of units and of whole networks, and what they hold for."""
     table = found.table
     return {

@@ -16,7 +16,7 @@ from typing import Any
 
 from bitwright.engine.address import check_address
 from bitwright.engine.memory import keep_heap
-from bitwright.engine.task import Outcome, Task, one_thread, perform
+from bitwright.engine.task import TaskOutcome, WorkerTask, one_thread, perform
 from bitwright.engine.wire import Message, decode, encode, from_bytes, to_bytes
 from bitwright.errors import ClusterError, WorkerError
 
@@ -64,7 +64,7 @@ class RayCrew:
         """Hand a job to an idle worker, or to a new one."""
         self._start(_Job(index, name, to_bytes(encode(item))))
 
-    def take(self) -> tuple[int, Outcome]:
+    def take(self) -> tuple[int, TaskOutcome]:
         """Wait for the next job to be done; jobs of workers that died are done again.
 
         Raises:
@@ -86,7 +86,7 @@ class RayCrew:
                 continue
             self._idle.append(worker)
             outcome = decode(from_bytes(content))
-            assert isinstance(outcome, Outcome)
+            assert isinstance(outcome, TaskOutcome)
             return job.index, outcome
 
     def close(self, finished: bool) -> None:  # noqa: ARG002 - actors hold nothing worth waiting for
@@ -145,12 +145,12 @@ class RayCrew:
             self._jobs.clear()
 
 
-def _do_here(task: Message, job: _Job) -> tuple[int, Outcome]:
+def _do_here(task: Message, job: _Job) -> tuple[int, TaskOutcome]:
     """Do a job in this process: the cluster has no processor left."""
     _log.warning("bitwright: the cluster has no processor left; %s is done here.", job.name)
     with one_thread():
         done = decode(perform(lambda: decode(task), from_bytes(job.content)))
-    assert isinstance(done, Outcome)
+    assert isinstance(done, TaskOutcome)
     return job.index, done
 
 
@@ -170,13 +170,13 @@ class _Worker:
     def __init__(self, task: bytes) -> None:
         keep_heap()
         self._message = from_bytes(task)
-        self._task: Task | None = None
+        self._task: WorkerTask | None = None
 
     def perform(self, content: bytes) -> bytes:
         """Do one job."""
         return to_bytes(perform(self._ready, from_bytes(content)))
 
-    def _ready(self) -> Task:
+    def _ready(self) -> WorkerTask:
         # Not in the constructor: what goes wrong here is told as the outcome of a job.
         if self._task is None:
             self._task = decode(self._message)

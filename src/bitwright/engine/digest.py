@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Feed = Callable[[Any], None]
+ByteFeed = Callable[[Any], None]
 
 
 def digest(*values: Any) -> str:
@@ -37,7 +37,7 @@ def digest(*values: Any) -> str:
     return sha.hexdigest()
 
 
-def _feed(feed: Feed, value: Any, place: str) -> None:
+def _feed(feed: ByteFeed, value: Any, place: str) -> None:
     """Feed one value: its type's tag, its length, its content, so that no two values collide."""
     if isinstance(value, enum.Enum):
         _text(feed, b"e", f"{_class_name(value)}.{value.name}")
@@ -61,7 +61,7 @@ def _feed(feed: Feed, value: Any, place: str) -> None:
         )
 
 
-def _scalar(feed: Feed, value: object) -> None:
+def _scalar(feed: ByteFeed, value: object) -> None:
     # bool before int: a bool is an int to isinstance.
     if value is None:
         feed(b"n")
@@ -78,7 +78,7 @@ def _scalar(feed: Feed, value: object) -> None:
         _text(feed, b"s" if isinstance(value, str) else b"y", str(value))
 
 
-def _text(feed: Feed, tag: bytes, text: str) -> None:
+def _text(feed: ByteFeed, tag: bytes, text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
     feed(tag + _length(len(data)))
     feed(data)
@@ -92,7 +92,9 @@ def _class_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _unordered(feed: Feed, value: Mapping[Any, Any] | set[Any] | frozenset[Any], at: str) -> None:
+def _unordered(
+    feed: ByteFeed, value: Mapping[Any, Any] | set[Any] | frozenset[Any], at: str
+) -> None:
     if isinstance(value, Mapping):
         parts = sorted(
             _alone(key, f"a key of {at}") + _alone(item, f"{at}[{key!r}]")
@@ -112,7 +114,7 @@ def _alone(value: Any, place: str) -> bytes:
     return sha.digest()
 
 
-def _dataclass(feed: Feed, value: Any, place: str) -> None:
+def _dataclass(feed: ByteFeed, value: Any, place: str) -> None:
     # A value that can change is no key: its digest would silently go stale.
     if not type(value).__dataclass_params__.frozen:
         raise TypeError(f"{place} is a {_class_name(value)}, which is not frozen: freeze it.")
@@ -124,7 +126,7 @@ def _dataclass(feed: Feed, value: Any, place: str) -> None:
         _feed(feed, getattr(value, field.name), f"{place}.{field.name}")
 
 
-def _tensor(feed: Feed, value: Tensor, place: str) -> None:
+def _tensor(feed: ByteFeed, value: Tensor, place: str) -> None:
     if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
         raise TypeError(f"{place} is a {value.layout} tensor on {value.device}: it has no digest.")
     plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()

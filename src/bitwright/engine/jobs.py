@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from bitwright.engine.cluster import RayCrew
 from bitwright.engine.local import LocalCrew
-from bitwright.engine.task import Outcome, Settings, Task, one_thread
+from bitwright.engine.task import TaskOutcome, WorkerSettings, WorkerTask, one_thread
 from bitwright.engine.wire import encode
 from bitwright.engine.workers import RAY
 from bitwright.errors import BitwrightError
@@ -29,7 +29,7 @@ class Crew(Protocol):
     def give(self, index: int, name: str, item: Any) -> None:
         """Hand a job to an idle worker; fewer than `size` jobs are out."""
 
-    def take(self) -> tuple[int, Outcome]:
+    def take(self) -> tuple[int, TaskOutcome]:
         """Wait for the next job to be done, whichever it is.
 
         Raises:
@@ -81,16 +81,16 @@ def collect(results: Iterable[tuple[int, Any]]) -> list[Any]:
     return [found[index] for index in range(len(found))]
 
 
-Named = Iterator[tuple[int, str, Any]]
+NamedItems = Iterator[tuple[int, str, Any]]
 
 
 def _results(
-    function: Function, items: Named, workers: int | str, shared: Any
+    function: Function, items: NamedItems, workers: int | str, shared: Any
 ) -> Generator[tuple[int, Any], None, None]:
     if workers == 1:
         yield from _here(function, items, shared)
         return
-    task = encode(Task(function, shared, Settings.current()))
+    task = encode(WorkerTask(function, shared, WorkerSettings.current()))
     crew: Crew = (
         LocalCrew(task, workers, _keeps_main(function))
         if isinstance(workers, int)
@@ -104,7 +104,7 @@ def _results(
         crew.close(finished)
 
 
-def _with(crew: Crew, items: Named) -> Iterator[tuple[int, Any]]:
+def _with(crew: Crew, items: NamedItems) -> Iterator[tuple[int, Any]]:
     names: dict[int, str] = {}
     waiting = True
     while waiting or names:
@@ -123,7 +123,7 @@ def _with(crew: Crew, items: Named) -> Iterator[tuple[int, Any]]:
             yield index, outcome.result
 
 
-def _here(function: Function, items: Named, shared: Any) -> Iterator[tuple[int, Any]]:
+def _here(function: Function, items: NamedItems, shared: Any) -> Iterator[tuple[int, Any]]:
     for index, called, item in items:
         with one_thread():
             try:

@@ -25,7 +25,7 @@ from multiprocessing.reduction import DupFd
 from typing import Any
 
 from bitwright.engine.memory import keep_heap
-from bitwright.engine.task import Outcome, Task, perform
+from bitwright.engine.task import TaskOutcome, WorkerTask, perform
 from bitwright.engine.wire import Message, decode, encode, from_file, receive, send, to_file
 from bitwright.errors import WorkerError
 
@@ -54,7 +54,7 @@ class LocalCrew:
         except (BrokenPipeError, ConnectionResetError):
             raise self._died(worker) from None
 
-    def take(self) -> tuple[int, Outcome]:
+    def take(self) -> tuple[int, TaskOutcome]:
         """Wait for the next job to be done: a worker that dies closes its pipe, which wakes us."""
         worker = connection.wait(list(self._jobs))[0]
         assert isinstance(worker, Connection)
@@ -64,7 +64,7 @@ class LocalCrew:
             raise self._died(worker) from None
         index, _ = self._jobs.pop(worker)
         self._idle.append(worker)
-        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome, TaskOutcome)
         return index, outcome
 
     def close(self, finished: bool) -> None:
@@ -169,11 +169,11 @@ def _work(caller: Connection, descriptor: int) -> None:
     keep_heap()
 
     @cache
-    def task() -> Task:
+    def task() -> WorkerTask:
         ready = decode(from_file(descriptor))
         os.close(descriptor)
         ready.settings.apply()
-        assert isinstance(ready, Task)
+        assert isinstance(ready, WorkerTask)
         return ready
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

@@ -33,8 +33,8 @@ _KEY = re.compile(r"[0-9a-f]{8,128}")
 # No write takes this long: a temporary file that is older was left by a process that was killed.
 _ABANDONED_S = 3600.0
 
-Entry = tuple[dict[str, Tensor], dict[str, Any]]
-Note = Callable[[str], None]
+StoredEntry = tuple[dict[str, Tensor], dict[str, Any]]
+NoteListener = Callable[[str], None]
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Entries(Protocol):
 
     counts: Counts
 
-    def get(self, key: str) -> Entry | None:
+    def get(self, key: str) -> StoredEntry | None:
         """What is stored under a key, or None."""
 
     def put(self, key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -65,7 +65,7 @@ class NullStore:
 
     counts: Counts = field(default_factory=Counts)
 
-    def get(self, key: str) -> Entry | None:  # noqa: ARG002 - the interface of a store
+    def get(self, key: str) -> StoredEntry | None:  # noqa: ARG002 - the interface of a store
         """Nothing is ever there."""
         self.counts.misses += 1
         return None
@@ -89,7 +89,7 @@ class Store:
         StoreError: the directory cannot be made or written.
     """
 
-    def __init__(self, directory: Path | str, note: Note | None = None) -> None:
+    def __init__(self, directory: Path | str, note: NoteListener | None = None) -> None:
         self.directory = Path(directory).absolute()
         self.counts = Counts()
         self._note = note
@@ -114,7 +114,7 @@ class Store:
         """Whether a file is there; `get` also checks it."""
         return self.path(key).is_file()
 
-    def get(self, key: str) -> Entry | None:
+    def get(self, key: str) -> StoredEntry | None:
         """The tensors and metadata of a key; None where there are none or they are damaged."""
         path = self.path(key)
         try:
@@ -205,7 +205,7 @@ def _encode(key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) ->
     return bytes(save(plain, {_HEADER: json.dumps(head, sort_keys=True)}))
 
 
-def _decode(content: bytes, key: str) -> Entry:
+def _decode(content: bytes, key: str) -> StoredEntry:
     """Read the content of a file; any doubt is a ValueError or a SafetensorError."""
     end = 8 + int.from_bytes(content[:8], "little")
     if len(content) < end or end <= 8:

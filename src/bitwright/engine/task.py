@@ -16,7 +16,7 @@ from bitwright.errors import WorkerError
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorkerSettings:
     """Settings of torch that change results: a worker computes under its caller's."""
 
     grad: bool
@@ -25,7 +25,7 @@ class Settings:
     deterministic: bool
 
     @classmethod
-    def current(cls) -> Settings:
+    def current(cls) -> WorkerSettings:
         """Those of this process."""
         return cls(
             torch.is_grad_enabled(),
@@ -46,16 +46,16 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class WorkerTask:
     """What all jobs of a run have in common."""
 
     function: Callable[[Any, Any], Any]
     shared: Any
-    settings: Settings
+    settings: WorkerSettings
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class TaskOutcome:
     """What came of a job: its result, or its error and the worker's traceback."""
 
     result: Any = None
@@ -86,11 +86,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def perform(task: Callable[[], Task], item: Message) -> Message:
+def perform(task: Callable[[], WorkerTask], item: Message) -> Message:
     """Do one job; whatever goes wrong becomes an outcome."""
     try:
         ready = task()
-        return encode(Outcome(ready.function(ready.shared, decode(item))))
+        return encode(TaskOutcome(ready.function(ready.shared, decode(item))))
     except Exception as error:  # noqa: BLE001 - told to the caller, who raises it
         return _failed(error)
 
@@ -103,4 +103,4 @@ def _failed(error: Exception) -> Message:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - just made here
     except Exception:  # noqa: BLE001 - the failure itself must get through
         error = WorkerError(f"{type(error).__name__}: {error}")
-    return encode(Outcome(error=error, trace=trace))
+    return encode(TaskOutcome(error=error, trace=trace))

@@ -17,7 +17,7 @@ from bitwright.numerics.losses import agreement, cosine_rows, kl_divergence
 
 # A tensor alone stands for a network that gives nothing else.
 Given = Outcome | Tensor
-Forward = Callable[[Any], Given]
+AnswerOf = Callable[[Any], Given]
 
 
 @dataclass
@@ -82,7 +82,7 @@ def as_outcome(given: Given) -> Outcome:
     return given if isinstance(given, Outcome) else Outcome(given, given)
 
 
-def try_metric(metric: Metric, forward: Forward, batches: Iterable[Any]) -> None:
+def try_metric(metric: Metric, forward: AnswerOf, batches: Iterable[Any]) -> None:
     """Take one batch through a network and a metric: what is wrong with them shows in seconds.
 
     Raises:
@@ -102,8 +102,8 @@ def try_metric(metric: Metric, forward: Forward, batches: Iterable[Any]) -> None
 
 
 def compare(
-    reference: Forward,
-    other: Forward,
+    reference: AnswerOf,
+    other: AnswerOf,
     batches: Iterable[Any],
     metric: Metric | None,
     progress: Callable[[int], None] = lambda _: None,

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.execute import class_rows, walk
+from bitwright.graph.execute import Flat, Open, class_rows, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.numerics.losses import SOFTNESS, kl_divergence
-from bitwright.solving.samples import Flat, Open
 
 ANSWER_BYTES = 128 << 20
 

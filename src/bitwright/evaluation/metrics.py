@@ -19,7 +19,7 @@ from bitwright.recipe.names import UNNAMED
 from bitwright.sources.guard import Foreign
 from bitwright.sources.specs import load_object
 
-Score = Callable[[Any, Any], tuple[float, int]]
+MetricScore = Callable[[Any, Any], tuple[float, int]]
 
 
 class Running(Protocol):
@@ -36,7 +36,7 @@ class Running(Protocol):
 class Mean:
     """A metric that is the mean of a score of each row."""
 
-    score: Score
+    score: MetricScore
     total: float = 0.0
     count: int = 0
 
@@ -107,7 +107,7 @@ class Metric:
     """
 
     name: str
-    score: Score
+    score: MetricScore
     needs_labels: bool
     text: str
     running: Callable[[], Running] | None = None
@@ -143,7 +143,7 @@ def predictions(outputs: Tensor) -> Tensor:
     return outputs.argmax(dim=1 if outputs.dim() == 4 else -1)
 
 
-def _of_spans(score: Callable[[str, str], float], name: str) -> Score:
+def _of_spans(score: Callable[[str, str], float], name: str) -> MetricScore:
     """The mean over questions of a score of the answer that a network marks."""
 
     def of(outputs: Tensor, labels: Any) -> tuple[float, int]:

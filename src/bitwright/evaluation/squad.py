@@ -18,7 +18,7 @@ MOST_TOKENS = 30
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-Place = tuple[int, int] | None
+AnswerPlace = tuple[int, int] | None
 
 
 def normalised(answer: str) -> str:
@@ -58,7 +58,7 @@ def best_over(score: Callable[[str, str], float], prediction: str, truths: Seque
     return max((score(prediction, truth) for truth in truths), default=0.0)
 
 
-def best_span(start: Tensor, end: Tensor, places: Sequence[Place], context: str) -> str:
+def best_span(start: Tensor, end: Tensor, places: Sequence[AnswerPlace], context: str) -> str:
     """The text between the two tokens of the context whose scores add up to most.
 
     Equation: max over i <= j < i + 30 of start_i + end_j, both tokens of the context.

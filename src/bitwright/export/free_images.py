@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from bitwright.errors import CaptureError
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.runtime import RUNTIME_ERRORS, feed_of, first_line, run, session
-from bitwright.graph.capture import Inputs, call_of, capture, quiet_torch
+from bitwright.graph.capture import ExampleInputs, call_of, capture, quiet_torch
 from bitwright.graph.free_sizes import (
     WRONG_SIZE,
     differ,
@@ -29,7 +29,7 @@ from bitwright.graph.working_copy import working_copy
 SIZES = "height and width"
 
 
-def capture_free(model: nn.Module, example: Inputs) -> ModelGraph:
+def capture_free(model: nn.Module, example: ExampleInputs) -> ModelGraph:
     """The network with free heights and widths; with fixed ones, and the reason, where not.
 
     Tried before any work is spent: the network runs on larger images, and both its graph and a
@@ -67,7 +67,7 @@ def _why_fixed(graph: ModelGraph) -> str:
     )
 
 
-def _obstacle(model: nn.Module, graph: ModelGraph, example: Inputs) -> str | int:
+def _obstacle(model: nn.Module, graph: ModelGraph, example: ExampleInputs) -> str | int:
     """Why sizes are not free after all, or the step in which they are."""
     model, _ = working_copy(model)
     leaves, form = pytree.tree_flatten(call_of(model, example))

@@ -11,10 +11,10 @@ from bitwright.graph.model_graph import InputSpec
 
 BATCH, LENGTH, HEIGHT, WIDTH = "batch", "length", "height", "width"
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
-Places = dict[str, tuple[str, str]]
+AxisPlaces = dict[str, tuple[str, str]]
 
 
-def name_outputs(model: onnx.ModelProto, names: Sequence[str], units: Places) -> Places:
+def name_outputs(model: onnx.ModelProto, names: Sequence[str], units: AxisPlaces) -> AxisPlaces:
     """Give the outputs of a file their names; whatever else has one of them gets another.
 
     An input keeps its own name: an output that has it too is told apart by `_output`.

@@ -19,10 +19,10 @@ from bitwright.numerics.blocks import block_of, blocks
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.points import split
 
-Values = dict[str, tuple[str, str]]
+QuantizedValues = dict[str, tuple[str, str]]
 
 
-def rewrite(model: ir.Model, opset: int, target: Target) -> Values:
+def rewrite(model: ir.Model, opset: int, target: Target) -> QuantizedValues:
     """Turn marks, fake-quantise and dequantise nodes into standard ONNX, in place.
 
     Args:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from bitwright.graph.execute import NodeValues, interpret
 from bitwright.graph.installed import Installed, evaluate
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 
 # Markers beside the axes 0, 1, ...: a tensor that is the same for all samples, an integer in
 # proportion to the batch (its size, as views take it), another number that never changes.
@@ -54,7 +54,9 @@ class BatchAxes:
         return all(leaf is not None and leaf != SHARED for leaf in own) and None not in other
 
 
-def find_batch_axes(graph: ModelGraph, flat: tuple[Any, ...], work: Work) -> BatchAxes | None:
+def find_batch_axes(
+    graph: ModelGraph, flat: tuple[Any, ...], work: OperationCount
+) -> BatchAxes | None:
     """Find the batch in every value of the float network, on a few samples of a bound batch.
 
     Returns:
@@ -95,7 +97,7 @@ def _cut(samples: list[Any], start: int, stop: int) -> list[Any]:
     return [t[start:stop] if isinstance(t, Tensor) else t for t in samples]
 
 
-def _compare(graph: ModelGraph, runs: tuple[list[Any], ...], work: Work) -> BatchAxes:
+def _compare(graph: ModelGraph, runs: tuple[list[Any], ...], work: OperationCount) -> BatchAxes:
     nodes = [n for n in graph.module.graph.nodes if n.op not in ("get_attr", "output")]
     axes: dict[str, tuple[int | None, ...]] = {}
     sizes: dict[str, int] = {}

@@ -36,7 +36,7 @@ from bitwright.graph.names import in_forward_order, know_dataclasses, leaf_names
 from bitwright.graph.unread import unread_notes
 from bitwright.graph.working_copy import working_copy
 
-Inputs = tuple[Tensor, ...] | Mapping[str, Tensor]
+ExampleInputs = tuple[Tensor, ...] | Mapping[str, Tensor]
 
 # What torch.export is known to raise for a network that it cannot follow.
 _EXPORT_ERRORS = (
@@ -45,7 +45,9 @@ _EXPORT_ERRORS = (
 )  # fmt: skip
 
 
-def capture(model: nn.Module, example_inputs: Inputs, free_sizes: bool = False) -> ModelGraph:
+def capture(
+    model: nn.Module, example_inputs: ExampleInputs, free_sizes: bool = False
+) -> ModelGraph:
     """Capture a network and bring it into the form that everything else works on.
 
     The network is exported with a dynamic batch (and, for integer inputs such as token numbers, a
@@ -101,7 +103,7 @@ def _use_channels_last(module: fx.GraphModule) -> None:
         set_tensor(module, target, channels_last(tensor))
 
 
-def call_of(model: nn.Module, example: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(model: nn.Module, example: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments and keywords with which an example is given to forward(), two samples each."""
     if isinstance(example, Mapping):
         return (), pytree.tree_map(_at_least_two, in_forward_order(model, example))

@@ -253,3 +253,7 @@ def assign(
             )
         chosen.update(dict.fromkeys(matched, choice))
     return chosen
+
+
+# The choices of every unit, by its name.
+Menus = Mapping[str, tuple[Choice, ...]]

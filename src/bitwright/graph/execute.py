@@ -15,6 +15,9 @@ from bitwright.graph.model_graph import InputSpec, ModelGraph
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 Visit = Callable[[fx.Node, Any], None]
+# A batch as the graph's flat inputs, and what opens a pass over many.
+Flat = tuple[Any, ...]
+Open = Callable[[], Iterator[Flat]]
 NodeValues = dict[fx.Node, Any]
 Evaluate = Callable[[fx.Node, NodeValues], Any]
 Edit = Callable[[fx.Node, Any], Any]

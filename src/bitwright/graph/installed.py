@@ -19,7 +19,7 @@ from bitwright.graph.execute import channels_last
 from bitwright.graph.model_graph import ModelGraph, attribute
 from bitwright.graph.operators import WEIGHTED, arguments
 from bitwright.graph.simulate import Assignment, IntegerBias
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 from bitwright.numerics.affine import QParams, dequantize, fake_quantize
 
 Look = Callable[[fx.Node], Any]
@@ -80,7 +80,7 @@ def touched(graph: ModelGraph, changes: Iterable[Change]) -> set[str]:
 
 
 def evaluate(
-    module: fx.GraphModule, node: fx.Node, look: Look, installed: Installed, work: Work
+    module: fx.GraphModule, node: fx.Node, look: Look, installed: Installed, work: OperationCount
 ) -> Any:
     """The value of one operator node; `look` gives the values of its inputs as they were made."""
     seen: dict[fx.Node, Any] = {}

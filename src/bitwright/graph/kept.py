@@ -8,11 +8,11 @@ from itertools import islice
 from typing import Any
 
 from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.replay import Values
 
-Named = dict[str, Any]
-Forward = Callable[[Named], Named]
+Forward = Callable[[Values], Values]
 # What one part of the samples has at the place: the values by name, network by network.
-Stored = tuple[Named, ...]
+Stored = tuple[Values, ...]
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class KeptPlace:
         """The values part by part, or the inputs where nothing is kept."""
         yield from self.parts or self.opened()
 
-    def of(self, network: int) -> list[Named]:
+    def of(self, network: int) -> list[Values]:
         """What is kept of one network."""
         return [part[network] for part in self.parts]
 
@@ -70,7 +70,7 @@ def _through(forwards: Sequence[Forward], part: Stored) -> Stored:
     return tuple(forward(values) for forward, values in zip(forwards, part, strict=True))
 
 
-def named_inputs(graph: ModelGraph, flat: tuple[Any, ...]) -> Named:
+def named_inputs(graph: ModelGraph, flat: tuple[Any, ...]) -> Values:
     """A bound batch as values of the network's inputs."""
     names = [n.name for n in graph.module.graph.nodes if n.op == "placeholder"]
     return dict(zip(names, flat, strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from bitwright.graph.answers import FIRST, Answer
 
-Target = object
+NodeTarget = object
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Rewriting:
 
 
 @dataclass(frozen=True)
-class Rule:
+class RewriteRule:
     """One rewrite: `apply` edits the graph at a node and says whether it did."""
 
     name: str
@@ -303,16 +303,16 @@ def _fold_norm(state: Rewriting, node: fx.Node) -> bool:
 
 
 RULES = (
-    Rule("make in-place operators functional", _make_functional),
-    Rule("plain batch-norm", _plain_batch_norm),
-    Rule("attention in its parts", _plain_attention),
-    Rule("views are reshapes", _reshape_views),
-    Rule("adaptive pooling is a mean", _plain_pooling),
-    Rule("drop dropout", _drop_dropout),
-    Rule("drop identities", _drop_identity),
-    Rule("plain subtractions", _plain_subtraction),
-    Rule("linear layers written as products", _plain_linear),
-    Rule("fold constants", _fold_constant),
-    Rule("fuse zero padding", _fuse_zero_padding),
-    Rule("fold batch-norm", _fold_norm),
+    RewriteRule("make in-place operators functional", _make_functional),
+    RewriteRule("plain batch-norm", _plain_batch_norm),
+    RewriteRule("attention in its parts", _plain_attention),
+    RewriteRule("views are reshapes", _reshape_views),
+    RewriteRule("adaptive pooling is a mean", _plain_pooling),
+    RewriteRule("drop dropout", _drop_dropout),
+    RewriteRule("drop identities", _drop_identity),
+    RewriteRule("plain subtractions", _plain_subtraction),
+    RewriteRule("linear layers written as products", _plain_linear),
+    RewriteRule("fold constants", _fold_constant),
+    RewriteRule("fuse zero padding", _fuse_zero_padding),
+    RewriteRule("fold batch-norm", _fold_norm),
 )

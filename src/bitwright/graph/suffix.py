@@ -15,9 +15,9 @@ from bitwright.graph.execute import NodeValues, interpret, last_uses
 from bitwright.graph.installed import Installed, evaluate
 from bitwright.graph.live_memory import Span, peak_of
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 
-Values = Mapping[fx.Node, Any]
+GivenValues = Mapping[fx.Node, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +76,10 @@ def peak_bytes(suffix: Suffix, axes: BatchAxes) -> int:
 def run_suffix(
     graph: ModelGraph,
     suffix: Suffix,
-    given: Values,
+    given: GivenValues,
     networks: Sequence[Installed],
     axes: BatchAxes | None,
-    work: Work,
+    work: OperationCount,
 ) -> list[Any]:
     """The wanted value of every network, in one pass over the suffix.
 

@@ -31,11 +31,11 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import plan
 from bitwright.graph.simulate import Assignment
 from bitwright.graph.suffix import Suffix, peak_bytes, run_suffix, stackable, suffix_of
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 
 # A variant is the base with some units changed; none changed is the base itself.
 Variant = tuple[Change, ...]
-Key = Hashable
+VariantKey = Hashable
 Groups = Mapping[str, Mapping[Any, Variant]]
 Outputs = dict[Any, Tensor]
 
@@ -48,7 +48,7 @@ STACK_BYTES = {"cpu": 8 << 20, "cuda": 2 << 30}
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedVariants:
     """The base network and the plan of every group: made once, used for all batches.
 
     `sample_bytes` is what a sample takes in the suffix of a group, or None where variants cannot
@@ -70,9 +70,9 @@ def prepare(
     base: Assignment,
     groups: Groups,
     flat: tuple[Any, ...],
-    work: Work,
+    work: OperationCount,
     stack_bytes: int | None = None,
-) -> Prepared:
+) -> PreparedVariants:
     """Plan the suffixes and find out, on the samples of a bound batch, what can be stacked.
 
     Args:
@@ -97,10 +97,12 @@ def prepare(
         for name, suffix in suffixes.items()
     }
     installed = install(graph, base)
-    return Prepared(graph, installed, wanted, groups, suffixes, sample_bytes, axes, stack_bytes)
+    return PreparedVariants(
+        graph, installed, wanted, groups, suffixes, sample_bytes, axes, stack_bytes
+    )
 
 
-def main_output(graph: ModelGraph, flat: tuple[Any, ...], work: Work) -> fx.Node:
+def main_output(graph: ModelGraph, flat: tuple[Any, ...], work: OperationCount) -> fx.Node:
     """The node whose value the network's answer is made of.
 
     Raises:
@@ -126,14 +128,17 @@ def values_of(
     installed: Installed,
     flat: tuple[Any, ...],
     wanted: tuple[fx.Node, ...],
-    work: Work,
+    work: OperationCount,
 ) -> Mapping[fx.Node, Any]:
     """Some values of one network on a bound batch; with nothing installed, of the float network."""
     return next(_walk(graph, installed, flat, {BASE: wanted}, work))[1]
 
 
 def run_variants(
-    prepared: Prepared, flat: tuple[Any, ...], todo: Mapping[str, Sequence[Key]], work: Work
+    prepared: PreparedVariants,
+    flat: tuple[Any, ...],
+    todo: Mapping[str, Sequence[VariantKey]],
+    work: OperationCount,
 ) -> Iterator[tuple[str, Outputs]]:
     """The main outputs of the variants on one bound batch, group by group as they come.
 
@@ -157,7 +162,7 @@ def _walk(
     installed: Installed,
     flat: tuple[Any, ...],
     starts: Mapping[str, tuple[fx.Node, ...]],
-    work: Work,
+    work: OperationCount,
 ) -> Iterator[tuple[str, Mapping[fx.Node, Any]]]:
     """Walk one network; a group gets its values as soon as the last of them is there.
 
@@ -207,11 +212,11 @@ def _samples(flat: tuple[Any, ...]) -> int:
 
 
 def _outputs(
-    prepared: Prepared,
+    prepared: PreparedVariants,
     name: str,
-    keys: Sequence[Key],
+    keys: Sequence[VariantKey],
     given: tuple[Mapping[fx.Node, Any], int],
-    work: Work,
+    work: OperationCount,
 ) -> Outputs:
     """The outputs of one group's variants, as many in one pass as the bytes allow.
 
@@ -230,7 +235,7 @@ def _outputs(
     return found
 
 
-def _stack_size(prepared: Prepared, name: str, count: int, samples: int) -> int:
+def _stack_size(prepared: PreparedVariants, name: str, count: int, samples: int) -> int:
     """How many variants go into one pass, in stacks of about equal height."""
     sample_bytes = prepared.sample_bytes[name]
     if sample_bytes is None:

@@ -19,7 +19,7 @@ _ATTENTION = aten.scaled_dot_product_attention.default
 
 
 @dataclass
-class Work:
+class OperationCount:
     """Multiply-accumulates run so far; a run adds to the one that it is given."""
 
     macs: int = 0

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from bitwright.allocation.latency_table import Cell, Conditions, LatencyTable, finest
+from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyTable, finest
 from bitwright.export.onnx_rewrite import container
-from bitwright.graph.choice import FLOAT, Choice
+from bitwright.graph.choice import FLOAT, Choice, Menus
 from bitwright.latency.timing import LEAST_UNIT_MS, Timing
 
-Menu = Mapping[str, tuple[Choice, ...]]
 Kernel = tuple[int, int, bool, int]
 ENTER, LEAVE = "enter", "leave"
 # The distance at which two units no longer share a neighbour.
@@ -47,7 +46,7 @@ class Mixed:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class TimingPlan:
     """All networks of a measurement.
 
     Attributes:
@@ -56,7 +55,7 @@ class Plan:
         mixed: networks of one kernel with single units of another.
     """
 
-    menu: Menu
+    menu: Menus
     uniform: Mapping[Kernel, Design]
     mixed: tuple[Mixed, ...]
 
@@ -84,7 +83,7 @@ def kernel(choice: Choice) -> Kernel:
     return weights, held, held != choice.a_bits, choice.points
 
 
-def plan(menu: Menu) -> Plan:
+def plan(menu: Menus) -> TimingPlan:
     """The networks to time for a menu; float is always among them."""
     full = {unit: tuple(dict.fromkeys((*own, FLOAT))) for unit, own in menu.items()}
     base = {unit: finest(own) for unit, own in full.items()}
@@ -96,11 +95,11 @@ def plan(menu: Menu) -> Plan:
         if kernel(choice) not in uniform and not taken <= covered:
             uniform[kernel(choice)] = Design(str(choice), own)
             covered |= taken
-    made = Plan(full, uniform, ())
+    made = TimingPlan(full, uniform, ())
     return replace(made, mixed=tuple(_mixed(made, menu)))
 
 
-def _mixed(made: Plan, menu: Menu) -> Iterator[Mixed]:
+def _mixed(made: TimingPlan, menu: Menus) -> Iterator[Mixed]:
     floats = {kernel(c): c for unit in made.row for c in menu[unit] if not c.a_bits}
     grounds = {seen: design for seen, design in made.uniform.items() if seen[1]}
     for seen, choice in floats.items():
@@ -113,7 +112,7 @@ def _mixed(made: Plan, menu: Menu) -> Iterator[Mixed]:
                 yield Mixed(Design(label, own), ground, frozenset(apart))
 
 
-def _by_commonness(menu: Menu) -> list[Choice]:
+def _by_commonness(menu: Menus) -> list[Choice]:
     """The choices of a menu, those of the most units first."""
     counts: dict[Choice, int] = {}
     for own in menu.values():
@@ -132,7 +131,7 @@ def _like(wanted: Choice, own: tuple[Choice, ...], base: Choice) -> Choice:
     return base
 
 
-def mixtures(menu: Menu, count: int, seed: int = 0) -> tuple[Design, ...]:
+def mixtures(menu: Menus, count: int, seed: int = 0) -> tuple[Design, ...]:
     """Random networks of a menu, scattered and in stretches by turns, to check predictions on."""
     made = []
     for index in range(count):
@@ -149,13 +148,15 @@ def mixtures(menu: Menu, count: int, seed: int = 0) -> tuple[Design, ...]:
     return tuple(made)
 
 
-def tabulate(made: Plan, timings: Mapping[Design, Timing], conditions: Conditions) -> LatencyTable:
+def tabulate(
+    made: TimingPlan, timings: Mapping[Design, Timing], conditions: Conditions
+) -> LatencyTable:
     """The table that a plan's timings give."""
     borders = _borders(made, timings)
 
-    def cell(unit: str, choice: Choice) -> Cell:
+    def cell(unit: str, choice: Choice) -> LatencyCell:
         enter, leave = (borders.get((unit, kernel(choice), side), 0.0) for side in (ENTER, LEAVE))
-        return Cell(_alone(made, timings, unit, choice), enter, leave)
+        return LatencyCell(_alone(made, timings, unit, choice), enter, leave)
 
     cells = {
         (unit, choice): cell(unit, choice) for unit, own in made.menu.items() for choice in own
@@ -168,7 +169,7 @@ def tabulate(made: Plan, timings: Mapping[Design, Timing], conditions: Condition
     return LatencyTable(tuple(made.menu), cells, rest, conditions)
 
 
-def _alone(made: Plan, timings: Mapping[Design, Timing], unit: str, choice: Choice) -> float:
+def _alone(made: TimingPlan, timings: Mapping[Design, Timing], unit: str, choice: Choice) -> float:
     """A unit in the network that has its choice everywhere."""
     seen = kernel(choice)
     own = [made.uniform[seen]] if seen in made.uniform else []
@@ -176,7 +177,9 @@ def _alone(made: Plan, timings: Mapping[Design, Timing], unit: str, choice: Choi
     return timings[design].units.get(unit, LEAST_UNIT_MS)
 
 
-def _borders(made: Plan, timings: Mapping[Design, Timing]) -> dict[tuple[str, Kernel, str], float]:
+def _borders(
+    made: TimingPlan, timings: Mapping[Design, Timing]
+) -> dict[tuple[str, Kernel, str], float]:
     """What each unit takes longer beside one whose inputs are of the other kind, by side.
 
     The change of a single unit belongs to both its sides alike, and so does the change of the
@@ -206,7 +209,9 @@ def _strange_sides(row: Sequence[str], choices: Mapping[str, Choice]) -> dict[st
     return found
 
 
-def _rest(made: Plan, timings: Mapping[Design, Timing], choices: Mapping[str, Choice]) -> float:
+def _rest(
+    made: TimingPlan, timings: Mapping[Design, Timing], choices: Mapping[str, Choice]
+) -> float:
     """The rest of a mixture, each unit bringing its share of that of its own kernel's network."""
     known = {seen: timings[design].rest for seen, design in made.uniform.items()}
     usual = statistics.fmean(known.values())

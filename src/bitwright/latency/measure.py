@@ -16,14 +16,14 @@ from bitwright.allocation.latency_table import LatencyTable, predict
 from bitwright.engine.progress import Progress
 from bitwright.errors import RecipeError
 from bitwright.export.onnx_file import export_onnx, unit_values
-from bitwright.graph.choice import Choice
+from bitwright.graph.choice import Choice, Menus
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.observe import observe
 from bitwright.graph.simulate import stitch
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import Target
 from bitwright.latency.attribution import owners_of
-from bitwright.latency.designs import Design, Menu, mixtures, plan, tabulate
+from bitwright.latency.designs import Design, mixtures, plan, tabulate
 from bitwright.latency.timing import ExportedFile, Timing, conditions_here, time_files
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import UnitSolution, solve_unit
@@ -38,7 +38,7 @@ _MOST = {"batch": 1_000_000, "threads": 1_024, "repetitions": 100_000, "checks":
 
 
 @dataclass(frozen=True)
-class Settings:
+class TimingSettings:
     """How latency is measured.
 
     Attributes:
@@ -87,7 +87,7 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredLatency:
     """A table of latencies, and how well it predicts whole networks.
 
     `uniform` are the networks of one choice each, which the table was made from; `checks` are
@@ -99,7 +99,7 @@ class Measured:
     checks: tuple[Check, ...]
 
 
-def menu_for(graph: ModelGraph, target: Target, choices: Sequence[Choice]) -> Menu:
+def menu_for(graph: ModelGraph, target: Target, choices: Sequence[Choice]) -> Menus:
     """The same choices for every unit; without input bits where inputs stay float."""
     weights = tuple(dict.fromkeys(replace(c, a_bits=0) for c in choices))
     return {
@@ -111,11 +111,11 @@ def menu_for(graph: ModelGraph, target: Target, choices: Sequence[Choice]) -> Me
 def latencies(
     graph: ModelGraph,
     target: Target,
-    menu: Menu,
+    menu: Menus,
     example: tuple[Tensor, ...],
-    settings: Settings | None = None,
+    settings: TimingSettings | None = None,
     progress: Progress | None = None,
-) -> Measured:
+) -> MeasuredLatency:
     """Time every unit at every choice in ONNX Runtime on this machine.
 
     Args:
@@ -134,7 +134,7 @@ def latencies(
         CaptureError: a network cannot be exported.
         InputError: ONNX Runtime refuses one.
     """
-    asked = settings or Settings()
+    asked = settings or TimingSettings()
     made = plan(menu)
     extra = mixtures(menu, asked.checks)
     networks = {design: design.choices for design in (*made.designs, *extra)}
@@ -145,7 +145,7 @@ def latencies(
     def check(design: Design) -> Check:
         return Check(design, predict(table, design.choices), timings[design].ms)
 
-    return Measured(table, tuple(map(check, made.designs)), tuple(map(check, extra)))
+    return MeasuredLatency(table, tuple(map(check, made.designs)), tuple(map(check, extra)))
 
 
 def time_networks(
@@ -153,7 +153,7 @@ def time_networks(
     target: Target,
     example: tuple[Tensor, ...],
     networks: Mapping[Any, Mapping[str, Choice]],
-    settings: Settings,
+    settings: TimingSettings,
     progress: Progress | None = None,
 ) -> dict[Any, Timing]:
     """Time whole networks, each with the choice of every unit, in turns.

@@ -33,8 +33,8 @@ from bitwright.errors import InputError
 from bitwright.export.runtime import RUNTIME_ERRORS, first_line
 from bitwright.latency.attribution import REST, Owners, attribute
 
-Feed = Mapping[str, Any]
-Key = TypeVar("Key", bound=Hashable)
+RuntimeFeed = Mapping[str, Any]
+TimingKey = TypeVar("TimingKey", bound=Hashable)
 # A run shorter than this is repeated: the clock and the call from Python would weigh too much.
 LEAST_MS = 2.0
 # What all sessions of files that take turns may hold of weights; more files take turns in lots.
@@ -76,12 +76,12 @@ class Timing:
 
 
 def time_files(
-    files: Mapping[Key, ExportedFile],
-    feed: Feed,
+    files: Mapping[TimingKey, ExportedFile],
+    feed: RuntimeFeed,
     threads: int = 1,
     repetitions: int = 25,
     tick: Callable[[int], None] = lambda _: None,
-) -> dict[Key, Timing]:
+) -> dict[TimingKey, Timing]:
     """Time files that are run in turns.
 
     Args:
@@ -94,7 +94,7 @@ def time_files(
     Raises:
         InputError: ONNX Runtime refuses a file.
     """
-    found: dict[Key, Timing] = {}
+    found: dict[TimingKey, Timing] = {}
     done = 0
     for lot in _lots(files):
         with tempfile.TemporaryDirectory() as folder:
@@ -111,9 +111,9 @@ def time_files(
     return {key: found[key] for key in files}
 
 
-def _lots(files: Mapping[Key, ExportedFile]) -> Iterator[list[Key]]:
+def _lots(files: Mapping[TimingKey, ExportedFile]) -> Iterator[list[TimingKey]]:
     """Files that are held at once: two sessions each."""
-    lot: list[Key] = []
+    lot: list[TimingKey] = []
     held = 0
     for key, file in files.items():
         size = 2 * file.path.stat().st_size
@@ -129,7 +129,7 @@ def _lots(files: Mapping[Key, ExportedFile]) -> Iterator[list[Key]]:
 class _Runs:
     """The two sessions of one file, and what they took so far."""
 
-    def __init__(self, file: ExportedFile, feed: Feed, threads: int, folder: Path) -> None:
+    def __init__(self, file: ExportedFile, feed: RuntimeFeed, threads: int, folder: Path) -> None:
         folder.mkdir()
         self.file, self.threads, self.folder = file, threads, folder
         self.clock = time.process_time if threads == 1 else time.perf_counter

@@ -17,7 +17,7 @@ from bitwright.numerics.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class RowSamples:
     """Rows kept for methods that learn by gradients: the raw input and the float target.
 
     Attributes:
@@ -71,8 +71,8 @@ class UnitProblem:
     unit: Unit | None = None
     gram: Gram | None = None
     held_out: Gram | None = None
-    samples: Samples | None = None
-    samples_apart: Samples | None = None
+    samples: RowSamples | None = None
+    samples_apart: RowSamples | None = None
     activation: Activation | None = None
     free_inputs: bool = True
     sample_count: int = 0

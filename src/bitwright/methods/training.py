@@ -13,7 +13,7 @@ from torch import Tensor
 from bitwright.graph.activation import clamps_to
 from bitwright.graph.model_graph import Unit
 from bitwright.graph.rows import rows_weight, weight_rows
-from bitwright.methods.problem import Samples, UnitProblem, UnitSolution
+from bitwright.methods.problem import RowSamples, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, fake_quantize, quantize
 
 MOST_MOVES = 8
@@ -78,7 +78,7 @@ def minibatches(rows: int, size: int, count: int, seed: int) -> Iterator[Tensor]
         order = order[size:]
 
 
-def batch_rows(samples: Samples, most: int) -> int:
+def batch_rows(samples: RowSamples, most: int) -> int:
     """How many rows a minibatch has; a group of few unknowns settles on few.
 
     Each row of a depthwise unit is a line for every channel, and 64 of them are several times a
@@ -160,7 +160,7 @@ def table_error(problem: UnitProblem, weight: Tensor) -> Tensor:
 
 
 def row_loss(
-    problem: UnitProblem, samples: Samples, inputs: QParams | None, weight: Tensor, bias: Tensor
+    problem: UnitProblem, samples: RowSamples, inputs: QParams | None, weight: Tensor, bias: Tensor
 ) -> float:
     """Mean squared error behind the activation, relative to the output's energy.
 
@@ -173,7 +173,7 @@ def row_loss(
     return loss + float(table_error(problem, weight)) if problem.tied else loss
 
 
-def loss_of(problem: UnitProblem, samples: Samples, solution: UnitSolution) -> float:
+def loss_of(problem: UnitProblem, samples: RowSamples, solution: UnitSolution) -> float:
     """`row_loss` of a solution as it will be deployed."""
     assert problem.unit is not None
     start = Start.of(problem, problem.unit, solution)

@@ -28,10 +28,10 @@ from bitwright.errors import DataError
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.grid import Grid
 
-Point = tuple[Tensor, QParams]
+OnePoint = tuple[Tensor, QParams]
 
 
-def split(q: Tensor, qparams: QParams, points: int) -> tuple[Point, ...]:
+def split(q: Tensor, qparams: QParams, points: int) -> tuple[OnePoint, ...]:
     """The points of a sum, the coarsest first: integers and parameters of each.
 
     Equation: q_i = floor(q / 2^(b (n - i))) mod 2^b, z_i likewise, s_i = s 2^(b (n - i)).
@@ -52,7 +52,7 @@ def split(q: Tensor, qparams: QParams, points: int) -> tuple[Point, ...]:
     return tuple(found)
 
 
-def join(parts: Sequence[Point]) -> Point:
+def join(parts: Sequence[OnePoint]) -> OnePoint:
     """The sum that `split` took apart.
 
     Equation: q = sum_i 2^(b (n - i)) q_i, z likewise, s = s_n.

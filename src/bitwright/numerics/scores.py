@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bitwright.numerics.affine import QParams, fake_quantize, from_range, round_half_even
 from bitwright.numerics.grid import Grid
-from bitwright.numerics.search import Score
+from bitwright.numerics.search import ErrorOf
 from bitwright.numerics.stats import TensorStats
 
 ROW_BINS = 512
@@ -18,7 +18,7 @@ POINT = 1e-3
 LEAST_PROBABILITY = 1e-12
 
 
-def row_score(rows: Tensor, grid: Grid, symmetric: bool, p: float) -> Score:
+def row_score(rows: Tensor, grid: Grid, symmetric: bool, p: float) -> ErrorOf:
     """Scores by the error of the values themselves.
 
     Equation: sum_k |x_ck - Q(x_ck)|^p for each row c.
@@ -42,7 +42,7 @@ def row_score(rows: Tensor, grid: Grid, symmetric: bool, p: float) -> Score:
     return score
 
 
-def histogram_score(stats: TensorStats, grid: Grid, symmetric: bool, p: float) -> Score:
+def histogram_score(stats: TensorStats, grid: Grid, symmetric: bool, p: float) -> ErrorOf:
     """Scores by the error of a histogram whose bins are filled evenly, for one channel.
 
     Equation: sum over bins of count / width * integral over the bin of |x - Q(x)|^p dx. With
@@ -107,7 +107,7 @@ def _density(stats: TensorStats) -> tuple[Tensor, Tensor]:
     return nodes, jumps
 
 
-def divergence_score(centres: Tensor, counts: Tensor, grid: Grid, symmetric: bool) -> Score:
+def divergence_score(centres: Tensor, counts: Tensor, grid: Grid, symmetric: bool) -> ErrorOf:
     """Scores by the divergence of the quantised histogram from the observed one.
 
     Equation: KL(P || Q) for each row of [C, B] bin centres and counts; see `KlRange`.

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 # Scores of candidate ranges: (lo, hi), both [candidates, channels], to the same shape.
-Score = Callable[[Tensor, Tensor], Tensor]
+ErrorOf = Callable[[Tensor, Tensor], Tensor]
 
 OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 def search_range(
-    score: Score, lo: Tensor, hi: Tensor, candidates: int, symmetric: bool
+    score: ErrorOf, lo: Tensor, hi: Tensor, candidates: int, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
     """The range inside [lo, hi] with the least score, one for each channel.
 

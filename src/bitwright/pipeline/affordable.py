@@ -14,7 +14,7 @@ from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.question import ask
 from bitwright.allocation.shortfall import require
 from bitwright.allocation.table import Table, make_table
-from bitwright.graph.choice import FLOAT
+from bitwright.graph.choice import FLOAT, Menus
 from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import Assignment, sites_by_unit
@@ -24,7 +24,7 @@ from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import UnitSolution, solve_unit
 from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
-from bitwright.pipeline.job import Job, Menu
+from bitwright.pipeline.job import Job
 from bitwright.pipeline.plan import choices_of, stream
 from bitwright.sensitivity.prices import Prices, file_share, input_sizes
 from bitwright.sensitivity.ties import groups_among, tied
@@ -36,7 +36,7 @@ from bitwright.solving.work import problem
 _RANGE = "minmax"
 
 
-def check_budgets(job: Job, graph: ModelGraph, menu: Menu) -> None:
+def check_budgets(job: Job, graph: ModelGraph, menu: Menus) -> None:
     """Whether some choice of the menu holds the budgets of what a captured network tells.
 
     That is size, BOPs and energy; latency is not known before it is timed, and losses not before
@@ -52,7 +52,7 @@ def check_budgets(job: Job, graph: ModelGraph, menu: Menu) -> None:
         _hold(costs_of(job, graph, menu), known)
 
 
-def check_latency(job: Job, graph: ModelGraph, menu: Menu, latency: LatencyTable) -> None:
+def check_latency(job: Job, graph: ModelGraph, menu: Menus, latency: LatencyTable) -> None:
     """The same with the latencies that were timed, all budgets of costs together.
 
     Raises:
@@ -68,7 +68,7 @@ def _hold(costs: Table, budgets: tuple[Budget, ...]) -> None:
     require(allocate(costs, budgets, advise=False))
 
 
-def costs_of(job: Job, graph: ModelGraph, menu: Menu) -> Table:
+def costs_of(job: Job, graph: ModelGraph, menu: Menus) -> Table:
     """The table of a menu as it will be, with losses of nothing: what each choice costs."""
     target = load_target(job.recipe.target)
     base = choices_of(graph, job.recipe)

@@ -22,7 +22,7 @@ from bitwright.pipeline.tabulate import measured_menu
 from bitwright.recipe.values import Recipe
 from bitwright.sensitivity.pairs import allocate_paired, pairs_record, tried_around, with_pairs
 from bitwright.sensitivity.table import Base
-from bitwright.solving.parallel import Solved
+from bitwright.solving.parallel import SolvedTasks
 
 Choices = Mapping[str, Choice]
 # How often a budget of the loss is tightened where whole networks lose more than was predicted.
@@ -47,7 +47,7 @@ class Searched:
         lossless: what a search for a lossless configuration tried and found.
     """
 
-    solved: Solved
+    solved: SolvedTasks
     table: Table
     allocation: Allocation
     choices: Choices

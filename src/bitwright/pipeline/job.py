@@ -18,8 +18,8 @@ from bitwright.errors import DataError, RecipeError
 from bitwright.evaluation.metrics import Metric, metric
 from bitwright.export.free_images import capture_free
 from bitwright.export.trial import try_opset
-from bitwright.graph.capture import Inputs, capture
-from bitwright.graph.choice import Choice
+from bitwright.graph.capture import ExampleInputs, capture
+from bitwright.graph.choice import Choice, Menus
 from bitwright.graph.model_graph import ModelGraph, Note
 from bitwright.graph.observe import Observation, observe
 from bitwright.graph.sites import Site, find_sites
@@ -41,8 +41,6 @@ from bitwright.sources.models import check_weights
 from bitwright.sources.trial import try_data
 from bitwright.tuning.catalogue import tuning_steps
 
-Menu = Mapping[str, tuple[Choice, ...]]
-
 
 @dataclass(frozen=True)
 class Job:
@@ -55,7 +53,7 @@ class Job:
     model: nn.Module
     data: Dataset
     recipe: Recipe
-    example_inputs: Inputs | None = None
+    example_inputs: ExampleInputs | None = None
     evaluation: Dataset | None = None
     store: Entries = field(default_factory=NullStore)
     workers: int | str = 1
@@ -84,7 +82,7 @@ class Prepared:
 
     graph: ModelGraph
     target: Target
-    menu: Menu
+    menu: Menus
     sites: tuple[Site, ...]
     observation: Observation
     data: str
@@ -141,7 +139,7 @@ def _hardest(choices: tuple[Choice, ...]) -> Choice:
     return min(choices, key=lambda choice: (choice.a_bits, abs(choice.w_bits - 4)))
 
 
-def prepare(job: Job, graph: ModelGraph, menu: Menu, progress: Progress) -> Prepared:
+def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Prepared:
     """Observe every edge that some choice of the menu quantises."""
     recipe = job.recipe
     target = load_target(recipe.target)
@@ -182,7 +180,7 @@ def shared_stats(
     return found
 
 
-def work_on(job: Job, prepared: Prepared, menu: Menu) -> Work:
+def work_on(job: Job, prepared: Prepared, menu: Menus) -> Work:
     """The solving of some choices of every unit."""
     recipe, graph = job.recipe, prepared.graph
     rule = range_rule(tensor_rule(recipe))

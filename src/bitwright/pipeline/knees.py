@@ -20,7 +20,7 @@ from bitwright.pipeline.job import Job, captured, prepare, rewritten, tell
 from bitwright.pipeline.plan import choices_of
 from bitwright.pipeline.run import evaluate_job
 from bitwright.pipeline.tabulate import solve_menu
-from bitwright.sensitivity.measure import Values, delta_of
+from bitwright.sensitivity.measure import LossValues, delta_of
 from bitwright.sensitivity.solutions import Solutions
 
 UNIFORM = "uniform"
@@ -96,7 +96,7 @@ def run_candidates(job: Job, wanted: Sequence[Candidate], progress: Progress) ->
     prepared = prepare(job, graph, menu, progress)
     solutions = solve_menu(job, prepared, menu, progress)
     start = solutions.losses(base)
-    known: dict[tuple[Choice, ...], tuple[Values, dict[str, float]]] = {}
+    known: dict[tuple[Choice, ...], tuple[LossValues, dict[str, float]]] = {}
     found = []
     for place, candidate in enumerate(wanted):
         key = tuple(candidate.choices[name] for name in base)
@@ -121,7 +121,7 @@ def run_candidates(job: Job, wanted: Sequence[Candidate], progress: Progress) ->
 
 def _run(
     job: Job, solutions: Solutions, choices: Mapping[str, Choice]
-) -> tuple[Values, dict[str, float]]:
+) -> tuple[LossValues, dict[str, float]]:
     graph = solutions.work.graph
     losses = solutions.losses(choices)
     if job.evaluation is None:

@@ -34,7 +34,7 @@ from bitwright.solving.configuration import Configuration
 
 COMPLEXITY = "bops"
 _SURE = 0.95
-Key = tuple[Choice, ...]
+ChoiceKey = tuple[Choice, ...]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Search:
     tolerance: float
     run: Callable[[Choices], Agreement]
     tried: list[Tried] = field(default_factory=list)
-    known: dict[Key, Agreement] = field(default_factory=dict)
+    known: dict[ChoiceKey, Agreement] = field(default_factory=dict)
 
     def holds(self, point: Point, choices: Choices) -> bool:
         """Whether a configuration agrees with float."""

@@ -10,14 +10,14 @@ from bitwright.engine.code import code_version
 from bitwright.engine.digest import digest
 from bitwright.engine.progress import Progress
 from bitwright.export.samples import flat_example
-from bitwright.latency.measure import Settings, latencies
+from bitwright.latency.measure import TimingSettings, latencies
 from bitwright.latency.timing import conditions_here
 from bitwright.pipeline.job import Job, Prepared
 from bitwright.pipeline.plan import stream
 from bitwright.recipe.values import Recipe
 
 # One sample and one thread: what a latency is usually asked of.
-SETTINGS = Settings(batch=1, threads=1, repetitions=25, checks=0)
+SETTINGS = TimingSettings(batch=1, threads=1, repetitions=25, checks=0)
 
 
 def needs_latency(recipe: Recipe) -> bool:

@@ -55,7 +55,7 @@ from bitwright.pipeline.result import Result
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe.values import Recipe
 from bitwright.report.texts import percent
-from bitwright.report.unit_quality import Solved, as_solved, with_quality
+from bitwright.report.unit_quality import SolvedNetwork, as_solved, with_quality
 from bitwright.sensitivity.prices import Prices, table_of
 from bitwright.solving import Configuration, solve
 from bitwright.solving.grids import sites_in_use
@@ -224,7 +224,7 @@ def _census(
     found["network"] = type(job.model).__name__
     found["notes"] += [{"place": n.place, "text": n.text} for n in seen.notes]
     shown = as_solved(start.solved, final.solved)
-    return with_quality(found, Solved(graph, shown, final.edges, sites, seen.stats))
+    return with_quality(found, SolvedNetwork(graph, shown, final.edges, sites, seen.stats))
 
 
 def _check_machinery(job: Job, progress: Progress) -> None:

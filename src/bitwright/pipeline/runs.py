@@ -23,7 +23,7 @@ from bitwright.export.packed import Packed, load_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verify import verify as verify_file
-from bitwright.graph.capture import Inputs, capture
+from bitwright.graph.capture import ExampleInputs, capture
 from bitwright.graph.free_sizes import takes_free_images
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
@@ -57,7 +57,7 @@ class LoadedRun:
     source: LoadedModel
     graph: ModelGraph
     assignment: Assignment
-    example: Inputs
+    example: ExampleInputs
     gate: Gate
 
 
@@ -243,7 +243,7 @@ def _without_code(recipe: Recipe) -> Recipe:
     return replace(recipe, data="") if names_code("data", recipe.data) else recipe
 
 
-def _example(source: LoadedModel, recipe: Recipe, packed: Packed, gate: Gate) -> Inputs:
+def _example(source: LoadedModel, recipe: Recipe, packed: Packed, gate: Gate) -> ExampleInputs:
     """Inputs to capture with: the network's own, the data's, or of the shapes in the run."""
     if source.example_inputs is not None:
         return source.example_inputs

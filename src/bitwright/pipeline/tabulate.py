@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from bitwright.allocation.menu import make_menu
 from bitwright.allocation.table import Row, Table, make_table
 from bitwright.engine.progress import Progress
+from bitwright.graph.choice import Menus
 from bitwright.graph.execute import bind
-from bitwright.pipeline.job import Job, Menu, Prepared, edges_of, work_on
+from bitwright.pipeline.job import Job, Prepared, edges_of, work_on
 from bitwright.pipeline.plan import choices_of, stream
 from bitwright.recipe.values import Recipe
 from bitwright.sensitivity.measure import (
@@ -23,7 +24,7 @@ from bitwright.sources.batches import Batch, take
 from bitwright.sources.lengths import batched
 
 
-def solve_menu(job: Job, prepared: Prepared, menu: Menu, progress: Progress) -> Solutions:
+def solve_menu(job: Job, prepared: Prepared, menu: Menus, progress: Progress) -> Solutions:
     """Solve the choices of a menu, and those of the base; what the store holds is not solved again.
 
     Args:

@@ -34,7 +34,7 @@ DEAD = 1e-5
 
 Weights = dict[str, Tensor]
 # The factors by which the channels of a joint should grow, from the weights as they are.
-Rule = Callable[[Joint, Weights], Tensor]
+ScaleRule = Callable[[Joint, Weights], Tensor]
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,14 @@ others, and one grid for the whole tensor leaves those others almost no steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from bitwright.graph.choice import Choice
-from bitwright.graph.execute import run
+from bitwright.graph.execute import Open, run
 from bitwright.graph.model_graph import ModelGraph, Unit, get_tensor, set_tensor, shallow_copy
 from bitwright.graph.target import Target
 from bitwright.graph.units import input_of
@@ -42,11 +41,9 @@ SMALL = 1e-4
 _KINDS = ("linear", "addmm")
 _FACTOR, _SHIFT = "smooth.factor", "smooth.shift"
 
-Open = Callable[[], Iterator[tuple[Any, ...]]]
-
 
 @dataclass(frozen=True)
-class Place:
+class SmoothPlace:
     """Linear layers that read one value; `norm` is the layer norm that makes it for them alone."""
 
     source: str
@@ -60,13 +57,13 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class Smoothing:
     """x -> (x - shift) / factor in each channel, and what it does to the error at the outputs.
 
     `before` and `after` are squared errors relative to the outputs' energy.
     """
 
-    place: Place
+    place: SmoothPlace
     factor: Tensor
     shift: Tensor
     before: float
@@ -94,7 +91,7 @@ def _thinned(rows: Tensor, limit: int) -> Tensor:
     return rows[torch.arange(count) * len(rows) // max(count, 1)]
 
 
-def find_places(graph: ModelGraph) -> tuple[Place, ...]:
+def find_places(graph: ModelGraph) -> tuple[SmoothPlace, ...]:
     """Where channels can be scaled and shifted: values that linear layers read, in order."""
     nodes = graph.nodes()
     shared = _shared_tensors(graph)
@@ -111,7 +108,7 @@ def find_places(graph: ModelGraph) -> tuple[Place, ...]:
         own = all(user.name in readers for user in node.users)
         norm = source if own and _is_norm(node, shared) else None
         if node.op != "get_attr":
-            found.append(Place(source, tuple(units), norm))
+            found.append(SmoothPlace(source, tuple(units), norm))
     return tuple(found)
 
 
@@ -145,7 +142,7 @@ def find_changes(
     choices: Mapping[str, Choice],
     target: Target,
     solved: bool = False,
-) -> tuple[Change, ...]:
+) -> tuple[Smoothing, ...]:
     """For every place the change that lowers the error at its readers' outputs most, if any does.
 
     Equation: y = W x + b = (W diag(f)) ((x - t) / f) + (b + W t), with t the middle of each
@@ -189,12 +186,12 @@ def _quantised(choice: Choice) -> bool:
 
 def _best(
     graph: ModelGraph,
-    place: Place,
+    place: SmoothPlace,
     seen: _Seen,
     choices: Mapping[str, Choice],
     target: Target,
     solved: bool,
-) -> Change | None:
+) -> Smoothing | None:
     stats = seen.stats
     assert stats is not None
     rows = _thinned(torch.cat(seen.rows), ROWS)
@@ -221,7 +218,7 @@ def _best(
     small = place.norm is None and errors[0] < SMALL * len(place.readers)
     if best == 0 or small or not errors[best] < needed * errors[0]:
         return None
-    return Change(place, *trials[best], errors[0], errors[best])
+    return Smoothing(place, *trials[best], errors[0], errors[best])
 
 
 def _error(
@@ -265,7 +262,7 @@ def _about_mean(error: Tensor) -> float:
     return float((error - error.mean(0)).double().square().sum())
 
 
-def apply_changes(graph: ModelGraph, changes: tuple[Change, ...]) -> ModelGraph:
+def apply_changes(graph: ModelGraph, changes: tuple[Smoothing, ...]) -> ModelGraph:
     """The network with channels scaled and shifted, computing what it did before.
 
     A norm that only these layers read takes the change into its gain and offset; elsewhere two
@@ -314,13 +311,13 @@ def _shifted_bias(
     return unit
 
 
-def _into_norm(graph: ModelGraph, module: fx.GraphModule, node: fx.Node, change: Change) -> None:
+def _into_norm(graph: ModelGraph, module: fx.GraphModule, node: fx.Node, change: Smoothing) -> None:
     gain, offset = (str(a.target) for a in node.args[2:4])  # type: ignore[union-attr]
     put(module, gain, graph.tensor(gain) / change.factor)
     put(module, offset, (graph.tensor(offset) - change.shift) / change.factor)
 
 
-def _insert(module: fx.GraphModule, nodes: dict[str, fx.Node], place: Place) -> None:
+def _insert(module: fx.GraphModule, nodes: dict[str, fx.Node], place: SmoothPlace) -> None:
     """(x - shift) * (1 / factor) between the value and the layers of the place."""
     source = nodes[place.source]
     first = next(n for n in module.graph.nodes if n in source.users)

@@ -16,7 +16,7 @@ from bitwright.prepare.names import WITH_DATA, prepare_steps
 from bitwright.prepare.split import SplitOutliers
 
 
-class Step(Protocol):
+class RewriteStep(Protocol):
     """A frozen dataclass of parameters that rewrites a captured graph, the same way every time."""
 
     @property
@@ -27,7 +27,7 @@ class Step(Protocol):
         """The rewritten graph; the given one is left as it was."""
 
 
-STEPS: Mapping[str, Step] = {
+STEPS: Mapping[str, RewriteStep] = {
     "equalize": Equalize(),
     "equalize-relu": Equalize(relu6="relu", name="equalize-relu"),
     "absorb-bias": AbsorbBias(),

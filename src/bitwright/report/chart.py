@@ -13,7 +13,7 @@ from bitwright.report.chart_marks import (
     RIGHT,
     STYLES,
     WIDTH,
-    Place,
+    MarkPlace,
     dot,
     line,
     ring,
@@ -74,7 +74,7 @@ def _thin(points: Sequence[Point]) -> Sequence[Point]:
     return [p for i, p in enumerate(points) if i % every == 0 or p.knee or i == len(points) - 1]
 
 
-def _bent(low: float, high: float, bend: float) -> Place:
+def _bent(low: float, high: float, bend: float) -> MarkPlace:
     """asinh: straight near 0, logarithmic far from it, on both sides."""
     place = line(
         math.asinh(low / bend), math.asinh(high / bend), _HEIGHT - _BOTTOM, float(_TOP)
@@ -86,8 +86,8 @@ def _axes(
     frontier: Frontier,
     across: tuple[float, float],
     up: tuple[float, float, float],
-    x: Place,
-    y: Place,
+    x: MarkPlace,
+    y: MarkPlace,
 ) -> list[str]:
     whole = frontier.cost.whole
     floor = _HEIGHT - _BOTTOM
@@ -115,7 +115,7 @@ def _ticks(low: float, high: float, bend: float) -> list[float]:
     return [value for value in every if low <= value <= high]
 
 
-def _path(points: Sequence[Point], x: Place, y: Place, name: str) -> str:
+def _path(points: Sequence[Point], x: MarkPlace, y: MarkPlace, name: str) -> str:
     """A staircase: between two points the cheaper one is what a budget buys."""
     if not points:
         return ""
@@ -128,11 +128,11 @@ def _path(points: Sequence[Point], x: Place, y: Place, name: str) -> str:
     )
 
 
-def _dots(points: Sequence[Point], x: Place, y: Place, name: str) -> list[str]:
+def _dots(points: Sequence[Point], x: MarkPlace, y: MarkPlace, name: str) -> list[str]:
     return [dot(x(p.used), y(p.loss), name, _told(p), 3) for p in points]
 
 
-def _knees(points: Sequence[Point], x: Place, y: Place) -> list[str]:
+def _knees(points: Sequence[Point], x: MarkPlace, y: MarkPlace) -> list[str]:
     return [dot(x(p.used), y(p.loss), "exact", f"knee: {_told(p)}", 5) for p in points]
 
 

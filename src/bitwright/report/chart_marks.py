@@ -17,10 +17,10 @@ STYLES = {
     "one point": "#805ad5",
     "measured": "#9b2c2c",
 }
-Place = Callable[[float], float]
+MarkPlace = Callable[[float], float]
 
 
-def line(low: float, high: float, start: float, stop: float) -> Place:
+def line(low: float, high: float, start: float, stop: float) -> MarkPlace:
     """A straight scale."""
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (stop - start)

@@ -9,7 +9,7 @@ from bitwright.report.chart_marks import (
     LEFT,
     RIGHT,
     WIDTH,
-    Place,
+    MarkPlace,
     line,
     ring,
     rule,
@@ -21,7 +21,7 @@ PANEL, GAP = 150, 56
 Value = Callable[[Ran], float]
 
 
-def panels(ran: Sequence[Ran], x: Place, top: float) -> tuple[list[str], float]:
+def panels(ran: Sequence[Ran], x: MarkPlace, top: float) -> tuple[list[str], float]:
     """The panels of what was run, and where they end.
 
     Args:
@@ -56,7 +56,7 @@ def _figures(ran: Sequence[Ran]) -> list[str]:
     return [n for n in names if n != "kl" and not n.endswith(" of float")]
 
 
-def _panel(title: str, ran: Sequence[Ran], value: Value, x: Place, top: float) -> list[str]:
+def _panel(title: str, ran: Sequence[Ran], value: Value, x: MarkPlace, top: float) -> list[str]:
     values = [value(one) for one in ran]
     low, high = min(values), max(values)
     if value is _error:  # no error at all is what one looks for

@@ -76,7 +76,7 @@ class ReportData:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A table cell: the text, a number to sort by, and a CSS class."""
 
     shown: str
@@ -186,7 +186,7 @@ def _bits(unit: Mapping[str, Any], key: str) -> int:
 
 def _table(
     units: Sequence[Mapping[str, Any]], verify: Mapping[str, Any] | None
-) -> tuple[list[str], list[list[Cell]]]:
+) -> tuple[list[str], list[list[TableCell]]]:
     """Headings and rows of the table of units; a column that no unit fills is left out.
 
     Sorting by name brings back the order of execution.
@@ -210,7 +210,10 @@ def _table(
     body = [
         [cell for cell, wanted in zip(cells, heads.values(), strict=True) if wanted]
         for cells in (
-            [Cell(str(unit.get("name", "?")), index, "name"), *_cells(unit, differences, verify)]
+            [
+                TableCell(str(unit.get("name", "?")), index, "name"),
+                *_cells(unit, differences, verify),
+            ]
             for index, unit in enumerate(units)
         )
     ]
@@ -219,12 +222,12 @@ def _table(
 
 def _cells(
     unit: Mapping[str, Any], differences: Mapping[str, Any], verify: Mapping[str, Any] | None
-) -> list[Cell]:
+) -> list[TableCell]:
     """The cells of a unit after its name."""
     shape = unit.get("shape")
     return [
-        Cell(str(unit.get("kind", text.MISSING))),
-        Cell("×".join(map(str, shape)) if isinstance(shape, (list, tuple)) else text.MISSING),
+        TableCell(str(unit.get("kind", text.MISSING))),
+        TableCell("×".join(map(str, shape)) if isinstance(shape, (list, tuple)) else text.MISSING),
         _bits_cell(unit, "w_bits"),
         _bits_cell(unit, "a_bits"),
         _cell(text.shown_count(unit.get("points", 1)), unit.get("points", 1)),
@@ -235,25 +238,27 @@ def _cells(
     ]
 
 
-def _cell(shown: str, value: object) -> Cell:
+def _cell(shown: str, value: object) -> TableCell:
     found = text.number(value)
-    return Cell(shown, -1e30 if found is None else found, "number")
+    return TableCell(shown, -1e30 if found is None else found, "number")
 
 
-def _bits_cell(unit: Mapping[str, Any], key: str) -> Cell:
+def _bits_cell(unit: Mapping[str, Any], key: str) -> TableCell:
     bits = _bits(unit, key)
-    return Cell(text.shown_bits(unit.get(key)), bits or 99.0, f"bits {svg.bits_class(bits)}")
+    return TableCell(text.shown_bits(unit.get(key)), bits or 99.0, f"bits {svg.bits_class(bits)}")
 
 
-def _difference(name: str, differences: Mapping[str, Any], verify: Mapping[str, Any]) -> Cell:
+def _difference(name: str, differences: Mapping[str, Any], verify: Mapping[str, Any]) -> TableCell:
     if name not in differences:
-        return Cell("not checked", -1.0, "number")
+        return TableCell("not checked", -1.0, "number")
     value = differences[name]
     found = text.number(value)
     shown = "not a finite number" if found is None else f"{found:.1e}"
     if text.agrees(value, verify):
-        return Cell(f"{shown} ✓", found, "number")
-    return Cell(f"{shown} ✗ out of tolerance", 1e30 if found is None else found, "number failed")
+        return TableCell(f"{shown} ✓", found, "number")
+    return TableCell(
+        f"{shown} ✗ out of tolerance", 1e30 if found is None else found, "number failed"
+    )
 
 
 def _histogram(entry: Mapping[str, Any]) -> dict[str, Any]:

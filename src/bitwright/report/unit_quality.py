@@ -22,7 +22,7 @@ WORST, BINS = 4, 64
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedNetwork:
     """What a run knows of its units: nothing is measured anew.
 
     Attributes:
@@ -57,7 +57,7 @@ def decibels(noise: float | None) -> float | None:
     return -10.0 * math.log10(noise)
 
 
-def with_quality(census: Mapping[str, Any], solved: Solved) -> dict[str, Any]:
+def with_quality(census: Mapping[str, Any], solved: SolvedNetwork) -> dict[str, Any]:
     """The census with the SQNR of each unit's weight, input and output, and the worst pictured.
 
     The weight's is exact, the input's follows from its histogram; the output's was measured on rows
@@ -67,7 +67,7 @@ def with_quality(census: Mapping[str, Any], solved: Solved) -> dict[str, Any]:
     return {**census, "units": units, "histograms": _worst(units, solved)}
 
 
-def _quality(name: str, solved: Solved) -> dict[str, float]:
+def _quality(name: str, solved: SolvedNetwork) -> dict[str, float]:
     solution = solved.solutions.get(name)
     if solution is None:
         return {}
@@ -102,7 +102,7 @@ def _unmeasured(solution: UnitSolution) -> UnitSolution:
     return replace(solution, loss_before=None, loss_after=None)
 
 
-def _worst(units: Sequence[Mapping[str, Any]], solved: Solved) -> list[dict[str, Any]]:
+def _worst(units: Sequence[Mapping[str, Any]], solved: SolvedNetwork) -> list[dict[str, Any]]:
     """Histograms of weights and inputs of the units that keep least of their signal."""
     found = []
     kept = kept_db(units)

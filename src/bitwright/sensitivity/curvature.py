@@ -13,7 +13,7 @@ from bitwright.graph.execute import bind
 from bitwright.graph.installed import Installed, evaluate, same_device
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.variants import main_output
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 from bitwright.sensitivity.sample_loss import by_sample
 from bitwright.sources.batches import Batch
 
@@ -45,7 +45,7 @@ def output_curvature(
     wanted: fx.Node | None = None
     for batch in batches:
         flat = same_device(graph, bind(graph, batch.inputs))
-        wanted = wanted or main_output(graph, flat, Work())
+        wanted = wanted or main_output(graph, flat, OperationCount())
         samples += batch.size
         for call, y, gradient in _gradients(graph, flat, wanted, calls, generator):
             name = calls[call]
@@ -79,7 +79,7 @@ def _gradients(
             if node.op == "placeholder":
                 values[node] = next(given)
                 continue
-            value = evaluate(graph.module, node, values.__getitem__, Installed(), Work())
+            value = evaluate(graph.module, node, values.__getitem__, Installed(), OperationCount())
             if node.name in wanted_calls:
                 value = outputs[node.name] = (
                     value if value.requires_grad else value.requires_grad_()

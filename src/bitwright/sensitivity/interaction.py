@@ -19,19 +19,19 @@ from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.variants import Groups, Variant
 from bitwright.sensitivity.estimate import rank_agreement
-from bitwright.sensitivity.measure import Delta, Measured, delta_of
+from bitwright.sensitivity.measure import Delta, MeasuredLosses, delta_of
 
-Pair = tuple[str, str]
-Choices = tuple[Choice, Choice]
-Changes = Mapping[str, Mapping[Choice, Change | None]]
-Allocation = Mapping[str, Choice]
-PairTerms = Mapping[Pair, Mapping[Choices, float]]
+UnitPair = tuple[str, str]
+ChoicePair = tuple[Choice, Choice]
+UnitChanges = Mapping[str, Mapping[Choice, Change | None]]
+ChosenUnits = Mapping[str, Choice]
+PairTerms = Mapping[UnitPair, Mapping[ChoicePair, float]]
 
 ALLOCATIONS = "allocations"
 JOINS = 2
 
 
-def neighbours(graph: ModelGraph, joins: int = JOINS) -> tuple[Pair, ...]:
+def neighbours(graph: ModelGraph, joins: int = JOINS) -> tuple[UnitPair, ...]:
     """Units that read one another's results, and units whose results meet in one reader's input.
 
     Nothing but unweighted operators lies between the two of a pair, and no more than so many of
@@ -40,7 +40,7 @@ def neighbours(graph: ModelGraph, joins: int = JOINS) -> tuple[Pair, ...]:
     """
     calls = {call: unit.name for unit in graph.units for call in unit.calls}
     order = {unit.name: i for i, unit in enumerate(graph.units)}
-    found: set[Pair] = set()
+    found: set[UnitPair] = set()
     # The units whose results a value holds, each with the number of joins on the way.
     behind: dict[fx.Node, dict[str, int]] = {}
     for node in graph.module.graph.nodes:
@@ -73,7 +73,9 @@ def _merged(sources: Sequence[Mapping[str, int]], limit: int) -> dict[str, int]:
     return near
 
 
-def choose_pairs(near: Iterable[Pair], deltas: Mapping[str, float], count: int) -> tuple[Pair, ...]:
+def choose_pairs(
+    near: Iterable[UnitPair], deltas: Mapping[str, float], count: int
+) -> tuple[UnitPair, ...]:
     """The pairs whose interaction may be largest: of neighbours, and among the largest deltas.
 
     Equation: for losses that are quadratic in the errors, |d_ab| <= 2 sqrt(delta_a delta_b); the
@@ -92,18 +94,18 @@ def choose_pairs(near: Iterable[Pair], deltas: Mapping[str, float], count: int) 
         pair for pair in (*near, *among) if pair[0] in deltas and pair[1] in deltas
     )
 
-    def bound(pair: Pair) -> float:
+    def bound(pair: UnitPair) -> float:
         return max(deltas[pair[0]], 0.0) * max(deltas[pair[1]], 0.0)
 
     return tuple(sorted(candidates, key=bound, reverse=True)[:count])
 
 
-def pair_name(pair: Pair) -> str:
+def pair_name(pair: UnitPair) -> str:
     """What the group of a pair is called in a measurement."""
     return f"{pair[0]} & {pair[1]}"
 
 
-def pair_groups(changes: Changes, pairs: Mapping[Pair, Iterable[Choices]]) -> Groups:
+def pair_groups(changes: UnitChanges, pairs: Mapping[UnitPair, Iterable[ChoicePair]]) -> Groups:
     """One group a pair, one variant for each two choices; both units leave the base's choice."""
     return {
         pair_name(pair): {
@@ -113,12 +115,14 @@ def pair_groups(changes: Changes, pairs: Mapping[Pair, Iterable[Choices]]) -> Gr
     }
 
 
-def _changes(changes: Changes, choices: Allocation) -> Variant:
+def _changes(changes: UnitChanges, choices: ChosenUnits) -> Variant:
     chosen = (changes[unit][choice] for unit, choice in choices.items())
     return tuple(change for change in chosen if change is not None)
 
 
-def pair_term(single: Measured, both: Measured, pair: Pair, choices: Choices) -> Delta:
+def pair_term(
+    single: MeasuredLosses, both: MeasuredLosses, pair: UnitPair, choices: ChoicePair
+) -> Delta:
     """The loss of two changes together beyond the sum of each alone, sample by sample.
 
     Equation: d_ab = mean of l(a and b) - l(a) - l(b) + l(base), with its standard error.
@@ -139,8 +143,8 @@ def pair_term(single: Measured, both: Measured, pair: Pair, choices: Choices) ->
 
 
 def pair_deltas(
-    single: Measured, both: Measured, pairs: Iterable[Pair]
-) -> Mapping[Pair, Mapping[Choices, Delta]]:
+    single: MeasuredLosses, both: MeasuredLosses, pairs: Iterable[UnitPair]
+) -> Mapping[UnitPair, Mapping[ChoicePair, Delta]]:
     """All measured pairwise terms, with their standard errors."""
     return {
         pair: {key: pair_term(single, both, pair, key) for key in both.values[pair_name(pair)]}
@@ -148,7 +152,9 @@ def pair_deltas(
     }
 
 
-def quadratic_terms(single: Measured, deltas: Mapping[Pair, Mapping[Choices, Delta]]) -> PairTerms:
+def quadratic_terms(
+    single: MeasuredLosses, deltas: Mapping[UnitPair, Mapping[ChoicePair, Delta]]
+) -> PairTerms:
     """Terms for every two choices of a pair, from a few that were measured.
 
     Equation: d_ab(i, j) = r_ab s_a(i) s_b(j), s = sqrt(delta): for a loss that is quadratic in the
@@ -183,7 +189,7 @@ def quadratic_terms(single: Measured, deltas: Mapping[Pair, Mapping[Choices, Del
 
 
 def _fit(
-    pair: Pair, deltas: Mapping[Choices, Delta], size: Mapping[str, Mapping[Any, float]]
+    pair: UnitPair, deltas: Mapping[ChoicePair, Delta], size: Mapping[str, Mapping[Any, float]]
 ) -> tuple[float, float]:
     """r and its standard error; choices are measured on the same samples, so errors go together."""
     sizes = [math.prod(size[u][c] for u, c in zip(pair, key, strict=True)) for key in deltas]
@@ -195,7 +201,7 @@ def _fit(
     return min(2.0, max(-2.0, fit)), error / energy
 
 
-def _semidefinite(ratios: Mapping[Pair, float]) -> float:
+def _semidefinite(ratios: Mapping[UnitPair, float]) -> float:
     """The share of all ratios, 1 at most, at which their matrix of cosines is semidefinite."""
     units = {unit: i for i, unit in enumerate(dict.fromkeys(u for pair in ratios for u in pair))}
     cosines = np.eye(len(units))
@@ -205,13 +211,13 @@ def _semidefinite(ratios: Mapping[Pair, float]) -> float:
     return 1.0 / (1.0 - least) if least < 0.0 else 1.0
 
 
-def _loss(single: Measured, unit: str, choice: Choice) -> float:
+def _loss(single: MeasuredLosses, unit: str, choice: Choice) -> float:
     return single.delta(unit, choice).loss
 
 
 def random_allocations(
     menu: Mapping[str, Sequence[Choice]], count: int, seed: int
-) -> tuple[Allocation, ...]:
+) -> tuple[ChosenUnits, ...]:
     """Random allocations that span the range from coarse to fine.
 
     Drawing every choice evenly would give nothing but average networks: so each allocation draws
@@ -233,12 +239,14 @@ def random_allocations(
     return tuple(made)
 
 
-def allocation_groups(changes: Changes, allocations: Sequence[Allocation]) -> Groups:
+def allocation_groups(changes: UnitChanges, allocations: Sequence[ChosenUnits]) -> Groups:
     """Whole allocations as variants of one group, by their place in the sequence."""
     return {ALLOCATIONS: {i: _changes(changes, a) for i, a in enumerate(allocations)}}
 
 
-def predicted(single: Measured, allocation: Allocation, terms: PairTerms | None = None) -> float:
+def predicted(
+    single: MeasuredLosses, allocation: ChosenUnits, terms: PairTerms | None = None
+) -> float:
     """The loss change that unit by unit measurement predicts for an allocation.
 
     Equation: sum_u delta_u(c_u) + sum over the pairs of d_ab(c_a, c_b).
@@ -258,7 +266,7 @@ class Additivity:
     `rank_pairwise` are Spearman's rho with the measured values.
     """
 
-    allocations: tuple[Allocation, ...]
+    allocations: tuple[ChosenUnits, ...]
     predicted: tuple[float, ...]
     pairwise: tuple[float, ...] | None
     measured: tuple[Delta, ...]
@@ -267,9 +275,9 @@ class Additivity:
 
 
 def additivity(
-    single: Measured,
-    mixed: Measured,
-    allocations: Sequence[Allocation],
+    single: MeasuredLosses,
+    mixed: MeasuredLosses,
+    allocations: Sequence[ChosenUnits],
     terms: PairTerms | None = None,
 ) -> Additivity:
     """Compare the sum of single deltas with whole allocations, with and without pairwise terms.
@@ -298,7 +306,7 @@ def additivity(
     )
 
 
-def _check_same_samples(one: Measured, other: Measured) -> None:
+def _check_same_samples(one: MeasuredLosses, other: MeasuredLosses) -> None:
     same = one.base.shape == other.base.shape and np.allclose(one.base, other.base, 1e-4, 1e-9)
     if not same:
         raise DataError(
@@ -307,6 +315,6 @@ def _check_same_samples(one: Measured, other: Measured) -> None:
         )
 
 
-def chosen_deltas(single: Measured, choices: Mapping[str, Any]) -> dict[str, float]:
+def chosen_deltas(single: MeasuredLosses, choices: Mapping[str, Any]) -> dict[str, float]:
     """One loss change of each unit, at the choice given for it."""
     return {unit: _loss(single, unit, choice) for unit, choice in choices.items()}

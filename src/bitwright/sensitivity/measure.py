@@ -34,18 +34,18 @@ from bitwright.graph.simulate import Assignment
 from bitwright.graph.variants import (
     BASE,
     Groups,
-    Prepared,
+    PreparedVariants,
     main_output,
     prepare,
     run_variants,
     values_of,
 )
-from bitwright.graph.work import Work
+from bitwright.graph.work import OperationCount
 from bitwright.sensitivity.sample_loss import SampleLoss, choose_loss
 from bitwright.sources.batches import Batch
 
-Values = NDArray[np.float64]
-Have = Callable[[int, str], Mapping[Any, Values]]
+LossValues = NDArray[np.float64]
+Have = Callable[[int, str], Mapping[Any, LossValues]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class LossPart:
     """Losses and missed answers, [2 or 3, samples], of one group's variants on one chunk, by key.
 
     The base's own part is called `BASE`, and so is its one key. `fresh` tells that something of
@@ -72,7 +72,7 @@ class Part:
 
     chunk: int
     group: str
-    values: Mapping[Any, Values]
+    values: Mapping[Any, LossValues]
     fresh: bool
 
 
@@ -91,11 +91,11 @@ class Delta:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredLosses:
     """The per-sample values of the base and of every variant, over all chunks."""
 
-    base: Values
-    values: Mapping[str, Mapping[Any, Values]]
+    base: LossValues
+    values: Mapping[str, Mapping[Any, LossValues]]
     has_answers: bool
 
     def delta(self, group: str, key: Hashable) -> Delta:
@@ -110,20 +110,20 @@ class Measured:
         }
 
 
-def softened(measured: Measured) -> Measured:
+def softened(measured: MeasuredLosses) -> MeasuredLosses:
     """The same with the less noisy loss in place of the loss, where there is one.
 
     See `SampleLoss`: its third row.
     """
 
-    def soft(values: Values) -> Values:
+    def soft(values: LossValues) -> LossValues:
         return values[[2, 1]] if len(values) > 2 else values
 
     of = {name: {k: soft(v) for k, v in group.items()} for name, group in measured.values.items()}
-    return Measured(soft(measured.base), of, measured.has_answers)
+    return MeasuredLosses(soft(measured.base), of, measured.has_answers)
 
 
-def delta_of(differences: Values, has_answers: bool) -> Delta:
+def delta_of(differences: LossValues, has_answers: bool) -> Delta:
     """Mean and standard error of per-sample differences of the loss, and of missed answers."""
     losses, missed = differences[:2]
     count = losses.size
@@ -144,8 +144,8 @@ def loss_of_network(graph: ModelGraph, batch: Batch, use_labels: bool) -> Sample
             "data, or leave the labels out: the float network then is the measure."
         )
     flat = same_device(graph, bind(graph, batch.inputs))
-    wanted = main_output(graph, flat, Work())
-    reference = values_of(graph, Installed(), flat, (wanted,), Work())[wanted]
+    wanted = main_output(graph, flat, OperationCount())
+    reference = values_of(graph, Installed(), flat, (wanted,), OperationCount())[wanted]
     labels = batch.labels if use_labels else None
     return choose_loss(reference, labels, graph.answer.kind)
 
@@ -158,7 +158,7 @@ def unit_groups(changes: Mapping[str, Mapping[Choice, Change | None]]) -> Groups
     }
 
 
-def nothing(chunk: int, group: str) -> Mapping[Any, Values]:
+def nothing(chunk: int, group: str) -> Mapping[Any, LossValues]:
     """The `have` of a run that starts afresh."""
     del chunk, group
     return {}
@@ -169,8 +169,8 @@ def measure(
     groups: Groups,
     chunks: Iterable[Batch],
     have: Have = nothing,
-    work: Work | None = None,
-) -> Iterator[Part]:
+    work: OperationCount | None = None,
+) -> Iterator[LossPart]:
     """Measure every variant on every chunk, part by part, in the order in which they come.
 
     Equation: l_i(v) = loss of sample i in the base with the changes of variant v, whatever was
@@ -186,9 +186,9 @@ def measure(
     Yields:
         One part for each group and chunk, and one for the base; those complete in `have` too.
     """
-    work = work or Work()
+    work = work or OperationCount()
     groups = {BASE: {BASE: ()}, **groups}
-    prepared: Prepared | None = None
+    prepared: PreparedVariants | None = None
     for index, batch in enumerate(chunks):
         known = {name: dict(have(index, name)) for name in groups}
         todo = {
@@ -197,7 +197,7 @@ def measure(
         }
         for name, keys in todo.items():
             if not keys:
-                yield Part(index, name, known[name], fresh=False)
+                yield LossPart(index, name, known[name], fresh=False)
         if not any(todo.values()):
             continue
         flat = same_device(subject.graph, bind(subject.graph, batch.inputs))
@@ -209,7 +209,7 @@ def measure(
                 key: _values(subject.loss, reference, output, batch.labels)
                 for key, output in outputs.items()
             }
-            yield Part(index, name, {**known[name], **made}, fresh=True)
+            yield LossPart(index, name, {**known[name], **made}, fresh=True)
 
 
 def _runs(key: Hashable, variant: tuple[Change, ...]) -> bool:
@@ -217,7 +217,7 @@ def _runs(key: Hashable, variant: tuple[Change, ...]) -> bool:
 
 
 def _reference(
-    subject: Subject, wanted: fx.Node, flat: tuple[Any, ...], work: Work
+    subject: Subject, wanted: fx.Node, flat: tuple[Any, ...], work: OperationCount
 ) -> Tensor | None:
     if not subject.loss.needs_float:
         return None
@@ -225,25 +225,27 @@ def _reference(
     return found
 
 
-def _values(loss: SampleLoss, reference: Tensor | None, output: Tensor, labels: object) -> Values:
-    found: Values = loss.of(reference, output, labels).cpu().numpy()
+def _values(
+    loss: SampleLoss, reference: Tensor | None, output: Tensor, labels: object
+) -> LossValues:
+    found: LossValues = loss.of(reference, output, labels).cpu().numpy()
     return found
 
 
-def collect(groups: Groups, parts: Iterable[Part], loss: SampleLoss) -> Measured:
+def collect(groups: Groups, parts: Iterable[LossPart], loss: SampleLoss) -> MeasuredLosses:
     """All parts of a run as per-sample values over all chunks.
 
     Raises:
         DataError: no part at all: the data were empty.
     """
-    found: dict[tuple[str, Any], dict[int, Values]] = {}
+    found: dict[tuple[str, Any], dict[int, LossValues]] = {}
     for part in parts:
         for key, values in part.values.items():
             found.setdefault((part.group, key), {})[part.chunk] = values
     if (BASE, BASE) not in found:
         raise DataError("the calibration data are empty: no batch came to measure on.")
 
-    def whole(group: str, key: Any) -> Values:
+    def whole(group: str, key: Any) -> LossValues:
         by_chunk = found[group, key]
         return np.concatenate([by_chunk[chunk] for chunk in sorted(by_chunk)], axis=1)
 
@@ -252,7 +254,7 @@ def collect(groups: Groups, parts: Iterable[Part], loss: SampleLoss) -> Measured
         name: {key: whole(name, key) if variant else base for key, variant in group.items()}
         for name, group in groups.items()
     }
-    return Measured(base, of_groups, loss.has_answers)
+    return MeasuredLosses(base, of_groups, loss.has_answers)
 
 
 def measure_table(
@@ -260,8 +262,8 @@ def measure_table(
     changes: Mapping[str, Mapping[Choice, Change | None]],
     chunks: Iterable[Batch],
     have: Have = nothing,
-    work: Work | None = None,
-) -> Measured:
+    work: OperationCount | None = None,
+) -> MeasuredLosses:
     """The loss change of every (unit, choice) with its solved parameters stitched into the base.
 
     Equation: delta_u,c = mean over samples of loss(base with u at c) - loss(base).

@@ -13,9 +13,9 @@ from bitwright.allocation.table import Row, Table
 from bitwright.graph.choice import Choice
 from bitwright.recipe.values import Recipe
 from bitwright.sensitivity.interaction import (
-    Choices,
-    Pair,
+    ChoicePair,
     PairTerms,
+    UnitPair,
     choose_pairs,
     neighbours,
     pair_deltas,
@@ -25,7 +25,7 @@ from bitwright.sensitivity.interaction import (
 from bitwright.sensitivity.measure import softened
 from bitwright.sensitivity.table import Base
 
-Tried = tuple[Choice, ...]
+TriedChoices = tuple[Choice, ...]
 # Choices of each unit that its pairs are measured at: the allocation's, and the next coarser one.
 _TRIED = 2
 
@@ -44,7 +44,7 @@ class Paired:
         return len(self.terms)
 
 
-def with_pairs(base: Base, table: Table, tried: Mapping[str, Tried], count: int) -> Paired:
+def with_pairs(base: Base, table: Table, tried: Mapping[str, TriedChoices], count: int) -> Paired:
     """Measure the pairs of units that may interact most, at some choices of each.
 
     Equation: q_ab(i, j) = loss(a at i, b at j) - loss(a at i) - loss(b at j) + loss(base), measured
@@ -61,7 +61,7 @@ def with_pairs(base: Base, table: Table, tried: Mapping[str, Tried], count: int)
     free = {unit: own for unit, own in tried.items() if len(table.of(unit)) > 1}
     deltas = {unit: _mean(table, unit, own) for unit, own in free.items()}
     pairs = choose_pairs(neighbours(base.graph), deltas, count)
-    wanted: dict[Pair, tuple[Choices, ...]] = {
+    wanted: dict[UnitPair, tuple[ChoicePair, ...]] = {
         pair: tuple(itertools.product(free[pair[0]], free[pair[1]])) for pair in pairs
     }
     both = softened(base.measured(pair_groups(base.changes, wanted)))
@@ -73,19 +73,19 @@ def with_pairs(base: Base, table: Table, tried: Mapping[str, Tried], count: int)
     return Paired(table.with_terms("loss", terms_of(own)), terms, sum(map(len, wanted.values())))
 
 
-def tried_around(table: Table, allocation: Allocation) -> dict[str, Tried]:
+def tried_around(table: Table, allocation: Allocation) -> dict[str, TriedChoices]:
     """Of every unit the choice in an allocation and the next that loses more."""
     return {unit: _tried(table, unit, choice) for unit, choice in allocation.choices.items()}
 
 
-def _tried(table: Table, unit: str, chosen: Choice) -> Tried:
+def _tried(table: Table, unit: str, chosen: Choice) -> TriedChoices:
     rows = sorted(table.of(unit), key=_loss)
     place = next(i for i, row in enumerate(rows) if row.choice == chosen)
     start = max(0, min(place, len(rows) - _TRIED))
     return tuple(row.choice for row in rows[start : start + _TRIED])
 
 
-def _mean(table: Table, unit: str, choices: Tried) -> float:
+def _mean(table: Table, unit: str, choices: TriedChoices) -> float:
     rows = [row for row in table.of(unit) if row.choice in choices]
     return sum(map(_loss, rows)) / len(rows)
 

@@ -12,16 +12,14 @@ from bitwright.allocation.cost import bops, weight_bits
 from bitwright.allocation.energy import energy_pj
 from bitwright.allocation.table import Row, Table, make_table
 from bitwright.export.packed import save_packed
-from bitwright.graph.choice import FLOAT, Choice
+from bitwright.graph.choice import FLOAT, Choice, Menus
 from bitwright.graph.live_memory import value_sizes
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment
 from bitwright.graph.target import Target
 from bitwright.graph.units import input_of
-from bitwright.sensitivity.measure import Measured
-from bitwright.solving.parallel import Solved
-
-Menu = Mapping[str, tuple[Choice, ...]]
+from bitwright.sensitivity.measure import MeasuredLosses
+from bitwright.solving.parallel import SolvedTasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +84,11 @@ def _weight_bits(target: Target, unit: Unit, choice: Choice) -> int:
 
 
 def table_of(
-    prices: Prices, menu: Menu, solved: Solved, measured: Measured | None, seconds: float
+    prices: Prices,
+    menu: Menus,
+    solved: SolvedTasks,
+    measured: MeasuredLosses | None,
+    seconds: float,
 ) -> Table:
     """The table: what each choice does to the loss, and what it costs.
 

@@ -12,10 +12,10 @@ from torch import nn
 from bitwright.evaluation.forward import forward_of
 from bitwright.graph.choice import Choice
 from bitwright.graph.simulate import Assignment, stitch
-from bitwright.sensitivity.measure import Values
+from bitwright.sensitivity.measure import LossValues
 from bitwright.sensitivity.sample_loss import SampleLoss
 from bitwright.solving import Configuration, Edges, Work
-from bitwright.solving.parallel import Solved
+from bitwright.solving.parallel import SolvedTasks
 from bitwright.sources.batches import Batch
 
 TABLE_BATCH = 16
@@ -51,7 +51,7 @@ class Solutions:
     work: Work
     base: Mapping[str, Choice]
     edges: Edges
-    solved: Solved
+    solved: SolvedTasks
     loss: SampleLoss
     bench: Bench
 
@@ -63,14 +63,14 @@ class Solutions:
         """A whole configuration as a network."""
         return stitch(self.work.graph, self.assignment(choices))
 
-    def losses(self, choices: Mapping[str, Choice]) -> Values:
+    def losses(self, choices: Mapping[str, Choice]) -> LossValues:
         """The loss of a whole configuration and the answers missed, sample by sample.
 
         On the samples of the table.
         """
         graph, loss = self.work.graph, self.loss
         reference, outputs = (forward_of(graph, m) for m in (graph.module, self.module(choices)))
-        parts: list[Values] = []
+        parts: list[LossValues] = []
         with torch.no_grad():
             for batch in self.bench.opened():
                 wanted = reference(batch.inputs) if loss.needs_float else None
@@ -82,6 +82,6 @@ class Solutions:
         return figures(self.losses(choices))
 
 
-def figures(values: Values) -> dict[str, float]:
+def figures(values: LossValues) -> dict[str, float]:
     """The means of losses and of answers missed, [2, samples]."""
     return {"loss": float(values[0].mean()), "drop": float(values[1].mean())}

@@ -19,10 +19,10 @@ from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment, sites_by_unit
 from bitwright.graph.variants import Groups
 from bitwright.sensitivity.measure import (
-    Measured,
-    Part,
+    LossPart,
+    LossValues,
+    MeasuredLosses,
     Subject,
-    Values,
     collect,
     loss_of_network,
     measure_table,
@@ -36,7 +36,7 @@ from bitwright.sensitivity.solutions import TABLE_BATCH, Solutions, figures
 from bitwright.solving import Configuration, Edges, Work
 from bitwright.solving.assembly import assemble
 from bitwright.solving.keys import run_key
-from bitwright.solving.parallel import Solved
+from bitwright.solving.parallel import SolvedTasks
 from bitwright.sources.batches import rebatch
 from bitwright.sources.data import as_dataset
 
@@ -59,7 +59,7 @@ class Base:
     solutions: Solutions
     changes: Changes
     subject: Subject
-    single: Measured
+    single: MeasuredLosses
     scale: float
     key: str
     menu: Mapping[str, tuple[Choice, ...]]
@@ -78,7 +78,7 @@ class Base:
         """Loss, and share of answers missed, of a whole configuration on the table's samples."""
         return self.solutions.run(choices)
 
-    def measured(self, groups: Groups) -> Measured:
+    def measured(self, groups: Groups) -> MeasuredLosses:
         """Losses of groups of variants, on the samples of the table; kept in the store."""
         return _measure(self.solutions, self.subject, groups, self.key, lambda _: None)
 
@@ -113,7 +113,7 @@ def measure_menu(
 
 def measure_losses(
     work: Work,
-    solved: Solved,
+    solved: SolvedTasks,
     base: Mapping[str, Choice],
     edges: Edges,
     data: object,
@@ -171,11 +171,11 @@ def _key(solutions: Solutions) -> str:
 
 def _measure(
     solutions: Solutions, subject: Subject, groups: Groups, key: str, tick: Callable[[int], None]
-) -> Measured:
+) -> MeasuredLosses:
     """The losses of all variants; parts that are stored are not run again."""
     kept = _Kept(solutions.work.store, key, groups)
     total = sum(map(len, groups.values()))
-    parts: list[Part] = []
+    parts: list[LossPart] = []
     for part in parts_of(subject, groups, solutions.bench.opened(), kept.have):
         if not parts or part.chunk != parts[-1].chunk:
             trim_heap()
@@ -186,7 +186,7 @@ def _measure(
     return collect(groups, parts, subject.loss)
 
 
-def scale_of(single: Measured) -> float:
+def scale_of(single: MeasuredLosses) -> float:
     """How large the loss is beside the softened one, which tells choices apart with less noise.
 
     Equation: the sum of all changes of the one by that of the other; 1 where that says nothing.
@@ -199,7 +199,7 @@ def scale_of(single: Measured) -> float:
     return totals[0] / totals[1] if min(totals) > 0 else 1.0
 
 
-def fitted(table: Table, solutions: Solutions, single: Measured, scale: float) -> Table:
+def fitted(table: Table, solutions: Solutions, single: MeasuredLosses, scale: float) -> Table:
     """The table with the measurement's noise taken out of every unit that has a choice.
 
     Changes of the softened loss, drawn towards what the unit's curvature says (`search.smooth`),
@@ -226,14 +226,17 @@ def fitted(table: Table, solutions: Solutions, single: Measured, scale: float) -
     return replace(table, rows=tuple(rows))
 
 
-def _error(solved: Solved, name: str, choice: Choice) -> float | None:
+def _error(solved: SolvedTasks, name: str, choice: Choice) -> float | None:
     """The output error of a solution on held-out rows; nothing of float and where none is known."""
     solution = solved.get((name, choice))
     return 0.0 if choice.is_float else None if solution is None else solution.loss_after
 
 
 def changes_of(
-    work: Work, solved: Solved, base: Mapping[str, Choice], menu: Mapping[str, tuple[Choice, ...]]
+    work: Work,
+    solved: SolvedTasks,
+    base: Mapping[str, Choice],
+    menu: Mapping[str, tuple[Choice, ...]],
 ) -> Changes:
     """What each choice changes in the base network; nothing for the base's own."""
     by_unit = sites_by_unit(work.sites)
@@ -266,13 +269,13 @@ class _Kept:
         names = [str(c) for c in self.groups.get(group, ())]
         return digest(self.base, "part", chunk, group, names)
 
-    def have(self, chunk: int, group: str) -> Mapping[Any, Values]:
+    def have(self, chunk: int, group: str) -> Mapping[Any, LossValues]:
         entry = self.store.get(self.key(chunk, group))
         if entry is None:
             return {}
         known: dict[str, Any] = {str(c): c for c in self.groups.get(group, ())}
         return {known.get(name, name): value.numpy() for name, value in entry[0].items()}
 
-    def put(self, part: Part) -> None:
+    def put(self, part: LossPart) -> None:
         tensors = {str(key): torch.from_numpy(value) for key, value in part.values.items()}
         self.store.put(self.key(part.chunk, part.group), tensors, {})

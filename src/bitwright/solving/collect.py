@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.rows import Geometry, geometry, input_rows, weight_rows
-from bitwright.methods.problem import Samples
+from bitwright.methods.problem import RowSamples
 from bitwright.numerics.affine import QParams, fake_quantize
 from bitwright.numerics.gram import Gram
-from bitwright.solving.spool import Budget, Spool
+from bitwright.solving.spool import ByteBudget, Spool
 
 ROWS = 1 << 16
 ROWS_PER_INPUT = 48
@@ -25,11 +25,11 @@ SAMPLE_BYTES = 256 << 20
 SAMPLE_UNIT_BYTES = 192 << 20
 
 Grids = tuple[QParams | None, ...]
-Key = tuple[tuple[int, float, int] | None, ...]
+GridsKey = tuple[tuple[int, float, int] | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class CollectPlan:
     """How one unit is collected: a plain value that a worker can take along.
 
     Attributes:
@@ -45,7 +45,7 @@ class Plan:
     forms: tuple[Geometry | None, ...]
     weight: Tensor
     bias: Tensor | None
-    grids: dict[Key, Grids]
+    grids: dict[GridsKey, Grids]
     limit: int
     kept: int
     seed: int
@@ -74,10 +74,10 @@ class Sums:
 
 
 @dataclass
-class Part:
+class CollectedPart:
     """What one chunk of batches gave for one unit."""
 
-    sums: dict[Key, Sums]
+    sums: dict[GridsKey, Sums]
     rows: list[tuple[bool, Tensor, Tensor]] = field(default_factory=list)
 
 
@@ -85,13 +85,13 @@ class Part:
 class Collector:
     """The sums and rows of one unit over all batches: every eighth batch is held out."""
 
-    plan: Plan
-    budget: Budget = field(default_factory=lambda: Budget(SAMPLE_BYTES))
-    sums: dict[Key, Sums] = field(default_factory=dict)
+    plan: CollectPlan
+    budget: ByteBudget = field(default_factory=lambda: ByteBudget(SAMPLE_BYTES))
+    sums: dict[GridsKey, Sums] = field(default_factory=dict)
     _spools: dict[bool, tuple[Spool, Spool]] = field(default_factory=dict)
-    _read: dict[bool, Samples] = field(default_factory=dict)
+    _read: dict[bool, RowSamples] = field(default_factory=dict)
 
-    def absorb(self, part: Part) -> None:
+    def absorb(self, part: CollectedPart) -> None:
         """Take in the next chunk; chunks come in the order of the data."""
         for key, sums in part.sums.items():
             if key in self.sums:
@@ -104,12 +104,12 @@ class Collector:
             for spool, rows in zip(self._spools[apart], (x, y), strict=True):
                 spool.add(rows)
 
-    def samples(self) -> tuple[Samples | None, Samples | None]:
+    def samples(self) -> tuple[RowSamples | None, RowSamples | None]:
         """The rows kept: to fit, and apart; read once for all choices of a menu."""
         for held_out, pair in self._spools.items():
             if held_out not in self._read:
                 x, y = (torch.cat(spool.read(), 1) for spool in pair)
-                self._read[held_out] = Samples(x, y)
+                self._read[held_out] = RowSamples(x, y)
         return self._read.get(False), self._read.get(True)
 
     def close(self) -> None:
@@ -122,8 +122,8 @@ class Collector:
 
 
 def plan_of(
-    graph: ModelGraph, unit: Unit, grids: dict[Key, Grids], batches: int, rows: int, seed: int
-) -> Plan:
+    graph: ModelGraph, unit: Unit, grids: dict[GridsKey, Grids], batches: int, rows: int, seed: int
+) -> CollectPlan:
     """How to collect a unit from so many batches; `rows` to keep, as far as memory allows."""
     nodes = graph.nodes()
     weight = weight_rows(graph.tensor(unit.weight).float(), unit)
@@ -133,10 +133,12 @@ def plan_of(
     width = 4 * unit.groups * (inputs + outputs)
     kept = -(-min(max(rows, 8 * inputs), SAMPLE_UNIT_BYTES // width) // batches) if rows else 0
     forms = tuple(geometry(unit, nodes[call]) for call in unit.calls)
-    return Plan(unit, forms, weight, bias, grids, -(-total // batches), kept, seed)
+    return CollectPlan(unit, forms, weight, bias, grids, -(-total // batches), kept, seed)
 
 
-def collect_batch(plan: Plan, part: Part, index: int, call: int, x: Tensor, given: Tensor) -> None:
+def collect_batch(
+    plan: CollectPlan, part: CollectedPart, index: int, call: int, x: Tensor, given: Tensor
+) -> None:
     """Take in one batch of one call: the float input and the one that the unit is given."""
     seed = row_seed(plan.seed, plan.unit.name, index, call)
     held_out = index % HELD_OUT == HELD_OUT - 1

@@ -56,7 +56,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Places:
+class CutPlaces:
     """Behind which units the values of both networks fit into memory: all samples, or some."""
 
     all_fit: tuple[bool, ...]
@@ -74,7 +74,7 @@ class Places:
         return INPUT, False
 
 
-def places(work: Work) -> Places:
+def places(work: Work) -> CutPlaces:
     """Sizes of what lives behind every unit, from one batch."""
     sizes: dict[str, int] = {}
 
@@ -91,7 +91,7 @@ def places(work: Work) -> Places:
     ]
     clear = _clear_places(work)
     every, some = work.samples, min(work.samples, WIDE_SAMPLES)
-    return Places(
+    return CutPlaces(
         tuple(c and every * size <= CUT_BYTES for c, size in zip(clear, held, strict=True)),
         tuple(c and some * size <= CUT_BYTES for c, size in zip(clear, held, strict=True)),
     )

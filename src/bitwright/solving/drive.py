@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bitwright.graph.choice import Choice
 from bitwright.methods.problem import solve_unit
 from bitwright.solving.configuration import Configuration
-from bitwright.solving.parallel import Solved, solve_parallel
+from bitwright.solving.parallel import SolvedTasks, solve_parallel
 from bitwright.solving.sequential import solve_sequential
 from bitwright.solving.work import Edges, Tick, Work, edges_into, problem_of
 
@@ -24,7 +24,7 @@ class Solving:
     """
 
     work: Work
-    solutions: Solved
+    solutions: SolvedTasks
     edges: Edges
 
     def configuration(self, choices: Mapping[str, Choice] | None = None) -> Configuration:
@@ -63,9 +63,9 @@ def solve(work: Work, mode: str, edges: Edges, tick: Tick) -> Solving:
     return Solving(work, solved, own)
 
 
-def solve_units(work: Work, tick: Tick) -> Solved:
+def solve_units(work: Work, tick: Tick) -> SolvedTasks:
     """Solve every unit on its weights alone, with the input grids as they are."""
-    solved: Solved = {}
+    solved: SolvedTasks = {}
     for done, (name, choice) in enumerate(work.tasks(), 1):
         unit = work.graph.unit(name)
         made = problem_of(work, unit, choice, work.grids[name, choice], None)

@@ -24,33 +24,33 @@ from bitwright.methods.problem import Method, UnitProblem, UnitSolution, solve_u
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.solving.collect import (
     SAMPLE_BYTES,
+    CollectedPart,
     Collector,
+    CollectPlan,
     Grids,
-    Part,
-    Plan,
     collect_batch,
     plan_of,
 )
 from bitwright.solving.keys import run_key, unit_key
 from bitwright.solving.ranges import grids_by_output
-from bitwright.solving.spool import Budget
+from bitwright.solving.spool import ByteBudget
 from bitwright.solving.work import Edges, Task, Tick, Work, inputs_key, problem_of
 
 # Four times as much is held at worst: fit and held-out sums, of a chunk and of those before.
 GRAM_BYTES = 160 << 20
 CHUNK = 4
 
-Solved = dict[Task, UnitSolution]
-Shared = tuple[PortableGraph, tuple[Plan, ...]]
+SolvedTasks = dict[Task, UnitSolution]
+Shared = tuple[PortableGraph, tuple[CollectPlan, ...]]
 
 
-def solve_parallel(work: Work, edges: Edges, tick: Tick) -> Solved:
+def solve_parallel(work: Work, edges: Edges, tick: Tick) -> SolvedTasks:
     """Solve every (unit, choice) of the menu in as few passes as memory allows."""
     grids = _grids(work)
     base = run_key(solve_parallel, work, "parallel", edges)
     units = {unit.name: unit for unit in work.graph.units}
     keys = {t: unit_key(base, units[t[0]], t[1], grids[t]) for t in work.tasks()}
-    solved: Solved = {}
+    solved: SolvedTasks = {}
     todo: list[Task] = []
     for task, key in keys.items():
         entry = work.store.get(key)
@@ -179,13 +179,13 @@ def solve_problems(method: Method, problems: list[UnitProblem]) -> list[UnitSolu
     return [solve_unit(method, problem) for problem in problems]
 
 
-def _collect(work: Work, plans: tuple[Plan, ...]) -> dict[str, Collector]:
+def _collect(work: Work, plans: tuple[CollectPlan, ...]) -> dict[str, Collector]:
     if not plans:
         return {}
-    budget = Budget(SAMPLE_BYTES)
+    budget = ByteBudget(SAMPLE_BYTES)
     collectors = {plan.unit.name: Collector(plan, budget) for plan in plans}
     shared: Shared = (portable(work.graph), plans)
-    waiting: dict[int, dict[str, Part]] = {}
+    waiting: dict[int, dict[str, CollectedPart]] = {}
     done = 0
     for index, parts in run_jobs(collect_chunk, _chunks(work), work.workers, shared=shared):
         waiting[index] = parts
@@ -210,16 +210,18 @@ def _chunks(work: Work) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
         yield first, chunk
 
 
-def collect_chunk(shared: Shared, item: tuple[int, list[tuple[Any, ...]]]) -> dict[str, Part]:
+def collect_chunk(
+    shared: Shared, item: tuple[int, list[tuple[Any, ...]]]
+) -> dict[str, CollectedPart]:
     """A job: the sums and rows of all units over a few batches."""
     carried, plans = shared
     graph = _graph(carried)
     nodes = graph.nodes()
-    readers: dict[str, list[tuple[Plan, int]]] = {}
+    readers: dict[str, list[tuple[CollectPlan, int]]] = {}
     for plan in plans:
         for i, call in enumerate(plan.unit.products):
             readers.setdefault(input_of(nodes[call]).name, []).append((plan, i))
-    parts = {plan.unit.name: Part({}) for plan in plans}
+    parts = {plan.unit.name: CollectedPart({}) for plan in plans}
     first, chunk = item
     for index, flat in enumerate(chunk, first):
         # What a batch leaves behind in holes, beside sums that stay, is as much as it takes itself.

@@ -12,11 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bitwright.errors import DataError
-from bitwright.graph.execute import channels_last
+from bitwright.graph.execute import Flat, Open, channels_last
 from bitwright.graph.model_graph import ModelGraph
-
-Flat = tuple[Any, ...]
-Open = Callable[[], Iterator[Flat]]
 
 HELD_OUT = 8
 # To tell whether a network agrees with another takes more samples than to tell which is better.

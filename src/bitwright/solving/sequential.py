@@ -15,15 +15,15 @@ from bitwright.methods.problem import UnitSolution, solve_unit
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
 from bitwright.solving.assembly import deployed_bias
-from bitwright.solving.collect import Collector, Grids, Part, collect_batch, plan_of
-from bitwright.solving.cuts import Cut, Places, batches_of, places
+from bitwright.solving.collect import CollectedPart, Collector, Grids, collect_batch, plan_of
+from bitwright.solving.cuts import Cut, CutPlaces, batches_of, places
 from bitwright.solving.keys import run_key, unit_key
-from bitwright.solving.parallel import Solved
+from bitwright.solving.parallel import SolvedTasks
 from bitwright.solving.ranges import grids_by_output
 from bitwright.solving.work import Edges, Task, Tick, Work, edges_into, inputs_key, problem_of
 
 
-def solve_sequential(work: Work, edges: Edges, tick: Tick) -> tuple[Solved, Edges]:
+def solve_sequential(work: Work, edges: Edges, tick: Tick) -> tuple[SolvedTasks, Edges]:
     """Solve units in the network's order, their targets the float network's outputs.
 
     Float and quantised values walk through the graph side by side: about two passes over the data
@@ -36,8 +36,8 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> tuple[Solved, Edge
     # An edge into a unit comes with the unit's solution: methods choose it on unquantised inputs.
     later = {(site.source, site.reader) for site in work.sites if site.unit is not None}
     over = Overrides(edges={edge: qp for edge, qp in edges.items() if edge not in later})
-    solved: Solved = {}
-    found: Places | None = None
+    solved: SolvedTasks = {}
+    found: CutPlaces | None = None
     cut = Cut.at_inputs(work)
     key = run_key(solve_sequential, work, "sequential", edges)
     for index, unit in enumerate(work.graph.units):
@@ -90,7 +90,7 @@ def _stream(
             break
         true = replay(work.graph, floats, set(sources))
         seen = replay(work.graph, quants, set(sources), over)
-        part = Part({})
+        part = CollectedPart({})
         for call, source in enumerate(sources):
             collect_batch(plan, part, index, call, true[source], seen[source])
         rows.absorb(part)

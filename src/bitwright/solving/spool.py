@@ -15,7 +15,7 @@ from bitwright.engine.files import told_of_temporary
 
 
 @dataclass
-class Budget:
+class ByteBudget:
     """Bytes of memory that all spools of a run share."""
 
     left: int
@@ -32,7 +32,7 @@ class Budget:
 class Spool:
     """Float32 tensors in the order they came, those beyond the budget in an unnamed file."""
 
-    budget: Budget
+    budget: ByteBudget
     _parts: list[Tensor | tuple[int, tuple[int, ...]]] = field(default_factory=list)
     _file: IO[bytes] | None = None
     _held: int = 0

@@ -11,7 +11,7 @@ from typing import Any
 from bitwright.engine.store import Entries, NullStore
 from bitwright.graph.activation import activation_of
 from bitwright.graph.choice import Choice
-from bitwright.graph.execute import bind
+from bitwright.graph.execute import Open, bind
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import sites_by_unit
 from bitwright.graph.sites import Site
@@ -23,7 +23,6 @@ from bitwright.numerics.stats import TensorStats
 from bitwright.solving.collect import Collector
 
 Edges = dict[tuple[str, str], QParams]
-Open = Callable[[], Iterator[Any]]
 Tick = Callable[[int], None]
 Task = tuple[str, Choice]
 

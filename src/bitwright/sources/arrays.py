@@ -35,7 +35,7 @@ _UNREADABLE = (
     NotImplementedError,
 )  # fmt: skip
 
-Rows = np.ndarray[Any, Any]
+ArrayRows = np.ndarray[Any, Any]
 
 
 def npz_dataset(path: Path, name: str) -> Dataset:
@@ -70,7 +70,7 @@ def npz_dataset(path: Path, name: str) -> Dataset:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredArray:
     """An array in an npz file, not read yet."""
 
     path: Path
@@ -109,7 +109,7 @@ class Stored:
             )
         return max(1, min(BATCH, BATCH_VALUES // values))
 
-    def parts(self, step: int, name: str) -> Iterator[Rows]:
+    def parts(self, step: int, name: str) -> Iterator[ArrayRows]:
         """The array `step` rows at a time; each pass opens the file anew."""
         try:
             with (
@@ -121,13 +121,13 @@ class Stored:
         except _UNREADABLE as exc:
             raise DataError(f"cannot read {name}: {reason(exc)}. {_SAVE}.") from exc
 
-    def _rows(self, file: IO[bytes], step: int) -> Iterator[Rows]:
+    def _rows(self, file: IO[bytes], step: int) -> Iterator[ArrayRows]:
         for start in range(0, self.shape[0], step):
             count = min(step, self.shape[0] - start)
             data = _exactly(file, count * self._row[1])
             yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
-    def _whole(self, file: IO[bytes], step: int) -> Iterator[Rows]:
+    def _whole(self, file: IO[bytes], step: int) -> Iterator[ArrayRows]:
         data = np.frombuffer(_exactly(file, self.in_memory), self.dtype)
         whole = data.reshape(self.shape, order="F")
         for start in range(0, self.shape[0], step):
@@ -141,7 +141,7 @@ def _exactly(file: IO[bytes], count: int) -> bytes:
     return data
 
 
-def _read_headers(path: Path, name: str) -> tuple[Stored, Stored | None]:
+def _read_headers(path: Path, name: str) -> tuple[StoredArray, StoredArray | None]:
     try:
         with path.open("rb") as file:
             single = file.read(len(_MAGIC)) == _MAGIC
@@ -160,13 +160,13 @@ def _read_headers(path: Path, name: str) -> tuple[Stored, Stored | None]:
         raise DataError(f"cannot read {name}: {reason(exc)}. {_SAVE}.") from exc
 
 
-def _stored(archive: zipfile.ZipFile, path: Path, key: str) -> Stored:
+def _stored(archive: zipfile.ZipFile, path: Path, key: str) -> StoredArray:
     entry = f"{key}.npy"
     with archive.open(entry) as file:
         shape, fortran, dtype = _header(file)
         if dtype.kind not in "fiubcUS":
             raise ValueError(f"{key!r} is an array of {dtype}, which is no plain number or text")
-        found = Stored(path, key, shape, dtype, fortran)
+        found = StoredArray(path, key, shape, dtype, fortran)
         held = archive.getinfo(entry).file_size - file.tell()
         if held < found.in_memory:
             raise ValueError(f"{key!r} should hold {found.in_memory:,} bytes and holds {held:,}")

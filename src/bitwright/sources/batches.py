@@ -21,7 +21,7 @@ from torch import Tensor
 from bitwright.errors import DataError, InputError
 from bitwright.sources.arity import Arity, parted
 
-Inputs = tuple[Tensor, ...] | dict[str, Tensor]
+BatchInputs = tuple[Tensor, ...] | dict[str, Tensor]
 
 LABEL_KEYS = ("labels", "label")
 ACCEPTED = (
@@ -44,7 +44,7 @@ class Batch:
     Labels are a tensor, a list, a dict of these, or None; they have one entry a sample.
     """
 
-    inputs: Inputs
+    inputs: BatchInputs
     labels: object | None = None
 
     @property
@@ -106,10 +106,10 @@ def as_batch(obj: object, place: str, takes: Arity | None = None) -> Batch:
     return Batch(inputs, _as_labels(labels, batch.size, place))
 
 
-def as_inputs(obj: object, place: str, error: type[InputError] = DataError) -> Inputs:
+def as_inputs(obj: object, place: str, error: type[InputError] = DataError) -> BatchInputs:
     """Inputs alone: a tensor, a tuple or list of tensors, or a dict of tensors."""
     if isinstance(obj, Mapping):
-        inputs: Inputs = {
+        inputs: BatchInputs = {
             _key(key, place, error): _as_tensor(value, f"input {key!r} of {place}", error)
             for key, value in obj.items()
         }
@@ -123,7 +123,7 @@ def as_inputs(obj: object, place: str, error: type[InputError] = DataError) -> I
     return inputs
 
 
-def _split(obj: object, place: str) -> tuple[Inputs, object | None]:
+def _split(obj: object, place: str) -> tuple[BatchInputs, object | None]:
     """Inputs, and the labels that a dict of them carries under its own key."""
     if not isinstance(obj, Mapping):
         return as_inputs(obj, place), None
@@ -161,7 +161,7 @@ def _single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _check_lengths(inputs: Inputs, place: str, error: type[InputError]) -> None:
+def _check_lengths(inputs: BatchInputs, place: str, error: type[InputError]) -> None:
     named = inputs.items() if isinstance(inputs, dict) else list(enumerate(inputs))
     if not named:
         raise error(f"{place} holds no input tensor. {ACCEPTED}.")

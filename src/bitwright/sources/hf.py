@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from bitwright.errors import ModelError
-from bitwright.sources.batches import Inputs
+from bitwright.sources.batches import BatchInputs
 from bitwright.sources.guard import Foreign, reason, shortened
 from bitwright.sources.images import ImagePreprocess
 from bitwright.sources.specs import Spec
@@ -193,7 +193,7 @@ def _text_preprocess(
 
 def _text_example(
     config: PretrainedConfig, text: TextPreprocess | None, accepts: tuple[str, ...]
-) -> Inputs:
+) -> BatchInputs:
     """Two rows of tokens, under the names that the tokenizer will use for the real data."""
     names = ["input_ids", "attention_mask"]
     if text is not None:
@@ -207,7 +207,7 @@ def _text_example(
 # ---- images ----------------------------------------------------------------------------------
 
 
-def _image_example(config: PretrainedConfig, image: ImagePreprocess | None) -> Inputs:
+def _image_example(config: PretrainedConfig, image: ImagePreprocess | None) -> BatchInputs:
     side = getattr(config, "image_size", None)
     if isinstance(side, int):
         size = (side, side)

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from bitwright.errors import ModelError
 from bitwright.sources.arity import Arity, arity_of
-from bitwright.sources.batches import Inputs, as_inputs, check_plain
+from bitwright.sources.batches import BatchInputs, as_inputs, check_plain
 from bitwright.sources.guard import Foreign
 from bitwright.sources.hf import load_hf
 from bitwright.sources.pt2 import load_program
@@ -31,7 +31,7 @@ class LoadedModel:
 
     module: nn.Module
     spec: str
-    example_inputs: Inputs | None = None
+    example_inputs: BatchInputs | None = None
     preprocess: object | None = None
     program: ExportedProgram | None = None
     trained: bool = True
@@ -99,7 +99,7 @@ def _check_tensor(tensor: Tensor, place: str, *, is_buffer: bool) -> None:
         )
 
 
-def example_inputs_of(module: nn.Module, name: str = "the network") -> Inputs | None:
+def example_inputs_of(module: nn.Module, name: str = "the network") -> BatchInputs | None:
     """The `example_inputs` that a network carries, in one form; None where it has none."""
     given = getattr(module, "example_inputs", None)
     place = f"example_inputs of {name}"
@@ -132,7 +132,7 @@ def _load_pt2(spec: Spec) -> LoadedModel:
     return LoadedModel(module, spec.text, _program_inputs(program, spec.text), program=program)
 
 
-def _program_inputs(program: ExportedProgram, name: str) -> Inputs | None:
+def _program_inputs(program: ExportedProgram, name: str) -> BatchInputs | None:
     """The inputs that the program was exported with, where they are all tensors of one kind."""
     args, kwargs = program.example_inputs or ((), {})
     if bool(args) == bool(kwargs):

@@ -99,9 +99,9 @@ def _tensors(content: bytes, place: str) -> bytes:
     return content
 
 
-Check = Callable[[bytes, str], bytes]
+EntryCheck = Callable[[bytes, str], bytes]
 # The entries of a file, below its root folder; None for what torch.export.load can do without.
-_KNOWN: tuple[tuple[re.Pattern[str], Check | None], ...] = tuple(
+_KNOWN: tuple[tuple[re.Pattern[str], EntryCheck | None], ...] = tuple(
     (re.compile(pattern), check)
     for pattern, check in (
         (r"models/model\.json", checked_program),
@@ -159,7 +159,7 @@ def _check_directory(members: list[zipfile.ZipInfo], size: int, name: str) -> No
         raise ModelError(f"{name!r} holds several folders ({', '.join(roots[:3])}). {_REMEDY}")
 
 
-def _check_of(member: zipfile.ZipInfo, own: str, name: str) -> Check | None:
+def _check_of(member: zipfile.ZipInfo, own: str, name: str) -> EntryCheck | None:
     if own.startswith("data/aotinductor/"):
         raise ModelError(
             f"{name!r} holds a compiled library ({own!r}), which loading would run: it is refused. "

@@ -22,8 +22,8 @@ _SNIPPET = 60
 # A tokenizer takes about fifty times a text in memory, whatever few tokens of it are kept.
 LINE_BYTES = 1_000_000
 
-Text = str | tuple[str, str]
-Place = tuple[int, int] | None
+TextSample = str | tuple[str, str]
+TextPlace = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class TextPreprocess:
             if getattr(self, key) < 1:
                 raise DataError(f"text {key} {getattr(self, key)}: give a number of at least 1.")
 
-    def __call__(self, texts: list[Text], *, cut: str = "longest_first") -> dict[str, Tensor]:
+    def __call__(self, texts: list[TextSample], *, cut: str = "longest_first") -> dict[str, Tensor]:
         """Token tensors of `texts`, which are all single texts or all pairs."""
         with self._guard():
             return self._accepted(self._encoded(texts, cut))
 
     def with_places(
-        self, texts: list[Text], *, cut: str
-    ) -> tuple[dict[str, Tensor], list[list[Place]]]:
+        self, texts: list[TextSample], *, cut: str
+    ) -> tuple[dict[str, Tensor], list[list[TextPlace]]]:
         """Token tensors of pairs, and where each token of a row stands in the second text."""
         with self._guard():
             encoded = self._encoded(texts, cut, return_offsets_mapping=True)
@@ -71,7 +71,7 @@ class TextPreprocess:
             ]
             return self._accepted(encoded), places
 
-    def _encoded(self, texts: list[Text], cut: str, **options: bool) -> Any:
+    def _encoded(self, texts: list[TextSample], cut: str, **options: bool) -> Any:
         first = [text if isinstance(text, str) else text[0] for text in texts]
         second = [text[1] for text in texts if not isinstance(text, str)]
         return self.tokenizer(
@@ -98,7 +98,7 @@ class TextPreprocess:
 @dataclass(frozen=True)
 class _Line:
     number: int
-    text: Text
+    text: TextSample
     answer: object | None
     cut: str
     length: int
@@ -160,7 +160,7 @@ def _apart(lines: list[_Line], encode: TextPreprocess) -> Batch:
     return Batch(inputs, None if labels is None else {"pair": numbers, "label": labels})
 
 
-def _span(line: _Line, places: list[Place]) -> dict[str, object]:
+def _span(line: _Line, places: list[TextPlace]) -> dict[str, object]:
     given: Any = line.answer
     # A list of texts, a list of objects with a text, or (as some tools write) an object of lists.
     texts = given.get("text") if isinstance(given, dict) else given
@@ -252,7 +252,7 @@ def _line(row: dict[str, object], keys: tuple[str, ...], at: tuple[str, int, int
         raise DataError(
             f"{place} has no {answer!r}, but earlier lines have. Label all lines or none."
         )
-    text: Text = texts[0] if len(texts) == 1 else (texts[0], texts[1])
+    text: TextSample = texts[0] if len(texts) == 1 else (texts[0], texts[1])
     cut = "only_second" if text_keys[0] == "question" else "longest_first"
     return _Line(number, text, row[answer] if answer else None, cut, length)
 

@@ -68,21 +68,21 @@ class Gate:
             return f"the run was made with {key} = {known.spec!r}"
         if Path(code_target(spec)).resolve().is_relative_to(self.run.resolve()):
             return "the file lies in the run directory itself"
-        here = Named.of(spec).folder
+        here = NamedCode.of(spec).folder
         if known.folder != here:
             return f"it is found by way of the folder it is run from, which was {known.folder!r}"
         return ""
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedCode:
     """A spec that names code, and the working directory where the spec means another elsewhere."""
 
     spec: str
     folder: str = field(default="")
 
     @classmethod
-    def of(cls, spec: str) -> Named:
+    def of(cls, spec: str) -> NamedCode:
         """The spec as it is found from here."""
         target = code_target(spec)
         is_file = target.endswith(".py")
@@ -102,7 +102,7 @@ def remember(run: Path, recipe: Mapping[str, Any]) -> bool:
     Where it names none, nothing is written.
     """
     named = {
-        key: asdict(Named.of(spec))
+        key: asdict(NamedCode.of(spec))
         for key, spec in recipe.items()
         if isinstance(spec, str) and names_code(key, spec)
     }
@@ -130,7 +130,7 @@ def record_file(run: Path) -> Path:
     return state / "bitwright" / "made" / f"{key}.json"
 
 
-def _read(file: Path, run: Path) -> dict[str, Named]:
+def _read(file: Path, run: Path) -> dict[str, NamedCode]:
     """The record of a run; empty where there is none that counts."""
     try:
         if not all(_is_own(path) for path in (file.parent.parent, file.parent, file)):
@@ -138,7 +138,7 @@ def _read(file: Path, run: Path) -> dict[str, Named]:
         found = json.loads(file.read_bytes()[:_LARGEST_RECORD])
         if found["run"] != str(run.resolve()):
             return {}
-        return {str(key): Named(**value) for key, value in found["code"].items()}
+        return {str(key): NamedCode(**value) for key, value in found["code"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 

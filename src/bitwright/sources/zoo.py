@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitwright.errors import ModelError
-from bitwright.sources.batches import Inputs
+from bitwright.sources.batches import BatchInputs
 from bitwright.sources.guard import Foreign, absent, reason
 from bitwright.sources.images import INTERPOLATIONS, ImagePreprocess
 from bitwright.sources.specs import Spec
@@ -33,7 +33,7 @@ class ZooNetwork:
     """What a library gave: the network in eval mode, its inputs and its preprocessing."""
 
     module: nn.Module
-    example_inputs: Inputs | None
+    example_inputs: BatchInputs | None
     preprocess: object | None
 
 

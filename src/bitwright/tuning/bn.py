@@ -14,7 +14,7 @@ from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.methods.problem import UnitSolution
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples, fewer, in_memory
-from bitwright.tuning.moments import Moments
+from bitwright.tuning.moments import ChannelMoments
 from bitwright.tuning.network import (
     Simulation,
     deployed_biases,
@@ -29,7 +29,7 @@ from bitwright.tuning.statistics import in_order, output_moments
 
 ORDERS = ("sequential", "together")
 REFERENCES = ("float", "record")
-Solutions = dict[str, UnitSolution]
+SolutionsByUnit = dict[str, UnitSolution]
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ def reference_norms(
     return known | {name: from_statistics(m.mean, m.var) for name, m in measured.items()}
 
 
-def _sequential(task: _Task, start: Solutions) -> Solutions:
+def _sequential(task: _Task, start: SolutionsByUnit) -> SolutionsByUnit:
     """One sweep: every unit is measured with those before it corrected."""
-    made: Solutions = {}
+    made: SolutionsByUnit = {}
 
-    def correct(unit: Unit, found: Moments) -> None:
+    def correct(unit: Unit, found: ChannelMoments) -> None:
         norm = replace(task.norms[unit.name], mean=found.mean, var=found.var)
         made[unit.name] = refuse(start[unit.name], norm, task.options.scales)
         install(task.simulation, made[unit.name], unit.name)
@@ -151,14 +151,14 @@ def _sequential(task: _Task, start: Solutions) -> Solutions:
     return made
 
 
-def _together(task: _Task, start: Solutions) -> Solutions:
+def _together(task: _Task, start: SolutionsByUnit) -> SolutionsByUnit:
     """Running means over several passes, all units at once.
 
     Equation: mean <- mean + m (mean_now - mean), likewise var, from the reconstructed values.
     Each pass sees the network as corrected so far; what it finds at a unit is translated to the
     unit's result before correction: o = (o' - c) / g for o' = g o + c.
     """
-    made: Solutions = {unit.name: start[unit.name] for unit in task.units}
+    made: SolutionsByUnit = {unit.name: start[unit.name] for unit in task.units}
     norms = dict(task.norms)
     momentum = task.options.momentum
     for _ in range(task.options.passes):

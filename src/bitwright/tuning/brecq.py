@@ -12,6 +12,7 @@ from torch import Tensor
 from bitwright.errors import RecipeError
 from bitwright.evaluation.judge import Judge
 from bitwright.graph.blocks import Block, find_blocks
+from bitwright.graph.execute import Flat, Open
 from bitwright.graph.kept import KeptPlace, named_inputs
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import plan, replay
@@ -20,11 +21,11 @@ from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, round_half_even
 from bitwright.numerics.soft_rounding import begin_at, pull, slope, soft_rounding
 from bitwright.solving.configuration import Configuration
-from bitwright.solving.samples import HELD_OUT, Flat, Open, Samples, bytes_of, in_memory, size_of
+from bitwright.solving.samples import HELD_OUT, Samples, bytes_of, in_memory, size_of
 from bitwright.tuning.descent import is_plain, weight_paths
 from bitwright.tuning.fisher import fisher_diagonals
 from bitwright.tuning.front import forwards, kept_of_both, parts_of
-from bitwright.tuning.network import Solved, simulate
+from bitwright.tuning.network import UnitSolutions, simulate
 from bitwright.tuning.report import TuneReport, attempted
 from bitwright.tuning.straight import differentiable, run_part
 
@@ -218,7 +219,7 @@ def _block(
     graph: ModelGraph,
     simulated: ModelGraph,
     block: Block,
-    solved: Solved,
+    solved: UnitSolutions,
     given: tuple[KeptPlace, Tensor, int, BlockReconstruction],
 ) -> dict[str, UnitSolution]:
     """The units of one block with their rounding learned."""

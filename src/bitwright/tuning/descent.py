@@ -17,7 +17,7 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.solving.samples import Samples, bytes_of, fixed_batch, size_of
 from bitwright.tuning.network import Simulation
-from bitwright.tuning.pool import Entry, gather, joined, minibatches
+from bitwright.tuning.pool import PoolEntry, gather, joined, minibatches
 from bitwright.tuning.straight import differentiable, run_with
 
 # What the values of one forward pass may take while they wait for the backward pass.
@@ -128,7 +128,7 @@ def backward(
     graph: ModelGraph,
     module: fx.GraphModule,
     tensors: Callable[[], Mapping[str, Tensor]],
-    entries: list[Entry],
+    entries: list[PoolEntry],
     temperature: float,
     part: int,
 ) -> None:
@@ -154,7 +154,7 @@ def backward(
                 (loss * (len(some) / len(entries))).backward()  # type: ignore[no-untyped-call]
 
 
-def rows_at_once(graph: ModelGraph, pool: list[Entry]) -> int:
+def rows_at_once(graph: ModelGraph, pool: list[PoolEntry]) -> int:
     """How many samples' values may wait for the backward pass together."""
     if fixed_batch(graph):
         return 1

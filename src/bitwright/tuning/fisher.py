@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.execute import NodeValues, class_rows, compute, interpret
+from bitwright.graph.execute import Flat, NodeValues, Open, class_rows, compute, interpret
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.solving.samples import Flat, Open, size_of
+from bitwright.solving.samples import size_of
 from bitwright.tuning.front import parts_of
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from bitwright.graph.execute import walk
+from bitwright.graph.execute import Flat, Open, walk
 from bitwright.graph.kept import Forward, KeptPlace, Stored, named_inputs
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import replay
-from bitwright.solving.samples import Flat, Open, bytes_of, fixed_batch, size_of, take_rows
+from bitwright.solving.samples import bytes_of, fixed_batch, size_of, take_rows
 from bitwright.tuning.descent import GRAD_BYTES
 
 

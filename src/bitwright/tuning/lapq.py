@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitwright.errors import RecipeError
 from bitwright.evaluation.judge import Judge, Loss
+from bitwright.graph.execute import Flat
 from bitwright.graph.model_graph import Unit
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
@@ -22,7 +23,7 @@ from bitwright.numerics.ranges import LpRange, weight_qparams
 from bitwright.solving import Edges
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.grids import input_grids
-from bitwright.solving.samples import Flat, Samples, in_memory, size_of, take_rows
+from bitwright.solving.samples import Samples, in_memory, size_of, take_rows
 from bitwright.tuning.report import TuneReport, attempted
 from bitwright.tuning.scales import given_inputs, grid_names
 

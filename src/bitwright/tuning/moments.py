@@ -11,7 +11,7 @@ PIECE = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class ChannelMoments:
     """Count, mean and sum of squared deviations of each channel, in float64; they merge.
 
     Equation: mean = sum x / n, m2 = sum (x - mean)^2.
@@ -23,7 +23,7 @@ class Moments:
     m2: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, axis: int) -> Moments:
+    def of(cls, x: Tensor, axis: int) -> ChannelMoments:
         """Read one tensor whose channels lie along an axis.
 
         Pieces that fit into the cache are summed in float32 about one of their own rows and added
@@ -44,7 +44,7 @@ class Moments:
             found = found.merge(cls(piece.shape[0], mean, second.clamp_min(0.0).cpu()))
         return found
 
-    def merge(self, other: Moments) -> Moments:
+    def merge(self, other: ChannelMoments) -> ChannelMoments:
         """Join two readings."""
         if not self.count or not other.count:
             return other if not self.count else self
@@ -53,7 +53,7 @@ class Moments:
         # Written symmetrically, so that merging commutes bit for bit.
         mean = (self.count * self.mean + other.count * other.mean) / count
         m2 = (self.m2 + other.m2) + gap.square() * (self.count * other.count / count)
-        return Moments(count, mean, m2)
+        return ChannelMoments(count, mean, m2)
 
     @property
     def var(self) -> Tensor:

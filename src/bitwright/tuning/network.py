@@ -16,7 +16,7 @@ from bitwright.graph.simulate import Assignment, IntegerBias, stitch
 from bitwright.methods.problem import UnitSolution
 from bitwright.solving.configuration import Configuration
 
-Solved = Mapping[str, UnitSolution]
+UnitSolutions = Mapping[str, UnitSolution]
 
 _ALTERED_BY = ("bias", "alpha", "beta")
 
@@ -53,7 +53,7 @@ def channel_axis_of(unit: Unit, rank: int) -> int:
     return rank - len(unit.shape) + 1 if unit.kind.startswith("conv") else rank - 1
 
 
-def tunable(graph: ModelGraph, solved: Solved) -> tuple[Unit, ...]:
+def tunable(graph: ModelGraph, solved: UnitSolutions) -> tuple[Unit, ...]:
     """The quantised units that take a bias, in the order of their first calls."""
     order = {name: i for i, name in enumerate(graph.nodes())}
     units = [u for u in graph.units if u.name in solved and admits_bias(graph, u)]
@@ -72,7 +72,7 @@ def with_biases(start: Configuration) -> dict[str, UnitSolution]:
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class ParameterPlace:
     """Where a unit's parameters stand in the stitched graph: a node, two attribute paths."""
 
     weight: str
@@ -86,7 +86,7 @@ class Simulation:
 
     start: Configuration
     graph: ModelGraph
-    places: Mapping[str, Place]
+    places: Mapping[str, ParameterPlace]
 
     @property
     def module(self) -> fx.GraphModule:
@@ -106,7 +106,9 @@ def simulate(start: Configuration) -> Simulation:
         weight, bias = call.args[at_weight], call.args[at_bias]
         assert isinstance(weight, fx.Node) and isinstance(bias, fx.Node)
         assert weight.target is DEQUANTIZE and isinstance(weight.args[1], fx.Node)
-        places[unit.name] = Place(weight.name, str(weight.args[1].target), str(bias.target))
+        places[unit.name] = ParameterPlace(
+            weight.name, str(weight.args[1].target), str(bias.target)
+        )
     return Simulation(start, replace(graph, module=module), places)
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitwright.graph.execute import channels_last, walk
+from bitwright.graph.execute import Flat, Open, channels_last, walk
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.solving.samples import Flat, Open, bytes_of, fixed_batch, keys_of, size_of
+from bitwright.solving.samples import bytes_of, fixed_batch, keys_of, size_of
 
 POOL_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class PoolEntry:
     """One sample (or one batch, where the network's batch size is fixed) and its float answer.
 
     The answer is None where the network's output has no line for each sample.
@@ -33,18 +33,18 @@ class Entry:
         return tuple((tuple(t.shape[1:]), t.dtype) for t in self.flat if isinstance(t, Tensor))
 
 
-def gather(graph: ModelGraph, batches: Open, budget: int = POOL_BYTES) -> list[Entry]:
+def gather(graph: ModelGraph, batches: Open, budget: int = POOL_BYTES) -> list[PoolEntry]:
     """As many samples as fit into memory, chosen and ordered by their hash.
 
     So neither the order of the data nor the size of its batches changes the pool.
     """
     whole = fixed_batch(graph)
-    heap: list[tuple[int, int, Entry]] = []
+    heap: list[tuple[int, int, PoolEntry]] = []
     held = count = 0
     for flat in batches():
         answer = graph.answer.of(walk(graph.module, flat))
         for row, key in enumerate(keys_of(flat, whole)):
-            entry = Entry(key, *(_copied(flat, answer) if whole else _line(flat, answer, row)))
+            entry = PoolEntry(key, *(_copied(flat, answer) if whole else _line(flat, answer, row)))
             heapq.heappush(heap, (-key, count, entry))
             count += 1
             held += _bytes(entry)
@@ -53,7 +53,7 @@ def gather(graph: ModelGraph, batches: Open, budget: int = POOL_BYTES) -> list[E
     return [entry for _, _, entry in sorted(heap, key=lambda item: -item[0])]
 
 
-def _bytes(entry: Entry) -> int:
+def _bytes(entry: PoolEntry) -> int:
     return bytes_of((entry.flat, entry.answer))
 
 
@@ -68,14 +68,14 @@ def _line(flat: Flat, answer: Tensor, row: int) -> tuple[Flat, Tensor | None]:
     return own, answer[row : row + 1].clone() if alike else None
 
 
-def minibatches(pool: list[Entry], size: int, seed: int) -> Iterator[list[Entry]]:
+def minibatches(pool: list[PoolEntry], size: int, seed: int) -> Iterator[list[PoolEntry]]:
     """Endless batches of samples of one shape; every sample comes once before any comes again."""
     generator = torch.Generator().manual_seed(seed)
-    alike: dict[tuple[object, ...], list[Entry]] = {}
+    alike: dict[tuple[object, ...], list[PoolEntry]] = {}
     for entry in pool:
         alike.setdefault(entry.signature, []).append(entry)
     while True:
-        cuts: list[list[Entry]] = []
+        cuts: list[list[PoolEntry]] = []
         for group in alike.values():
             order = torch.randperm(len(group), generator=generator).tolist()
             cuts += [
@@ -86,7 +86,7 @@ def minibatches(pool: list[Entry], size: int, seed: int) -> Iterator[list[Entry]
             yield cuts[place]
 
 
-def joined(entries: list[Entry]) -> tuple[Flat, Tensor | None]:
+def joined(entries: list[PoolEntry]) -> tuple[Flat, Tensor | None]:
     """Several samples as one batch, with their answers where all are known."""
     if len(entries) == 1:
         return entries[0].flat, entries[0].answer

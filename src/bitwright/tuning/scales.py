@@ -28,7 +28,7 @@ STAGE = "scales"
 # Scales that stand at least this close together are learned: those of 8-bit grids have four
 # significant bits, and a step of six per cent is more than there is to gain.
 FINE_BITS = 6
-Edges = Mapping[tuple[str, str], QParams]
+EdgeGrids = Mapping[tuple[str, str], QParams]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def grid_names(start: Configuration) -> dict[str, str]:
     return grid_classes(start.graph, start.work.target, start.sites)
 
 
-def scaled_edges(start: Configuration, logs: Mapping[str, float]) -> Edges:
+def scaled_edges(start: Configuration, logs: Mapping[str, float]) -> EdgeGrids:
     """The grids of edges, each class's scales times the exponential of its logarithm.
 
     Scales stay on their lattice. A value may be read on a narrow grid and on an 8-bit one: the
@@ -83,7 +83,7 @@ def scaled_edges(start: Configuration, logs: Mapping[str, float]) -> Edges:
 
 
 def given_inputs(
-    solution: UnitSolution, unit: str, sites: Iterable[Site], edges: Edges
+    solution: UnitSolution, unit: str, sites: Iterable[Site], edges: EdgeGrids
 ) -> UnitSolution:
     """A unit's solution with its inputs on these edges."""
     inputs = list(solution.inputs)

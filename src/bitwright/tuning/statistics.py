@@ -10,12 +10,12 @@ from torch import fx
 
 from bitwright.engine.memory import trim_heap
 from bitwright.graph.custom_ops import is_stored_weight
-from bitwright.graph.execute import walk
-from bitwright.graph.kept import KeptPlace, Named, Stored, named_inputs
+from bitwright.graph.execute import Flat, Open, walk
+from bitwright.graph.kept import KeptPlace, Stored, named_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
-from bitwright.graph.replay import live_after, replay
-from bitwright.solving.samples import Flat, Open, Samples, bytes_of, size_of
-from bitwright.tuning.moments import Moments
+from bitwright.graph.replay import Values, live_after, replay
+from bitwright.solving.samples import Samples, bytes_of, size_of
+from bitwright.tuning.moments import ChannelMoments
 from bitwright.tuning.network import Simulation, channel_axis_of
 
 CUT_BYTES = 224 << 20
@@ -23,10 +23,10 @@ CUT_BYTES = 224 << 20
 
 def output_moments(
     module: fx.GraphModule, units: Iterable[Unit], batches: Open
-) -> dict[str, Moments]:
+) -> dict[str, ChannelMoments]:
     """Mean and variance of every unit's result over all its calls, in one pass."""
     by_call = {call: unit for unit in units for call in unit.calls}
-    found: dict[str, Moments] = {}
+    found: dict[str, ChannelMoments] = {}
 
     def visit(node: fx.Node, value: Any) -> None:
         unit = by_call.get(node.name)
@@ -38,8 +38,8 @@ def output_moments(
     return found
 
 
-def _joined(so_far: Moments | None, value: Any, unit: Unit) -> Moments:
-    here = Moments.of(value, channel_axis_of(unit, value.dim()))
+def _joined(so_far: ChannelMoments | None, value: Any, unit: Unit) -> ChannelMoments:
+    here = ChannelMoments.of(value, channel_axis_of(unit, value.dim()))
     return here if so_far is None else so_far.merge(here)
 
 
@@ -47,7 +47,7 @@ def in_order(
     simulation: Simulation,
     units: Iterable[Unit],
     samples: Samples,
-    correct: Callable[[Unit, Moments], None],
+    correct: Callable[[Unit, ChannelMoments], None],
 ) -> None:
     """Measure each unit's result with all units before it corrected, then let it be corrected.
 
@@ -82,11 +82,13 @@ def _sample_bytes(graph: ModelGraph, flat: Flat) -> dict[str, float]:
     return found
 
 
-def _measure(graph: ModelGraph, unit: Unit, kept: KeptPlace, names: tuple[str, ...]) -> Moments:
+def _measure(
+    graph: ModelGraph, unit: Unit, kept: KeptPlace, names: tuple[str, ...]
+) -> ChannelMoments:
     """The moments of one unit's result; what is kept moves to the named values, if any."""
-    found: Moments | None = None
+    found: ChannelMoments | None = None
 
-    def forward(values: Named) -> Named:
+    def forward(values: Values) -> Values:
         nonlocal found
         got = replay(graph, values, {*names, *unit.calls})
         for call in unit.calls:

@@ -14,7 +14,7 @@ from bitwright.allocation.question import ask
 from bitwright.allocation.solver import scaled, solver
 from bitwright.allocation.solver.bounds import lagrangian, undominated
 from bitwright.allocation.solver.hushed import hushed
-from bitwright.allocation.solver.program import OPTIMAL, Outcome
+from bitwright.allocation.solver.program import OPTIMAL, ProgramOutcome
 from bitwright.allocation.solver.proof import prove
 
 
@@ -37,7 +37,11 @@ def test_a_wrong_answer_is_found_out(monkeypatch):
                 max(options, key=lambda o: program.goal[o]) for options in program.menu.options_of
             ]
             held = program.holds(tuple(dearest))
-            return Outcome(OPTIMAL, tuple(dearest), 0.0) if held else Outcome("infeasible")
+            return (
+                ProgramOutcome(OPTIMAL, tuple(dearest), 0.0)
+                if held
+                else ProgramOutcome("infeasible")
+            )
 
         with monkeypatch.context() as patch:
             patch.setattr(solver, "_solve_on", wrong)

@@ -25,7 +25,7 @@ class Vertex(NamedTuple):
     options: Selection
 
 
-class Step(NamedTuple):
+class HullStep(NamedTuple):
     """A component moves from one vertex of its hull to the next dearer one."""
 
     component: int
@@ -91,17 +91,17 @@ def _total(at: Sequence[Vertex]) -> Vertex:
     return Vertex(sum(v.cost for v in at), sum(v.loss for v in at), options)
 
 
-def steps(hulls: Sequence[Sequence[Vertex]]) -> list[Step]:
+def steps(hulls: Sequence[Sequence[Vertex]]) -> list[HullStep]:
     """All steps of all components, the most loss per cost first."""
     every = [
-        Step(component, before, after)
+        HullStep(component, before, after)
         for component, hull in enumerate(hulls)
         for before, after in pairwise(hull)
     ]
     return sorted(every, key=lambda step: step.price, reverse=True)
 
 
-def walk(hulls: Sequence[Sequence[Vertex]]) -> Iterator[tuple[int, int, Step | None]]:
+def walk(hulls: Sequence[Sequence[Vertex]]) -> Iterator[tuple[int, int, HullStep | None]]:
     """Cost and loss of the whole network along its hull, with the step that led there."""
     cost, loss = sum(hull[0].cost for hull in hulls), sum(hull[0].loss for hull in hulls)
     yield cost, loss, None

@@ -24,7 +24,7 @@ OPTIMAL, FEASIBLE, INFEASIBLE, UNKNOWN = "optimal", "feasible", "infeasible", "u
 GOAL = -1
 
 
-class Pair(NamedTuple):
+class PairTerm(NamedTuple):
     """What two options add to a row (`GOAL` or the number of a budget) where both are taken."""
 
     row: int
@@ -44,7 +44,7 @@ class Program:
     goal: tuple[int, ...]
     uses: tuple[tuple[int, ...], ...] = ()
     limits: tuple[int, ...] = ()
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[PairTerm, ...] = ()
     barred: frozenset[int] = frozenset()
 
     def value(self, selection: Selection) -> int:
@@ -115,7 +115,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProgramOutcome:
     """What solving a program found.
 
     Attributes:

@@ -31,9 +31,9 @@ from bitwright.allocation.solver.program import (
     INFEASIBLE,
     OPTIMAL,
     UNKNOWN,
-    Outcome,
-    Pair,
+    PairTerm,
     Program,
+    ProgramOutcome,
 )
 from bitwright.allocation.solver.scaled import GOAL_SIZE, ROW_SIZE, Floats, columns, from_least
 
@@ -54,7 +54,7 @@ class _Linear:
     whole: Floats
 
 
-def solve_pairs(program: Program, seconds: float) -> Outcome:
+def solve_pairs(program: Program, seconds: float) -> ProgramOutcome:
     """The selection of least goal that holds every budget, products counted.
 
     Args:
@@ -83,7 +83,7 @@ def solve_pairs(program: Program, seconds: float) -> Outcome:
                 options={"mip_rel_gap": 0.0, **limited},
             )
         if found.status == 2:
-            return Outcome(INFEASIBLE)
+            return ProgramOutcome(INFEASIBLE)
         if found.x is None:
             break
         taken = np.flatnonzero(found.x[:options] > 0.5)
@@ -93,14 +93,14 @@ def solve_pairs(program: Program, seconds: float) -> Outcome:
         dual = found.mip_dual_bound if found.mip_dual_bound is not None else -math.inf
         bound = linear.offset + float(dual) * linear.unit
         if program.holds(selection):
-            return Outcome(OPTIMAL if found.status == 0 else FEASIBLE, selection, bound)
+            return ProgramOutcome(OPTIMAL if found.status == 0 else FEASIBLE, selection, bound)
         # Overrun by rounding: this selection alone is ruled out, for with products of either sign
         # nothing can be said of others.
         cut = np.zeros(len(linear.goal))
         cut[list(selection)] = 1.0
         uses = vstack([uses, csr_array(cut[None, :])])
         limits = np.append(limits, len(selection) - 1.0)
-    return Outcome(UNKNOWN, bound=bound)
+    return ProgramOutcome(UNKNOWN, bound=bound)
 
 
 def _linearise(program: Program) -> _Linear:
@@ -165,7 +165,7 @@ def _line(
     return line
 
 
-def _products(menu: Menu, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+def _products(menu: Menu, pairs: Sequence[PairTerm]) -> list[tuple[int, int]]:
     """The columns of y: every option with a pair, and -1 - class for the rest of a class.
 
     In order of the pairs of classes.
@@ -187,7 +187,7 @@ def _products(menu: Menu, pairs: Sequence[Pair]) -> list[tuple[int, int]]:
 
 
 def _steps(
-    pairs: Sequence[Pair], row: int, products: Sequence[tuple[int, int]]
+    pairs: Sequence[PairTerm], row: int, products: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], int]:
     found = dict.fromkeys(products, 0)
     for pair in pairs:

@@ -28,8 +28,8 @@ from bitwright.allocation.solver.program import (
     INFEASIBLE,
     OPTIMAL,
     UNKNOWN,
-    Outcome,
     Program,
+    ProgramOutcome,
     cheapest,
 )
 from bitwright.allocation.solver.proof import Gaps, prove
@@ -46,7 +46,7 @@ _SMALL = 30
 _CUTS = (3, 200)
 
 
-def solve(program: Program, seconds: float = math.inf) -> Outcome:
+def solve(program: Program, seconds: float = math.inf) -> ProgramOutcome:
     """The selection of least goal that holds every budget.
 
     A large program is solved on the options that the Lagrangian of its relaxation does not rule
@@ -68,14 +68,14 @@ def solve(program: Program, seconds: float = math.inf) -> Outcome:
     if program.pairs:
         return solve_pairs(program, seconds)
     if any(limit < least for limit, least in zip(program.limits, program.least_uses, strict=True)):
-        return Outcome(INFEASIBLE)
+        return ProgramOutcome(INFEASIBLE)
     if large and not program.uses:
         selection = cheapest(program)
-        return Outcome(OPTIMAL, selection, float(program.value(selection)))
+        return ProgramOutcome(OPTIMAL, selection, float(program.value(selection)))
     scaled = scale(program)
     kept = alive(program.menu, undominated(program) & scaled.fits)
     if kept is None:
-        return Outcome(INFEASIBLE)
+        return ProgramOutcome(INFEASIBLE)
     if not program.uses:
         return _solve_on(program, scaled, kept, (deadline, 0))
     prices = _prices(program, scaled, kept)
@@ -101,7 +101,7 @@ def _prices(program: Program, scaled: Scaled, kept: Mask) -> Floats:
 
 def _search(
     program: Program, scaled: Scaled, kept: Mask, gaps: Gaps, until: tuple[float, int]
-) -> Outcome:
+) -> ProgramOutcome:
     """Solve on options of small reduced cost, and on more until no other can be better."""
     reduced = np.asarray(gaps.option) + np.asarray(gaps.alternative)[program.menu.alternative_of]
     order = np.sort(reduced[kept])
@@ -129,8 +129,8 @@ def _search(
 
 
 def _checked(
-    program: Program, scaled: Scaled, gaps: Gaps, found: Outcome, prices: Floats
-) -> Outcome:
+    program: Program, scaled: Scaled, gaps: Gaps, found: ProgramOutcome, prices: Floats
+) -> ProgramOutcome:
     """The outcome after a second proof in integers, where that takes a moment only."""
     room = math.inf
     if found.selection is not None:
@@ -142,13 +142,15 @@ def _checked(
         return found
     best = proof.best or found.selection
     if best is None:
-        return Outcome(INFEASIBLE)
+        return ProgramOutcome(INFEASIBLE)
     if found.selection is not None and program.value(best) >= program.value(found.selection):
         best = found.selection
-    return Outcome(OPTIMAL, best, float(program.value(best)))
+    return ProgramOutcome(OPTIMAL, best, float(program.value(best)))
 
 
-def _solve_on(program: Program, scaled: Scaled, kept: Mask, until: tuple[float, int]) -> Outcome:
+def _solve_on(
+    program: Program, scaled: Scaled, kept: Mask, until: tuple[float, int]
+) -> ProgramOutcome:
     """Solve on some of the options; the answer is counted again and repaired until it holds.
 
     Args:
@@ -167,7 +169,7 @@ def _solve_on(program: Program, scaled: Scaled, kept: Mask, until: tuple[float, 
     for _ in range(cuts + 1):
         left = deadline - time.monotonic()
         if left <= 0:
-            return Outcome(UNKNOWN, bound=bound)
+            return ProgramOutcome(UNKNOWN, bound=bound)
         constraints = [LinearConstraint(ones, right, right)]
         if len(limits):
             constraints.append(LinearConstraint(rows, -np.inf, limits))
@@ -181,22 +183,22 @@ def _solve_on(program: Program, scaled: Scaled, kept: Mask, until: tuple[float, 
                 options={"mip_rel_gap": 0.0, **limited},
             )
         if found.status == 2:
-            return Outcome(INFEASIBLE)
+            return ProgramOutcome(INFEASIBLE)
         if found.x is None:
-            return Outcome(UNKNOWN, bound=bound)
+            return ProgramOutcome(UNKNOWN, bound=bound)
         taken = options[found.x[: len(options)] > 0.5]
         if not program.menu.is_selection(taken):
-            return Outcome(UNKNOWN, bound=bound)
+            return ProgramOutcome(UNKNOWN, bound=bound)
         selection = program.menu.in_order(taken)
         dual = found.mip_dual_bound if found.mip_dual_bound is not None else -math.inf
         bound = scaled.goal_offset + float(dual) * scaled.goal_unit
         if program.holds(selection):
             status = OPTIMAL if found.status == 0 else FEASIBLE
-            return Outcome(status, selection, bound)
+            return ProgramOutcome(status, selection, bound)
         cut = _cut(program, selection, options)
         rows = vstack([rows, csc_array(wide(cut[None, :], width))])
         limits = np.append(limits, len(program.menu.classes) - 1.0)
-    return Outcome(UNKNOWN, bound=bound)
+    return ProgramOutcome(UNKNOWN, bound=bound)
 
 
 def _cut(program: Program, selection: Selection, options: Indices) -> Floats:
