@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import bitwright
+from bitwright import cli
+from bitwright.numerics.affine import round_half_even
 
 ROOT = Path(bitwright.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -172,3 +174,105 @@ def test_import_touches_no_accelerator_and_no_optional_package():
         f"bad = [m for m in {sorted(OPTIONAL)!r} if m in sys.modules]; assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- the house as a whole --------------------------------------------------------------------
+
+
+def test_few_things_stand_at_the_root():
+    things = [
+        p for p in ROOT.iterdir() if not p.name.startswith(("_", ".")) and p.name != "py.typed"
+    ]
+    assert len(things) <= 20, sorted(p.name for p in things)
+
+
+def folder_of(name: str) -> str:
+    return name.split(".")[0]
+
+
+def test_folders_stand_in_few_floors_without_a_circle():
+    """The longest chain of folders that import one another."""
+    below: dict[str, set[str]] = {}
+    for path in MODULES:
+        here = folder_of(name_of(path))
+        below.setdefault(here, set()).update(
+            other for name in imports_of(path) if (other := folder_of(name)) and other != here
+        )
+
+    def height(folder: str, trail: tuple[str, ...] = ()) -> int:
+        assert folder not in trail, " -> ".join((*trail, folder))
+        return 1 + max((height(o, (*trail, folder)) for o in below.get(folder, ())), default=0)
+
+    assert max(map(height, below)) <= 10
+
+
+def test_a_types_name_has_one_meaning():
+    """Public classes, and names given to types, are defined once in the whole package."""
+    homes: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            named = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                named = [t.id for t in node.targets if isinstance(t, ast.Name)]
+            for name in named:
+                # Of values, those in capitals are constants and those in small letters variables.
+                if name[0].isupper() and not name.isupper():
+                    homes.setdefault(name, []).append(name_of(path))
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
+NET = """
+import torch
+
+def net():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3)).eval()
+    net.example_inputs = (torch.randn(2, 7),)
+    return net
+
+def data():
+    return [torch.randn(8, 7) for _ in range(4)]
+"""
+MENU = (
+    "--method",
+    "quadratic",
+    "--mode",
+    "parallel",
+    "--menu",
+    "w8a8,w4a4",
+    "--budget",
+    "bops<=0.03",
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "most"), [((), (5, 7), 5), (MENU, (1, 5, 7), 9)], ids=["scheme", "menu"]
+)
+def test_the_road_of_a_weight_is_short(tmp_path, monkeypatch, options, shape, most):
+    """Files on the stack, from what the command calls to the rounding of a weight, by a trace."""
+    (tmp_path / "net.py").write_text(NET)
+    given = [f"{tmp_path}/net.py:{name}" for name in ("net", "data")]
+    words = ["quantize", given[0], "--data", given[1], "--out", str(tmp_path / "run"), "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["bitwright", *words, *options])
+    roads = []
+
+    def watch(frame, event, _):
+        if event != "call" or frame.f_code is not round_half_even.__code__:
+            return
+        if tuple(frame.f_locals["x"].shape) == shape:
+            files = []
+            while frame is not None:
+                file = Path(frame.f_code.co_filename)
+                files += [file.relative_to(ROOT).as_posix()] if ROOT in file.parents else []
+                frame = frame.f_back
+            road = tuple(dict.fromkeys(reversed(files)))
+            roads.append(road[road.index("cli/commands.py") :])
+
+    sys.setprofile(watch)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        sys.setprofile(None)
+    assert ended.value.code in (0, None)
+    assert roads and max(map(len, roads)) <= most, max(roads, key=len)

@@ -121,18 +121,16 @@ class Needs:
     rows: int = 0
 
 
-def solve_unit(method: Method, problem: UnitProblem) -> UnitSolution:
-    """One unit solved by a method.
+def stored_in_points(solution: UnitSolution, choice: Choice) -> UnitSolution:
+    """A method's solution with as many tensors as it is stored in.
 
     Methods solve for the sum of all points, which is one grid (`numerics.points`): how many tensors
     it is stored as is no matter of theirs. Where channels have points of their own, the tensors are
     as many as the channel of most points has.
     """
-    found, choice = method.solve(problem), problem.choice
-    several = found.channel_bits and choice.points > 1
-    return replace(
-        found, points=found.weight.grid.bits // choice.w_bits if several else choice.points
-    )
+    several = solution.channel_bits and choice.points > 1
+    points = solution.weight.grid.bits // choice.w_bits if several else choice.points
+    return replace(solution, points=points)
 
 
 class Method(Protocol):

@@ -21,7 +21,7 @@ from bitwright.graph.simulate import Assignment, sites_by_unit
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
 from bitwright.methods.nearest import Nearest
-from bitwright.methods.problem import UnitSolution, solve_unit
+from bitwright.methods.problem import UnitSolution, stored_in_points
 from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
 from bitwright.pipeline.job import Job
@@ -101,5 +101,5 @@ def _rounded(job: Job, graph: ModelGraph) -> Assignment:
         own = {s.call: edges.get((s.source, s.reader)) for s in by_unit.get(unit.name, ())}
         inputs = tuple(own.get(call) for call in range(len(unit.calls)))
         made = problem(graph, unit, base[unit.name], target, inputs, seed=0)
-        solved[unit.name] = solve_unit(Nearest(_RANGE), made)
+        solved[unit.name] = stored_in_points(Nearest(_RANGE).solve(made), made.choice)
     return assemble(graph, solved, edges, target)

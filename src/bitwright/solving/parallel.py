@@ -20,7 +20,7 @@ from bitwright.graph.portable import PortableGraph, portable, restored
 from bitwright.graph.replay import replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
-from bitwright.methods.problem import Method, UnitProblem, UnitSolution, solve_unit
+from bitwright.methods.problem import Method, UnitProblem, UnitSolution, stored_in_points
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.solving.collect import (
     SAMPLE_BYTES,
@@ -176,7 +176,7 @@ def _problems(
 
 def solve_problems(method: Method, problems: list[UnitProblem]) -> list[UnitSolution]:
     """A job: solve the choices of one unit."""
-    return [solve_unit(method, problem) for problem in problems]
+    return [stored_in_points(method.solve(p), p.choice) for p in problems]
 
 
 def _collect(work: Work, plans: tuple[CollectPlan, ...]) -> dict[str, Collector]:

@@ -11,7 +11,7 @@ from bitwright.graph.operators import WEIGHTED
 from bitwright.graph.replay import Overrides, replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
-from bitwright.methods.problem import UnitSolution, solve_unit
+from bitwright.methods.problem import UnitSolution, stored_in_points
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
 from bitwright.solving.assembly import deployed_bias
@@ -64,13 +64,14 @@ def solve_sequential(work: Work, edges: Edges, tick: Tick) -> tuple[SolvedTasks,
 def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -> UnitSolution:
     choice = task[1]
     if not solvable(unit):
-        return solve_unit(work.method, problem_of(work, unit, choice, work.grids[task], None))
+        made = problem_of(work, unit, choice, work.grids[task], None)
+        return stored_in_points(work.method.solve(made), choice)
     batches = batches_of(work, cut.whole)
     grids, rows = _stream(work, unit, task, batches, cut, over)
     seen = min(work.samples, math.ceil(work.samples * batches / work.passes))
     made = problem_of(work, unit, choice, grids, rows, seen)
     rows.close()
-    return solve_unit(work.method, made)
+    return stored_in_points(work.method.solve(made), made.choice)
 
 
 def _stream(
