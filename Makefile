@@ -34,9 +34,9 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	touch $(STAMP)
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/road.py --data-root $(DATA_ROOT)
-	$(BIN)/python benchmarks/engine.py --data-root $(DATA_ROOT)
-	$(BIN)/python -m benchmarks.paper --quick --data-root $(DATA_ROOT)
+	$(BIN)/python -m benchmarks.guards.road --data-root $(DATA_ROOT)
+	$(BIN)/python -m benchmarks.guards.engine --data-root $(DATA_ROOT)
+	$(BIN)/python -m benchmarks.study.paper --quick --data-root $(DATA_ROOT)
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Defects that the zoo of architectures (benchmarks/zoo.py) found, one small net each."""
+"""Defects that the zoo of architectures (benchmarks/guards/zoo) found, one small net each."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def keep_heap() -> bool:
 
     A forward pass allocates and frees tensors of tens of megabytes at every operator. By default
     each is a fresh mapping whose pages the kernel must clear: up to two thirds of the processor
-    time of a convolutional network on a CPU (measured by `benchmarks/engine.py`). The setting has
+    time of a convolutional network on a CPU (`benchmarks/guards/engine.py`). The setting has
     no effect on results. Returns whether it could be applied (glibc only).
     """
     mallopt = getattr(_library(), "mallopt", None)

@@ -1,0 +1,144 @@
+"""Peak memory of whole runs: ResNet-50 of random weights, 256 images of 224 x 224.
+
+    python -m benchmarks.guards.memory [--images 256] [--method quadratic] [--mode sequential]
+
+The network is written here by hand and its weights are random: accuracy means nothing, sizes are
+real. The peak is that of the whole process, as the kernel counts it, over all stages of the run.
+Writes docs/measured/memory.md and benchmarks/results/memory.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.tables import MEASURED, RESULTS, markdown
+
+NETWORK = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        outputs = 4 * width
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.short = None
+        if stride != 1 or inputs != outputs:
+            self.short = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (x if self.short is None else self.short(x)))
+
+
+class ResNet50(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        blocks, inputs = [], 64
+        for width, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+            for i in range(count):
+                blocks.append(Bottleneck(inputs, width, stride if i == 0 else 1))
+                inputs = 4 * width
+        self.blocks, self.fc = nn.Sequential(*blocks), nn.Linear(2048, 1000)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.bn(self.stem(x))), 3, 2, 1)
+        return self.fc(self.blocks(x).mean((2, 3)))
+
+
+def network():
+    torch.manual_seed(0)
+    return ResNet50().eval()
+
+
+class Images:
+    def __iter__(self):
+        for i in range({batches}):
+            yield torch.randn(16, 3, 224, 224, generator=torch.Generator().manual_seed(i))
+
+
+def images():
+    return Images()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--method", default="quadratic")
+    parser.add_argument("--mode", default="sequential")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = Path(folder) / "net.py", Path(folder) / "run"
+        file.write_text(NETWORK.replace("{batches}", str(-(-arguments.images // 16))))
+        command = [
+            sys.executable, "-m", "bitwright.cli", "quantize", f"{file}:network",
+            "--data", f"{file}:images", "--calib", str(arguments.images), "--scheme", "w4a8",
+            "--keep", "first,last=w8a8", "--method", arguments.method, "--mode", arguments.mode,
+            "--out", str(out), "--quiet",
+        ]  # fmt: skip
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        metrics = json.loads((out / "metrics.json").read_text())
+    peaks = {s["name"]: s["peak_rss_mb"] for s in metrics["stages"]}
+    row = {
+        "images": arguments.images,
+        "method": arguments.method,
+        "mode": arguments.mode,
+        "peak_mb": round(max(peaks.values())),
+        "stage": max(peaks, key=peaks.__getitem__),
+        "processor_s": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),
+        "exit": done.returncode,
+    }
+    path = RESULTS / "memory.csv"
+    rows = []
+    if path.is_file():
+        with path.open(newline="") as lines:
+            keys = ("images", "method", "mode")
+            rows = [r for r in csv.DictReader(lines) if any(r[k] != str(row[k]) for k in keys)]
+    rows.append(row)
+    with path.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    columns = {name: "{" + name + "}" for name in row}
+    text = [
+        "# Peak memory of a run",
+        "",
+        "Written by `python -m benchmarks.guards.memory`:",
+        "ResNet-50 with random weights, random images of",
+        "224 x 224, w4a8, first and last unit at 8 bits; the most that the whole process held in",
+        "any stage, export and verification included. EfficientNet-Lite0's peaks are in",
+        "[solve.md](solve.md).",
+        "",
+        markdown(rows, columns),
+        "",
+    ]
+    (MEASURED / "memory.md").write_text("\n".join(text))
+    print(row)
+
+
+if __name__ == "__main__":
+    main()
