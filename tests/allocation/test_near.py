@@ -15,7 +15,7 @@ from bitwright.allocation.explain import explain
 from bitwright.allocation.frontier import trace
 from bitwright.allocation.question import ask
 from bitwright.allocation.solver import dual, solver
-from bitwright.allocation.solver.bounds import relaxed_prices
+from bitwright.allocation.solver.bounds import relax_prices
 from bitwright.allocation.solver.program import INFEASIBLE, OPTIMAL
 from bitwright.allocation.solver.scaled import scale
 from bitwright.allocation.table import Row, make_table
@@ -124,7 +124,7 @@ def test_prices_by_cutting_planes_bound_as_high_as_the_linear_program():
     prices = own.prices()
     scaled = scale(program)
     other = dual.Dual(program.menu, scaled.goal, scaled.uses, scaled.limits, own.kept)
-    known = relaxed_prices(program, scaled, own.kept.nonzero()[0])
+    known = relax_prices(program, scaled, own.kept.nonzero()[0])
     assert other.gaps(other.prices()).floor == pytest.approx(other.gaps(known).floor, rel=1e-7)
     assert (prices >= 0).all()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitwright.allocation.ties import groups_of, joined, parse_ties
+from bitwright.allocation.ties import groups_of, join_groups, parse_ties
 from bitwright.errors import RecipeError
 
 NAMES = ("stem", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "fc")
@@ -23,7 +23,7 @@ def test_patterns_name_groups():
 
 
 def test_groups_of_user_and_target_stand_side_by_side():
-    assert joined({"fc": "x"}, {"fc": "a:add", "stem": "a:add"}) == {
+    assert join_groups({"fc": "x"}, {"fc": "a:add", "stem": "a:add"}) == {
         "fc": "x a:add", "stem": "a:add",
     }  # fmt: skip
 

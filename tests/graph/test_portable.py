@@ -8,7 +8,7 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.engine.wire import decode, encode, from_bytes, to_bytes
-from bitwright.graph.portable import portable, restored
+from bitwright.graph.portable import portable, restore_graph
 from networks import pictures, small_network
 
 
@@ -39,7 +39,7 @@ CASES = {
 def test_the_same_graph_comes_back(name):
     make, inputs = CASES[name]
     graph = bw.capture(make(), inputs)
-    found = restored(decode(from_bytes(to_bytes(encode(portable(graph))))))
+    found = restore_graph(decode(from_bytes(to_bytes(encode(portable(graph))))))
     assert [n.name for n in found.module.graph.nodes] == [n.name for n in graph.module.graph.nodes]
     assert str(found.module.graph) == str(graph.module.graph)
     assert found.digest() == graph.digest() and found.units == graph.units

@@ -13,7 +13,7 @@ from bitwright.errors import RecipeError
 from bitwright.graph.choice import Choice
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target, parse_target
-from bitwright.graph.ties import shared_grids, tied_inputs
+from bitwright.graph.ties import find_shared_grids, find_tied_inputs
 from bitwright.pipeline.job import shared_stats
 from bitwright.solving.grids import input_grids
 from networks import normal, pictures, seeded, small_network
@@ -42,14 +42,14 @@ def captured(net, example, ties):
 
 
 def units_tied(net, example, ties):
-    return [set(units) for units in tied_inputs(*captured(net, example, ties)).values()]
+    return [set(units) for units in find_tied_inputs(*captured(net, example, ties)).values()]
 
 
 def test_nothing_is_tied_unless_the_target_asks():
     for name in ("paper", "ort-cpu", "weights-only"):
         graph = bw.capture(small_network(), (pictures(2),))
         target = load_target(name)
-        assert tied_inputs(graph, target, find_sites(graph, target)) == {}
+        assert find_tied_inputs(graph, target, find_sites(graph, target)) == {}
 
 
 def test_a_residual_sum_ties_who_reads_its_operands_and_its_result():
@@ -63,7 +63,7 @@ def test_readers_of_one_value_and_a_concatenation():
     assert units_tied(net, example, ("reads",)) == [{"left", "right"}]
     assert units_tied(net, example, ("concat",)) == []
     graph, target, _ = captured(net, example, ("concat",))
-    (names,) = shared_grids(graph, target)
+    (names,) = find_shared_grids(graph, target)
     assert len(names) == 3  # both operands and the result
 
 

@@ -11,7 +11,7 @@ from bitwright.graph.capture import capture
 from bitwright.graph.change import change_of, with_changes
 from bitwright.graph.choice import parse_scheme
 from bitwright.graph.execute import bind, first_tensor, outputs_of, walk
-from bitwright.graph.installed import install, reinstall, touched
+from bitwright.graph.installed import find_touched, install, reinstall
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.suffix import suffix_of
 from bitwright.graph.variants import main_output, prepare, run_variants, values_of
@@ -41,7 +41,7 @@ def groups_of(solved):
 def suffix_for(solved, unit):
     change = solved.changes[unit][W4A4]
     wanted = main_output(solved.graph, bound(solved), OperationCount())
-    return suffix_of(solved.graph, touched(solved.graph, [change]), wanted)
+    return suffix_of(solved.graph, find_touched(solved.graph, [change]), wanted)
 
 
 def test_only_what_depends_on_the_unit_is_in_its_suffix(solved):
@@ -171,7 +171,7 @@ def test_a_float_change_takes_everything_away(solved):
 
 def test_both_calls_of_a_shared_weight_are_touched():
     solved = solve_menu(seeded(Tied).eval(), [normal(8, 6)])
-    assert touched(solved.graph, [solved.changes["twice"][W4A4]]) == {"linear", "linear_1"}
+    assert find_touched(solved.graph, [solved.changes["twice"][W4A4]]) == {"linear", "linear_1"}
     assert len(install(solved.graph, solved.base).weights) == 3
 
 

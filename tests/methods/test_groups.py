@@ -17,7 +17,7 @@ from bitwright.errors import RecipeError
 from bitwright.export.packed import load_packed
 from bitwright.graph.choice import Choice, parse_scheme
 from bitwright.numerics.affine import dequantize
-from bitwright.numerics.blocks import block_of, blocks, repeated
+from bitwright.numerics.blocks import block_of, blocks, repeat_blocks
 
 
 def network():
@@ -100,7 +100,7 @@ def test_a_scale_is_stored_once_a_group(tmp_path):
 
 def test_what_a_block_is():
     values = torch.arange(24.0).reshape(4, 6)
-    scale = repeated(values, (1, 8))
+    scale = repeat_blocks(values, (1, 8))
     zero = torch.zeros_like(scale, dtype=torch.int32)
     assert block_of(scale, zero) == (1, 8) and torch.equal(blocks(scale, (1, 8)), values)
     zero[0, :4] = 1

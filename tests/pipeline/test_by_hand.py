@@ -17,7 +17,7 @@ from bitwright.graph.sites import find_sites
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
 from bitwright.pipeline.job import shared_stats
-from bitwright.solving import bound_batches
+from bitwright.solving import bind_batches
 from bitwright.solving.samples import Samples, split_samples
 from networks import pictures, small_network
 
@@ -40,7 +40,7 @@ class Composed:
 def composed(*schemes: str, solver: str = "quadratic", target: str = "paper") -> Composed:
     graph, target = bw.capture(small_network(), (BATCHES[0],)), bw.load_target(target)
     sites = find_sites(graph, target)
-    opened = bound_batches(graph, lambda: iter(BATCHES))
+    opened = bind_batches(graph, lambda: iter(BATCHES))
     seen = bw.observe(graph, BATCHES, {site.root for site in sites})
     stats = shared_stats(graph, target, seen.stats)
     menu = {unit.name: tuple(map(parse_scheme, schemes)) for unit in graph.units}

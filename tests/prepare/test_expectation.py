@@ -13,7 +13,7 @@ from torch import nn
 
 from bitwright.graph.capture import capture
 from bitwright.prepare.equalize import Equalize
-from bitwright.prepare.expectation import Clipped, expected_inputs, gathered
+from bitwright.prepare.expectation import Clipped, expect_inputs, gather_means
 from bitwright.tuning.statistics import output_moments
 from networks import normal, seeded, trained_looking
 
@@ -72,7 +72,7 @@ def test_inputs_have_the_mean_that_is_expected(act):
             bn.running_mean.zero_()
             bn.running_var.copy_(conv.weight.data.square().sum((1, 2, 3)))
     graph = capture(net, (x[:2],))
-    means = expected_inputs(graph)
+    means = expect_inputs(graph)
     with torch.no_grad():
         a, b = net.norm(net.first(x)), net.other_norm(net.other(x))
         y = net.act(a)
@@ -85,11 +85,11 @@ def test_inputs_have_the_mean_that_is_expected(act):
 def test_equalised_networks_expect_the_same_outputs():
     graph = capture(trained_looking(seeded(Inverted)), (normal(2, 3, 16, 16),))
     changed = Equalize().apply(graph)
-    old, new = expected_inputs(graph), expected_inputs(changed)
+    old, new = expect_inputs(graph), expect_inputs(changed)
     assert set(old) == set(new) == {"expand.0", "depth.0", "project.0", "last.0", "head"}
     for name in old:
         outs = [
-            gathered(g.tensor(g.unit(name).weight).double(), g.unit(name), m[name])
+            gather_means(g.tensor(g.unit(name).weight).double(), g.unit(name), m[name])
             for g, m in ((graph, old), (changed, new))
         ]
         factor = torch.ones_like(outs[0])
@@ -114,7 +114,7 @@ def test_constant_inputs_are_gathered(layer):
     x = x if isinstance(layer, nn.Linear) else x.expand(2, 6, 3, 3).contiguous()
     graph = capture(layer, (x,))
     unit = graph.units[0]
-    found = gathered(graph.tensor(unit.weight), unit, constant)
+    found = gather_means(graph.tensor(unit.weight), unit, constant)
     moments = output_moments(graph.module, graph.units, lambda: iter([(x,)]))
     wanted = moments[unit.name].mean.float() - layer.bias.detach()
     assert torch.allclose(found, wanted, atol=1e-5)

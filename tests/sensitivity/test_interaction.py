@@ -24,7 +24,7 @@ from bitwright.sensitivity.interaction import (
     pair_groups,
     pair_name,
     pair_term,
-    predicted,
+    predict_loss,
     quadratic_terms,
     random_allocations,
 )
@@ -94,7 +94,7 @@ def test_additivity_of_a_small_network(solved, single):
     found = additivity(single, mixed, allocations, terms)
     assert found.rank > 0.85 and found.rank_pairwise > found.rank - 0.05
     assert len(found.predicted) == len(found.pairwise) == len(found.measured) == 20
-    assert found.predicted[0] == pytest.approx(predicted(single, allocations[0]))
+    assert found.predicted[0] == pytest.approx(predict_loss(single, allocations[0]))
     assert additivity(single, mixed, allocations).rank_pairwise is None
 
 
@@ -171,10 +171,10 @@ def test_one_measured_term_gives_all_of_a_quadratic_loss():
         found = quadratic_terms(single, {("a", "b"): {choices: delta}})
         assert found["a", "b"] == pytest.approx(truth)
     allocation = {"a": Choice(2, 4), "b": Choice(4, 4)}
-    assert predicted(single, allocation) == pytest.approx(2.0 + 0.5)
+    assert predict_loss(single, allocation) == pytest.approx(2.0 + 0.5)
     # 0.5 |(2, 0) + (0.6, 0.8)|^2
     terms = quadratic_terms(single, every)
-    assert predicted(single, allocation, terms) == pytest.approx(0.5 * (2.6**2 + 0.8**2))
+    assert predict_loss(single, allocation, terms) == pytest.approx(0.5 * (2.6**2 + 0.8**2))
 
 
 def test_terms_of_units_that_lose_nothing_are_zero():
@@ -205,7 +205,7 @@ def test_no_allocation_is_predicted_to_lose_less_than_nothing():
     }
     terms = quadratic_terms(single, told)
     losses = [
-        predicted(single, dict(zip(units, choices, strict=True)), terms)
+        predict_loss(single, dict(zip(units, choices, strict=True)), terms)
         for choices in itertools.product((W4A4, W2A4), repeat=3)
     ]
     assert min(losses) == pytest.approx(0.0, abs=1e-9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bitwright.sensitivity.smooth import Seen, smoothed
+from bitwright.sensitivity.smooth import Seen, smooth_losses
 
 
 def drawn(units=40, seed=0, noise=0.02, misfit=0.2):
@@ -28,7 +28,7 @@ def drawn(units=40, seed=0, noise=0.02, misfit=0.2):
 @pytest.mark.parametrize("seed", range(5))
 def test_nearer_to_the_truth_than_the_measurement(seed):
     truth, seen = drawn(seed=seed)
-    fitted = smoothed(seen)
+    fitted = smooth_losses(seen)
 
     def error(values):
         return np.mean([np.abs(np.log(np.maximum(values[u], 1e-6) / np.array(truth[u]))).mean()
@@ -40,23 +40,23 @@ def test_nearer_to_the_truth_than_the_measurement(seed):
 def test_fine_choices_no_longer_seem_to_gain():
     _, seen = drawn(noise=0.1)
     assert any(s.delta < 0 for found in seen.values() for s in found)
-    assert all(value > 0 for values in smoothed(seen).values() for value in values)
+    assert all(value > 0 for values in smooth_losses(seen).values() for value in values)
 
 
 def test_what_was_measured_exactly_stays():
     units = {"a": [Seen(0.3, 0.0, 0.1), Seen(-0.2, 0.0, 0.2)], "b": [Seen(1.0, 0.1, 1.0)]}
-    assert smoothed(units)["a"] == [0.3, -0.2]
+    assert smooth_losses(units)["a"] == [0.3, -0.2]
 
 
 def test_without_errors_measurements_stand():
-    assert smoothed({"a": [Seen(-0.5, 0.1, None), Seen(0.5, 0.1, None)]}) == {"a": [-0.5, 0.5]}
+    assert smooth_losses({"a": [Seen(-0.5, 0.1, None), Seen(0.5, 0.1, None)]}) == {"a": [-0.5, 0.5]}
 
 
 def test_nothing_at_all():
-    assert smoothed({}) == {}
-    assert smoothed({"a": [Seen(-1.0, 0.5, 1.0)]}) == {"a": [-1.0]}
+    assert smooth_losses({}) == {}
+    assert smooth_losses({"a": [Seen(-1.0, 0.5, 1.0)]}) == {"a": [-1.0]}
 
 
 def test_clear_measurements_hardly_move():
     units = {"a": [Seen(1.0, 1e-4, 1.0), Seen(0.9, 1e-4, 0.25)]}
-    assert smoothed(units)["a"] == pytest.approx([1.0, 0.9], abs=1e-3)
+    assert smooth_losses(units)["a"] == pytest.approx([1.0, 0.9], abs=1e-3)

@@ -22,7 +22,7 @@ from bitwright.graph.work import OperationCount as Counted
 from bitwright.methods.adaquant import AdaQuant
 from bitwright.methods.quadratic import QuadraticSolver
 from bitwright.numerics.ranges import range_rule
-from bitwright.solving import Work, bound_batches, solve
+from bitwright.solving import Work, bind_batches, solve
 from bitwright.solving.assembly import assemble
 from bitwright.solving.grids import input_grids, task_grids
 from networks import normal, pictures
@@ -121,7 +121,7 @@ def run_of(
         method=method,
         sites=sites,
         stats=stats,
-        batches=bound_batches(graph, lambda: ((b,) for b in batches)),
+        batches=bind_batches(graph, lambda: ((b,) for b in batches)),
         samples=len(data),
         batch=batch,
         seed=options.pop("seed", 0),

@@ -12,7 +12,7 @@ from torch import nn
 from bitwright.errors import DataError
 from bitwright.graph.simulate import stitch
 from bitwright.methods.adaquant import AdaQuant
-from bitwright.solving import bound_batches
+from bitwright.solving import bind_batches
 from bitwright.solving.work import inputs_key, problem_of
 from networks import normal, pictures, seeded
 
@@ -115,6 +115,6 @@ def test_a_method_that_learns_is_given_rows_and_one_that_sums_is_not(monkeypatch
 def test_batches_are_checked_against_what_the_network_takes():
     work = run_of(seeded(Residual).eval(), tiny(), "w4a4").work
     assert sum(1 for _ in work.batches()) == 10 and sum(1 for _ in work.batches()) == 10
-    wrong = bound_batches(work.graph, lambda: iter([(torch.zeros(2, 4, 8, 8),)]))
+    wrong = bind_batches(work.graph, lambda: iter([(torch.zeros(2, 4, 8, 8),)]))
     with pytest.raises(DataError, match="has shape"):
         next(wrong())

@@ -8,7 +8,7 @@ from quantised import quantised, solutions
 from torch import nn
 
 import bitwright as bw
-from bitwright.tuning.analytic import correct_biases, corrected
+from bitwright.tuning.analytic import correct_biases, correct_units
 from bitwright.tuning.network import simulate
 from bitwright.tuning.statistics import output_moments
 from networks import Chain, normal, pictures, seeded, small_network, trained_looking
@@ -35,7 +35,7 @@ def chain():
 
 def test_the_mean_of_the_outputs_comes_back():
     given = quantised(chain(), normal(160, 6, 8, 8, seed=4), scheme="w3a8")
-    made = corrected(given.start)
+    made = correct_units(given.start)
     assert set(made) == {"m3", "m6", "m10"}
     solved = {**given.solved, **made}
     units, samples = given.graph.units, given.samples().fit

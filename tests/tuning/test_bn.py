@@ -12,7 +12,7 @@ import bitwright.tuning.statistics as statistics
 from bitwright.errors import RecipeError
 from bitwright.evaluation.judge import Judge, Loss
 from bitwright.graph.simulate import stitch
-from bitwright.tuning.bn import BatchNormTuning, changed, reference_norms, tune_batchnorms
+from bitwright.tuning.bn import BatchNormTuning, differ, reference_norms, tune_batchnorms
 from bitwright.tuning.network import simulate, tunable
 from bitwright.tuning.statistics import output_moments
 from networks import Chain, Tied, normal, seeded, small_network
@@ -89,7 +89,7 @@ def test_what_is_reported_is_what_is_deployed():
     judge = Judge.of(made.graph, made.samples().held_out)
     assert judge(stitch(made.graph, made.deploy(made.solved))) == report.before
     assert judge(stitch(made.graph, made.deploy(found))) == report.after
-    assert report.units == tuple(n for n, s in found.items() if changed(made.solved[n], s))
+    assert report.units == tuple(n for n, s in found.items() if differ(made.solved[n], s))
 
 
 def test_order_and_batch_size_change_nothing_but_rounding(monkeypatch):

@@ -11,7 +11,7 @@ from bitwright.graph.kept import named_inputs
 from bitwright.graph.replay import replay
 from bitwright.tuning import brecq, front
 from bitwright.tuning.brecq import BlockReconstruction, reconstruct_blocks
-from bitwright.tuning.front import forwards, kept_of_both, parts_of
+from bitwright.tuning.front import forwards, keep_both, parts_of
 from bitwright.tuning.network import simulate
 from networks import Residual, normal, pictures, seeded, small_network
 
@@ -28,7 +28,7 @@ def parts(made, rows=8):
 @pytest.mark.parametrize("room", [(1, 2, 99), (99, 1, 4), (0, 0, 0), (3, 3, 3)])
 def test_parts_leave_and_join_with_the_values_of_a_whole_pass(made, room):
     simulated = simulate(made.start).graph
-    kept = kept_of_both(made.graph, parts(made))
+    kept = keep_both(made.graph, parts(made))
     flats = list(parts(made)())
     ends = [{"x"}, *({block.end} for block in find_blocks(made.graph)[:2])]
     for names, most in zip(ends, room, strict=True):
@@ -49,7 +49,7 @@ def test_samples_are_read_again_only_where_some_can_join(made, room, passes):
         opened.append(1)
         return parts(made)()
 
-    kept = kept_of_both(made.graph, counted)
+    kept = keep_both(made.graph, counted)
     simulated = simulate(made.start).graph
     for most in room:
         kept.move(forwards(made.graph, simulated, {"x"}), most)

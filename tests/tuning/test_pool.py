@@ -9,7 +9,7 @@ import torch
 from bitwright.graph.capture import capture
 from bitwright.graph.execute import bind, first_tensor
 from bitwright.solving.samples import bytes_of
-from bitwright.tuning.pool import gather, joined, minibatches
+from bitwright.tuning.pool import gather, join_entries, minibatches
 from networks import pictures as images_of
 from networks import small_network
 
@@ -43,7 +43,7 @@ def test_budget_keeps_the_same_samples_whatever_their_order():
 
 def test_answers_are_the_float_network_s():
     pool = gather(GRAPH, opened(images_of(6, seed=3), 4))
-    flat, answer = joined(pool)
+    flat, answer = join_entries(pool)
     with torch.no_grad():
         assert torch.allclose(answer, first_tensor(NET(flat[0])), atol=1e-5)
     assert flat[0].is_contiguous(memory_format=torch.channels_last)
@@ -78,4 +78,4 @@ def test_shapes_do_not_mix():
     assert len(pool) == 12
     for batch in islice(minibatches(pool, 4, 0), 8):
         assert len({e.flat[0].shape[1] for e in batch}) == 1
-        assert joined(batch)[0][0].shape[0] == len(batch)
+        assert join_entries(batch)[0][0].shape[0] == len(batch)

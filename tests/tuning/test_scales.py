@@ -21,9 +21,9 @@ from bitwright.tuning.scales import (
     ScaleTuning,
     grid_names,
     is_fine,
+    scale_edges,
     scale_paths,
-    scaled_edges,
-    stretched,
+    stretch,
     tune_scales,
 )
 from networks import Tied, normal, seeded, small_network
@@ -143,7 +143,7 @@ def test_an_8_bit_reader_of_the_same_value_keeps_its_grid():
         work=replace(made.start.work, sites=sites),
         edges={**made.start.edges, other: wide},
     )
-    moved = scaled_edges(start, {grid_names(start)[site.root]: 0.2})
+    moved = scale_edges(start, {grid_names(start)[site.root]: 0.2})
     assert not torch.equal(moved[edge].scale, narrow.scale)
     assert moved[other] is wide
 
@@ -151,11 +151,11 @@ def test_an_8_bit_reader_of_the_same_value_keeps_its_grid():
 def test_stretched_scales_are_the_nearest_of_few_bits():
     grid = Grid(4)
     qparams = QParams(grid, torch.tensor([0.5, 0.25]), torch.zeros(2, dtype=torch.int32))
-    made = stretched(qparams, torch.tensor([0.1, -0.2]))
+    made = stretch(qparams, torch.tensor([0.1, -0.2]))
     wanted = torch.tensor([0.5, 0.25]) * torch.tensor([0.1, -0.2]).exp()
     assert torch.allclose(made.scale, wanted, rtol=2.0 ** -significant_bits(grid))
     assert torch.equal(snap(made.scale, significant_bits(grid)), made.scale)
-    same = stretched(qparams, torch.zeros(2))
+    same = stretch(qparams, torch.zeros(2))
     assert torch.equal(same.scale, qparams.scale)
 
 

@@ -19,7 +19,7 @@ from bitwright.numerics.affine import QParams
 from bitwright.numerics.exact import significant_bits, snap
 from bitwright.numerics.grid import Grid
 from bitwright.tuning import qat
-from bitwright.tuning.brecq import BlockReconstruction, _learned, reconstruct_blocks
+from bitwright.tuning.brecq import BlockReconstruction, _learn_blocks, reconstruct_blocks
 from bitwright.tuning.catalogue import ABOUT
 from bitwright.tuning.lapq import ClipSearch, _few, wider
 from bitwright.tuning.network import simulate
@@ -118,7 +118,7 @@ def test_a_block_is_solved_for_its_own_output():
     options = BlockReconstruction(iterations=120, fisher=False)
     # Nothing else is quantised, so all of the error is the block's own.
     plain = {name: made.solved[name] for name in ("a1", "a2")}
-    learned = _learned(made.having(plain), made.samples(), options)
+    learned = _learn_blocks(made.having(plain), made.samples(), options)
     end = find_blocks(made.graph)[1].end
     start = {"x": normal(32, 3, 8, 8, seed=7)}
     true = replay(made.graph, start, {end})[end]
@@ -133,7 +133,7 @@ def test_a_narrow_strided_shortcut_is_learned_the_same_every_time():
     """With oneDNN's own gradient for it the integers change from run to run, or the heap breaks."""
     made = quantised(seeded(Residual).eval(), normal(64, 3, 8, 8), "w3a8")
     given = (made.start, made.samples(batch=25))
-    first, second = (_learned(*given, BlockReconstruction(iterations=40)) for _ in range(2))
+    first, second = (_learn_blocks(*given, BlockReconstruction(iterations=40)) for _ in range(2))
     assert not torch.equal(first["short"].q, made.solved["short"].q)
     assert all(torch.equal(first[name].q, second[name].q) for name in made.solved if name in first)
 
@@ -144,7 +144,7 @@ def test_a_size_among_what_a_block_reads_changes_nothing():
     for net in (Residual, Flattened):
         made = quantised(seeded(net).eval(), normal(64, 3, 8, 8), "w3a8")
         given = (made.start, made.samples(batch=25))
-        found.append(_learned(*given, BlockReconstruction(iterations=40)))
+        found.append(_learn_blocks(*given, BlockReconstruction(iterations=40)))
     plain, flattened = found
     assert len(plain) > 2 and set(plain) == set(flattened)
     assert all(torch.equal(plain[name].q, flattened[name].q) for name in plain)

@@ -115,7 +115,7 @@ def _raise(question: Question, value: int, m: int, deadline: float) -> Relaxatio
 
 def attainable(question: Question, deadline: float) -> tuple[Attainable, ...]:
     """For budgets that cannot all be held: how low each could go, and what stands in the way."""
-    untied = _untied(question)
+    untied = _untie(question)
     return tuple(_attainable(question, m, untied[m], deadline) for m in range(len(question.caps)))
 
 
@@ -138,7 +138,7 @@ def _attainable(question: Question, m: int, untied: int | None, deadline: float)
         None if least is None else shown(least),
         None if alone is None else shown(alone),
         None if untied is None else shown(untied),
-        _kept(question, cap.measure),
+        _list_kept(question, cap.measure),
         lowest / whole if whole and lowest is not None else None,
     )
 
@@ -151,7 +151,7 @@ def _left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.01)
 
 
-def _untied(question: Question) -> tuple[int | None, ...]:
+def _untie(question: Question) -> tuple[int | None, ...]:
     """The least of each budget if the groups were not there; None where there are none."""
     table = question.table
     if not any(row.group for row in table.rows):
@@ -162,7 +162,7 @@ def _untied(question: Question) -> tuple[int | None, ...]:
     return tuple(Program(menu, menu.spread(cap.measure)).least_goal for cap in question.caps)
 
 
-def _kept(question: Question, measure: Measure) -> tuple[tuple[str, str, Number], ...]:
+def _list_kept(question: Question, measure: Measure) -> tuple[tuple[str, str, Number], ...]:
     table = question.table
     alone = [(span[0], unit) for unit, span in table.spans.items() if len(span) == 1]
     ordered = sorted(alone, key=lambda pair: -measure.steps[pair[0]])

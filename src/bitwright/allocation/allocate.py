@@ -207,7 +207,7 @@ def _greedy(question: Question, rule: str, deadline: float) -> Allocation:
         rule,
         UNKNOWN,
         question.goal.name,
-        _spent(question, None, (), ()),
+        _spend(question, None, (), ()),
         uniform=_uniform(question),
         note=f"{rule} finds none, but there is one: take --solver ip",
     )
@@ -227,7 +227,7 @@ def answer(
             solver,
             found.status,
             question.goal.name,
-            _spent(question, None, (), ()),
+            _spend(question, None, (), ()),
             infeasible=attainable(question, deadline) if found.status == INFEASIBLE else (),
             note="" if found.status == INFEASIBLE else _TIME_UP,
         )
@@ -241,7 +241,7 @@ def answer(
         solver,
         found.status,
         question.goal.name,
-        _spent(question, selection, found.prices, binds),
+        _spend(question, selection, found.prices, binds),
         objective=objective,
         bound=None if bound == -math.inf else min(bound / question.goal.scale, objective),
         gap=_gap(value, bound),
@@ -281,7 +281,7 @@ def _stderr(rows: Mapping[str, Row]) -> float | None:
     return math.sqrt(sum(known)) if len(known) == len(squares) and any(known) else None
 
 
-def _spent(
+def _spend(
     question: Question,
     selection: Selection | None,
     prices: tuple[float, ...],

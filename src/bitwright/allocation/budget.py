@@ -20,7 +20,7 @@ _LONGEST = 1000
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
 
 
-def _prefixed(base: str, unit: Fraction | int, prefixes: str) -> dict[str, Fraction]:
+def _read_prefix(base: str, unit: Fraction | int, prefixes: str) -> dict[str, Fraction]:
     """Powers of a thousand under one base unit: kB, MB, ..."""
     powers = {"p": -12, "n": -9, "u": -6, "µ": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12}
     names = ["", *prefixes]
@@ -30,16 +30,16 @@ def _prefixed(base: str, unit: Fraction | int, prefixes: str) -> dict[str, Fract
 # A byte is 8 bits, a kB 1000 bytes, a KiB 1024. Each measure in the unit of its table.
 _UNITS: Mapping[str, Mapping[str, Fraction]] = {
     "size": {
-        **_prefixed("B", 8, "kMG"),
-        **_prefixed("bit", 1, "kMG"),
+        **_read_prefix("B", 8, "kMG"),
+        **_read_prefix("bit", 1, "kMG"),
         "bits": Fraction(1),
         "KiB": Fraction(8 << 10),
         "MiB": Fraction(8 << 20),
         "GiB": Fraction(8 << 30),
     },
-    "bops": {**_prefixed("BOP", 1, "kMGT"), **_prefixed("BOPs", 1, "kMGT")},
-    "latency": _prefixed("s", 1000, "munµ"),
-    "energy": _prefixed("J", 10**12, "munµp"),
+    "bops": {**_read_prefix("BOP", 1, "kMGT"), **_read_prefix("BOPs", 1, "kMGT")},
+    "latency": _read_prefix("s", 1000, "munµ"),
+    "energy": _read_prefix("J", 10**12, "munµp"),
 }
 _USER_UNITS = {"units": Fraction(1)}
 EXAMPLES = {"size": "3MB", "bops": "1.5GBOP", "latency": "2ms", "energy": "40uJ"}
@@ -114,44 +114,48 @@ def _parse(text: str, place: str, known: frozenset[str]) -> Budget:
     match = _TERM.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise RecipeError(
-            f"{place} {shown_of(text.strip())} is no budget. Write NAME<=NUMBER, for example "
+            f"{place} {show_amount(text.strip())} is no budget. Write NAME<=NUMBER, for example "
             "'size<=0.13' (of float), 'size<=3MB', 'loss<=0.05' or 'drop<=1%'; join several by "
             "'and'."
         )
     name, sign, number, unit = match.groups()
     if sign not in ("<=", "≤"):
         raise RecipeError(
-            f"{place} {shown_of(text.strip())}: a budget is an upper bound. Write <=."
+            f"{place} {show_amount(text.strip())}: a budget is an upper bound. Write <=."
         )
     shown = text.strip()
     if known and name not in known:
         raise RecipeError(
-            unknown("cost", name, known, f"{place} {shown_of(shown)}")
+            unknown("cost", name, known, f"{place} {show_amount(shown)}")
             + " A cost of your own is given by --cost-table NAME=FILE.csv."
         )
-    value = _exactly(number, f"{place} {shown_of(shown)}")
+    value = _exactly(number, f"{place} {show_amount(shown)}")
     if name in DEGRADATIONS:
         return Budget(
-            name, _degradation(name, value, unit, f"{place} {shown_of(shown)}"), False, shown
+            name, _degradation(name, value, unit, f"{place} {show_amount(shown)}"), False, shown
         )
     if value < 0:
-        raise RecipeError(f"{place} {shown_of(shown)}: a cost is never negative. Give 0 or more.")
+        raise RecipeError(
+            f"{place} {show_amount(shown)}: a cost is never negative. Give 0 or more."
+        )
     if unit not in ("", "%"):
-        return Budget(name, value * _unit(name, unit, f"{place} {shown_of(shown)}"), False, shown)
+        return Budget(
+            name, value * _unit(name, unit, f"{place} {show_amount(shown)}"), False, shown
+        )
     share = value / 100 if unit == "%" else value
     if share > 1:
         raise RecipeError(
-            f"{place} {shown_of(shown)} asks for {float(share):g} times the float network's "
+            f"{place} {show_amount(shown)} asks for {float(share):g} times the float network's "
             f"{name}. A number without a unit is a fraction of float, such as {name}<=0.5; "
             f"with a unit it is absolute, such as {name}<={EXAMPLES.get(name, '3units')}."
         )
     return Budget(name, share, True, shown)
 
 
-def shown_of(text: str, most: int = 60) -> str:
+def show_amount(text: str, most: int = 60) -> str:
     """A text in quotes, its middle left out where it is long.
 
-    >>> shown_of("size<=" + "9" * 1000, 12)
+    >>> show_amount("size<=" + "9" * 1000, 12)
     "'size<=99 ... (1006 characters)'"
     """
     return repr(text if len(text) <= most else f"{text[: most - 4]} ... ({len(text)} characters)")
@@ -163,7 +167,7 @@ def _exactly(number: str, place: str) -> Fraction:
     digits = exponent.lstrip("+-").lstrip("0")
     if len(mantissa) > _DIGITS or len(digits) > 3 or int(digits or 0) > _EXPONENT:
         raise RecipeError(
-            f"{place}: {shown_of(number)} is no number that a cost can have. Write at most "
+            f"{place}: {show_amount(number)} is no number that a cost can have. Write at most "
             f"{_DIGITS} digits, and an exponent of at most {_EXPONENT}."
         )
     return Fraction(number)

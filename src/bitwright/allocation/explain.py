@@ -109,7 +109,7 @@ def explain(
             row,
             tuple(c.measure.shown(c.measure.steps[first + i]) for c in question.caps),
             weights.beyond(question, first + i, taken) if taken >= 0 else 0.0,
-            _forced(question, found, (index, place, first + i), deadline),
+            _force(question, found, (index, place, first + i), deadline),
             first + i == taken,
         )
         for i, row in enumerate(rows)
@@ -150,7 +150,7 @@ class _Prices:
         return (steps + priced) / question.goal.scale
 
 
-def _forced(
+def _force(
     question: Question, found: ProgramOutcome, where: tuple[int, int, int], deadline: float
 ) -> Number | None:
     """What the goal would lose if the unit had to take a row; 0 where it takes it anyway."""

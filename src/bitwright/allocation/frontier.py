@@ -22,7 +22,7 @@ from bitwright.allocation.solver import hull
 from bitwright.allocation.solver.greedy import accuracy_moves, compression_moves, ladders
 from bitwright.allocation.solver.program import GOAL, OPTIMAL, PairTerm, Program
 from bitwright.allocation.solver.solver import solve
-from bitwright.allocation.solver.terms import Corrections, corrected
+from bitwright.allocation.solver.terms import Corrections, correct_choice
 from bitwright.allocation.table import Table
 from bitwright.errors import RecipeError
 
@@ -108,7 +108,7 @@ def trace(
     found, losses = measure(cost, table, tables), measure("loss", table)
     pairs: Corrections = ()
     if table.terms.get(cost):
-        found, pairs = corrected(menu, found, table.terms[cost])
+        found, pairs = correct_choice(menu, found, table.terms[cost])
     curve = _Curve(menu, found, losses, menu.spread(found), menu.spread(losses), pairs)
     listed = None if pairs else _every_point(curve, complete)
     if listed is not None:
@@ -167,7 +167,7 @@ def _every_point(curve: _Curve, most: int) -> list[Point] | None:
     Costs are added as integers, however many digits they have. Losses are compared in double
     precision while merging and added exactly in the end.
     """
-    scaled = _reduced(curve.costs)
+    scaled = _reduce(curve.costs)
     losses = np.array([loss / curve.loss.scale for loss in curve.losses])
     menu = curve.menu
     cells = np.split(np.arange(len(losses)), np.flatnonzero(np.diff(menu.cell_of)) + 1)
@@ -192,7 +192,7 @@ def _every_point(curve: _Curve, most: int) -> list[Point] | None:
     return _pareto(points)
 
 
-def _reduced(costs: Sequence[int]) -> NDArray[Any]:
+def _reduce(costs: Sequence[int]) -> NDArray[Any]:
     """Costs by their common divisor; Python's integers where sums would not fit into 64 bits."""
     divisor = math.gcd(*costs) or 1
     whole = [cost // divisor for cost in costs]

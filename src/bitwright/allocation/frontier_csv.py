@@ -37,10 +37,10 @@ def frontier_csv(frontier: Frontier, ran: Sequence[Ran] = ()) -> str:
             flags = int(point.hull), int(point.knee)
             one = known.pop((method, point.used), None)
             place = method, point.used, point.share, point.loss
-            writer.writerow([*_cells(frontier, place), *flags, *_measured(one, figures)])
+            writer.writerow([*_cells(frontier, place), *flags, *_list_measured(one, figures)])
     for one in known.values():  # a greedy rule may stop between the steps of its path
         place = one.method, one.used, one.share, one.predicted
-        writer.writerow([*_cells(frontier, place), 0, 0, *_measured(one, figures)])
+        writer.writerow([*_cells(frontier, place), 0, 0, *_list_measured(one, figures)])
     return text.getvalue()
 
 
@@ -57,7 +57,7 @@ def _cells(frontier: Frontier, place: tuple[str, float, float | None, float]) ->
     ]
 
 
-def _measured(one: Ran | None, figures: Sequence[str]) -> list[object]:
+def _list_measured(one: Ran | None, figures: Sequence[str]) -> list[object]:
     if one is None:
         return [""] * (2 + len(figures))
     stderr = "" if one.stderr is None else repr(one.stderr)

@@ -28,11 +28,11 @@ def given_text(value: object) -> str:
     if isinstance(value, Path) or (isinstance(value, str) and not value.lstrip().startswith("{")):
         return _text(_of_file(Path(value)), f"{_PLACE} {value}")
     if isinstance(value, str):
-        return _text(_loaded(value, _PLACE), _PLACE)
+        return _text(_load(value, _PLACE), _PLACE)
     raise RecipeError(f"{_PLACE} is a {type(value).__name__}; it is a file or maps units to bits.")
 
 
-def inlined(values: Mapping[str, Any]) -> dict[str, Any]:
+def inline_bits(values: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a recipe with an allocation read from its file, which is then needed no more."""
     given = values.get("allocation")
     return {**values, "allocation": given_text(given)} if given else dict(values)
@@ -44,7 +44,7 @@ def parse_given(text: str) -> dict[str, Choice]:
     >>> {unit: str(choice) for unit, choice in parse_given('{"conv": "w4a8"}').items()}
     {'conv': 'w4a8'}
     """
-    return {unit: _choice(unit, bits, _PLACE) for unit, bits in _loaded(text, _PLACE).items()}
+    return {unit: _choice(unit, bits, _PLACE) for unit, bits in _load(text, _PLACE).items()}
 
 
 def of_units(names: Sequence[str], given: Mapping[str, Choice]) -> dict[str, Choice]:
@@ -70,7 +70,7 @@ def of_units(names: Sequence[str], given: Mapping[str, Choice]) -> dict[str, Cho
 def _of_file(path: Path) -> Mapping[str, Any]:
     place = f"{_PLACE} {path}"
     try:
-        found = _loaded(path.read_text(encoding="utf-8"), place)
+        found = _load(path.read_text(encoding="utf-8"), place)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{place} cannot be read ({error}). {_REMEDY}") from error
     choices = found.get("choices", found)
@@ -79,7 +79,7 @@ def _of_file(path: Path) -> Mapping[str, Any]:
     return choices
 
 
-def _loaded(text: str, place: str) -> Mapping[str, Any]:
+def _load(text: str, place: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

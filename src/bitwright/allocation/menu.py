@@ -156,7 +156,7 @@ def make_menu(table: Table) -> Menu:
         name: sorted({index[u] for u in found if _has_inputs(table, units[u])})
         for name, found in _members(names, inputs=True).items()
     }
-    return _ordered(table, members, options, _join(len(members), tied.values()))
+    return _order(table, members, options, _join(len(members), tied.values()))
 
 
 def _members(names: Sequence[Sequence[str]], inputs: bool) -> dict[str, list[int]]:
@@ -211,7 +211,7 @@ def _common(table: Table, units: Sequence[str]) -> list[tuple[Choice, tuple[int,
     return found
 
 
-def _ordered(
+def _order(
     table: Table,
     members: Sequence[Sequence[str]],
     options: Sequence[list[tuple[Choice, tuple[int, ...]]]],

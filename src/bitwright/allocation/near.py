@@ -173,7 +173,7 @@ class _Walk:
         for own, top in zip(cells, tops, strict=True):
             left -= top
             ways = [bounds.through(states, part, left, nodes) for part in own]
-            states = ways[0] if len(ways) == 1 else bounds.undominated(_joined(ways))
+            states = ways[0] if len(ways) == 1 else bounds.undominated(_join(ways))
             if not len(states.goal):
                 return None
         return self._least(states, nodes, taken, rows[0].slack)
@@ -309,7 +309,7 @@ class _Bounds:
         return _States(goal[~beaten], use[~beaten], states.above[kept], states.node[kept])
 
 
-def _joined(ways: Sequence[_States]) -> _States:
+def _join(ways: Sequence[_States]) -> _States:
     return _States(
         np.concatenate([way.goal for way in ways]),
         np.concatenate([way.use for way in ways]),

@@ -11,7 +11,7 @@ from bitwright.allocation.budget import Budget, Cap, cap, parse_budgets
 from bitwright.allocation.cost import COSTS, DEGRADATIONS, Measure, UserTable, measure
 from bitwright.allocation.menu import Menu, Selection, make_menu
 from bitwright.allocation.solver.program import GOAL, PairTerm, Program
-from bitwright.allocation.solver.terms import Corrections, corrected
+from bitwright.allocation.solver.terms import Corrections, correct_choice
 from bitwright.allocation.table import Table
 from bitwright.errors import RecipeError, unknown
 
@@ -100,7 +100,7 @@ def ask(
         RecipeError: no budget, an unknown cost, or a loss budget without the cost to minimise.
         RunDirectoryError: the table does not hold what is asked for.
     """
-    given = _parsed(budgets, {*COSTS, *DEGRADATIONS, *tables})
+    given = _parse(budgets, {*COSTS, *DEGRADATIONS, *tables})
     if not given:
         raise RecipeError("no --budget: say what may be spent, for example 'size<=0.13'.")
     goal = _goal(given, minimize, tables)
@@ -110,7 +110,9 @@ def ask(
     corrections: dict[str, Corrections] = {}
     for name in names:
         if table.terms.get(name):
-            measures[name], corrections[name] = corrected(menu, measures[name], table.terms[name])
+            measures[name], corrections[name] = correct_choice(
+                menu, measures[name], table.terms[name]
+            )
     caps: dict[str, Cap] = {}
     for budget in given:
         found = cap(budget, measures[budget.name], table.place)
@@ -119,7 +121,7 @@ def ask(
     return Question(menu, measures[goal], measures["loss"], tuple(caps.values()), corrections)
 
 
-def _parsed(
+def _parse(
     budgets: str | Iterable[str] | Iterable[Budget], known: Iterable[str]
 ) -> tuple[Budget, ...]:
     found: list[Budget] = []

@@ -51,11 +51,11 @@ def groups_of(names: Sequence[str], ties: Iterable[str], place: str = "--tie") -
                 f"{place} {tie!r} matches {which}: a tie is of two units or more. Units are named "
                 f"by module path: {', '.join(names[:5])}, ... ('bitwright doctor' lists all)."
             )
-        found = joined(found, dict.fromkeys(matched, tie))
+        found = join_groups(found, dict.fromkeys(matched, tie))
     return found
 
 
-def joined(first: TieGroups, second: TieGroups) -> dict[str, str]:
+def join_groups(first: TieGroups, second: TieGroups) -> dict[str, str]:
     """The groups of both, for units that are in either.
 
     >>> joined({"a": "stage", "b": "stage"}, {"b": "a:add"})

@@ -20,7 +20,7 @@ from bitwright.errors import RunDirectoryError
 from bitwright.graph.model_graph import InputSpec, ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.numerics.affine import QParams
-from bitwright.numerics.blocks import block_of, blocks, repeated
+from bitwright.numerics.blocks import block_of, blocks, repeat_blocks
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.packing import pack, pack_channels, unpack, unpack_channels
 from bitwright.numerics.points import bits_of_point, join, split
@@ -196,7 +196,7 @@ def _read_weight(
         q, qparams = join(parts) if points > 1 else parts[0]
         if "block" in entry:
             block = (int(entry["block"][0]), int(entry["block"][1]))
-            full = (repeated(v, block) for v in (qparams.scale, qparams.zero_point))
+            full = (repeat_blocks(v, block) for v in (qparams.scale, qparams.zero_point))
             qparams = QParams(grid, *full)
         return QuantizedTensor(q, qparams, points=points)
     packed = tensors[f"{name}.q"]

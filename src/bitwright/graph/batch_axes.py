@@ -65,7 +65,7 @@ def find_batch_axes(
     if _has_fixed_batch(graph):
         return None
     samples = list(few_samples(graph, flat))
-    runs = (_cut(samples, 0, HALF), _cut(samples, HALF, 2 * HALF), samples)
+    runs = (_slice_samples(samples, 0, HALF), _slice_samples(samples, HALF, 2 * HALF), samples)
     try:
         with torch.no_grad():
             return _compare(graph, runs, work)
@@ -93,7 +93,7 @@ def _some(tensor: Tensor) -> Tensor:
     return torch.cat(rolled)[: 2 * HALF]
 
 
-def _cut(samples: list[Any], start: int, stop: int) -> list[Any]:
+def _slice_samples(samples: list[Any], start: int, stop: int) -> list[Any]:
     return [t[start:stop] if isinstance(t, Tensor) else t for t in samples]
 
 

@@ -42,7 +42,7 @@ def find_blocks(graph: ModelGraph) -> tuple[Block, ...]:
         (min(places), max(places))
         for places in ([order[n] for n in nodes if n.name in unit.calls] for unit in graph.units)
     ]
-    touched = _touched(nodes, set(calls))
+    touched = _find_touched(nodes, set(calls))
     open_until: dict[int, int] = {}
     blocks: list[Block] = []
     own: list[str] = []
@@ -57,16 +57,16 @@ def find_blocks(graph: ModelGraph) -> tuple[Block, ...]:
         live = [made for made, last in open_until.items() if last > i]
         inside = any(first <= i < last for first, last in spans)
         if own and live == [i] and not inside and not _goes_on(node):
-            blocks.append(Block(_read_from(nodes, begin_at, i), node.name, tuple(own)))
+            blocks.append(Block(_list_reads(nodes, begin_at, i), node.name, tuple(own)))
             own, begin_at = [], i
     if own:
         # What several outputs need to the very end.
         last = len(nodes) - 2
-        blocks.append(Block(_read_from(nodes, begin_at, last), nodes[last].name, tuple(own)))
+        blocks.append(Block(_list_reads(nodes, begin_at, last), nodes[last].name, tuple(own)))
     return tuple(blocks)
 
 
-def _touched(nodes: list[fx.Node], calls: set[str]) -> set[fx.Node]:
+def _find_touched(nodes: list[fx.Node], calls: set[str]) -> set[fx.Node]:
     """The values that depend on some unit, or on an input of floats."""
     found: set[fx.Node] = set()
     for node in nodes:
@@ -90,7 +90,7 @@ def _goes_on(node: fx.Node) -> bool:
     return activated or WEIGHTED.get(node.target) == "embedding"
 
 
-def _read_from(nodes: list[fx.Node], begin: int, end: int) -> tuple[str, ...]:
+def _list_reads(nodes: list[fx.Node], begin: int, end: int) -> tuple[str, ...]:
     """The values made up to one place that nodes after it, up to another, read."""
     place = {node: i for i, node in enumerate(nodes)}
     return tuple(

@@ -37,7 +37,7 @@ def bind(graph: ModelGraph, inputs: Inputs, place: str = "the data") -> tuple[An
         DataError: a missing or surplus tensor, or one of the wrong type or shape; the message says
             what the network expects.
     """
-    tensors = _ordered(graph, inputs, place)
+    tensors = _order_tensors(graph, inputs, place)
     for spec, tensor in zip(graph.inputs, tensors, strict=True):
         _check_tensor(spec, tensor, graph, place)
     values = iter(channels_last(t) if t.dim() == 4 else t for t in tensors)
@@ -46,18 +46,18 @@ def bind(graph: ModelGraph, inputs: Inputs, place: str = "the data") -> tuple[An
     return tuple(next(values) if n.target in named else None for n in placeholders)
 
 
-def _expected(graph: ModelGraph) -> str:
+def _describe_inputs(graph: ModelGraph) -> str:
     return "; ".join(str(spec) for spec in graph.inputs)
 
 
-def _ordered(graph: ModelGraph, inputs: Inputs, place: str) -> list[Tensor]:
+def _order_tensors(graph: ModelGraph, inputs: Inputs, place: str) -> list[Tensor]:
     names = [spec.name for spec in graph.inputs]
     if isinstance(inputs, Mapping):
         missing = [n for n in names if n not in inputs]
         if missing:
             raise DataError(
                 f"{place}: a batch lacks the input {missing[0]!r} (it has "
-                f"{sorted(inputs)}). The network expects {_expected(graph)}."
+                f"{sorted(inputs)}). The network expects {_describe_inputs(graph)}."
             )
         return [inputs[n] for n in names]
     if isinstance(inputs, Tensor):
@@ -65,7 +65,7 @@ def _ordered(graph: ModelGraph, inputs: Inputs, place: str) -> list[Tensor]:
     if len(inputs) != len(names):
         raise DataError(
             f"{place}: a batch has {len(inputs)} input tensors, the network takes {len(names)}. "
-            f"It expects {_expected(graph)}."
+            f"It expects {_describe_inputs(graph)}."
         )
     return list(inputs)
 
@@ -77,13 +77,13 @@ def _check_tensor(spec: InputSpec, tensor: Tensor, graph: ModelGraph, place: str
     if not fits:
         raise DataError(
             f"{place}: a batch has shape {list(tensor.shape)} for the input {spec.name!r}. The "
-            f"network expects {_expected(graph)}. Resize or reorder the data (N is the batch), or "
-            "set example_inputs on the network to the shape you mean."
+            f"network expects {_describe_inputs(graph)}. Resize or reorder the data (N is the batch), "
+            "or set example_inputs on the network to the shape you mean."
         )
     if tensor.dtype != spec.dtype:
         raise DataError(
             f"{place}: a batch has type {str(tensor.dtype).removeprefix('torch.')} for the input "
-            f"{spec.name!r}. The network expects {_expected(graph)}. Convert it first."
+            f"{spec.name!r}. The network expects {_describe_inputs(graph)}. Convert it first."
         )
     if spec.rows is not None and tensor.numel():
         low, high = (int(value) for value in tensor.aminmax())

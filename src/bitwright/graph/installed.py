@@ -70,7 +70,7 @@ def reinstall(graph: ModelGraph, base: Installed, changes: Iterable[Change]) -> 
     return Installed(weights, biases, edges)
 
 
-def touched(graph: ModelGraph, changes: Iterable[Change]) -> set[str]:
+def find_touched(graph: ModelGraph, changes: Iterable[Change]) -> set[str]:
     """The nodes that compute with something else after the changes: calls, and readers of edges."""
     found: set[str] = set()
     for change in changes:

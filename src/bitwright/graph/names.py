@@ -46,7 +46,7 @@ def leaf_names(result: Any) -> tuple[str, ...]:
     paths = list(_paths(result, ()))
     if len(paths) == 1 and not any(isinstance(part, str) for part in paths[0]):
         return (OUTPUT,)
-    return tuple(distinct(map(_joined, paths)))
+    return tuple(distinct(map(_join_names, paths)))
 
 
 def distinct(names: Iterator[str]) -> list[str]:
@@ -64,7 +64,7 @@ def distinct(names: Iterator[str]) -> list[str]:
     return found
 
 
-def _joined(path: tuple[str | int, ...]) -> str:
+def _join_names(path: tuple[str | int, ...]) -> str:
     first, *rest = path or ("",)
     start = first if isinstance(first, str) and first else f"{OUTPUT}_{first or 0}"
     return ".".join((start, *map(str, rest)))

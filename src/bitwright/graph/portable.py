@@ -60,7 +60,7 @@ def portable(graph: ModelGraph) -> PortableGraph:
     )  # fmt: skip
 
 
-def restored(carried: PortableGraph) -> ModelGraph:
+def restore_graph(carried: PortableGraph) -> ModelGraph:
     """The graph again: the same nodes, names and values."""
     module = _as_module(carried.module)
     return ModelGraph(

@@ -43,9 +43,9 @@ def geometry(unit: Unit, node: fx.Node) -> Geometry | None:
         _, _, _, stride, padding, dilation, _, output_padding, groups = node.args[:9]
     elif unit.kind.startswith("conv_transpose"):
         defaults = (None, None, None, 1, 0, 0, 1, 1)
-        _, _, _, stride, padding, output_padding, groups, dilation = _filled(node, defaults)
+        _, _, _, stride, padding, output_padding, groups, dilation = _fill(node, defaults)
     else:
-        _, _, _, stride, padding, dilation, groups = _filled(node, (None, None, None, 1, 0, 1, 1))
+        _, _, _, stride, padding, dilation, groups = _fill(node, (None, None, None, 1, 0, 1, 1))
         output_padding = 0
     kernel = unit.shape[2:]
     rank = len(kernel)
@@ -62,7 +62,7 @@ def geometry(unit: Unit, node: fx.Node) -> Geometry | None:
     return Geometry(k, s, p, d, int(groups), unit.kind.startswith("conv_transpose"), o)
 
 
-def _filled(node: fx.Node, defaults: tuple[Any, ...]) -> tuple[Any, ...]:
+def _fill(node: fx.Node, defaults: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(node.args) + defaults[len(node.args) :]
 
 

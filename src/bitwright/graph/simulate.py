@@ -119,7 +119,7 @@ def _put_weight(
     for call in unit.calls:
         node = nodes[call]
         if call not in multiplied:
-            nodes[call] = _gathered(module, node, parts, solved, grid)
+            nodes[call] = _gather(module, node, parts, solved, grid)
             continue
         _, at_weight, at_bias = arguments(WEIGHTED[node.target])
         args = list(node.args)
@@ -130,7 +130,7 @@ def _put_weight(
         node.args = tuple(args)
 
 
-def _gathered(
+def _gather(
     module: fx.GraphModule,
     node: fx.Node,
     parts: tuple[fx.Node, ...],

@@ -11,7 +11,7 @@ from bitwright.graph.target import READS, Target
 from bitwright.graph.units import activation_after
 
 
-def shared_grids(graph: ModelGraph, target: Target) -> tuple[tuple[str, ...], ...]:
+def find_shared_grids(graph: ModelGraph, target: Target) -> tuple[tuple[str, ...], ...]:
     """Nodes whose values share one grid, each once; those that share with nothing are left out.
 
     Where the target ties the operands of an operator (a sum, a concatenation), its operands and its
@@ -44,12 +44,12 @@ def shared_grids(graph: ModelGraph, target: Target) -> tuple[tuple[str, ...], ..
 def grid_classes(graph: ModelGraph, target: Target, sites: Iterable[Site]) -> dict[str, str]:
     """Which values share one grid: a name for each root of the sites."""
     found = {site.root: site.root for site in sites}
-    for names in shared_grids(graph, target):
+    for names in find_shared_grids(graph, target):
         found |= {name: min(names) for name in names if name in found}
     return found
 
 
-def tied_inputs(
+def find_tied_inputs(
     graph: ModelGraph, target: Target, sites: Iterable[Site]
 ) -> Mapping[str, Sequence[str]]:
     """Units that must take the same input bits, by a name of what they read.
@@ -57,7 +57,7 @@ def tied_inputs(
     Units that read values of one class of `shared_grids`; and where the target has one grid for
     whoever reads a value, units that read the same.
     """
-    classes = {name: own[0] for own in shared_grids(graph, target) for name in own}
+    classes = {name: own[0] for own in find_shared_grids(graph, target) for name in own}
     found: dict[str, dict[str, None]] = {}
     for site in sites:
         if site.unit is None or (site.root not in classes and READS not in target.ties):

@@ -104,7 +104,7 @@ def _unit(
     assert weight_node is not None
     target = str(weight_node.target)
     weight = get_tensor(module, target)
-    kind = _resolved_kind(kind, first, weight)
+    kind = _resolve_kind(kind, first, weight)
     name = unit_name(target)
     if name in taken:
         name = target
@@ -112,7 +112,7 @@ def _unit(
     after = [activation_after(n) for n in nodes]
     outputs = tuple((a or n).name for a, n in zip(after, nodes, strict=True))
     kinds = {ACTIVATIONS[a.target] if a is not None else None for a in after}
-    kinds_of = [_resolved_kind(WEIGHTED[n.target], n, weight) for n in nodes]
+    kinds_of = [_resolve_kind(WEIGHTED[n.target], n, weight) for n in nodes]
     per_call = [_work(k, n, weight, shapes, batch) for k, n in zip(kinds_of, nodes, strict=True)]
     return Unit(
         name=name,
@@ -135,7 +135,7 @@ def _is_look_up(node: fx.Node) -> bool:
     return WEIGHTED[node.target] == "embedding"
 
 
-def _resolved_kind(kind: str, node: fx.Node, weight: Tensor) -> str:
+def _resolve_kind(kind: str, node: fx.Node, weight: Tensor) -> str:
     if kind != "convolution":
         return kind
     transposed = bool(node.args[6])

@@ -23,9 +23,9 @@ from bitwright.graph.installed import (
     Installed,
     device_of,
     evaluate,
+    find_touched,
     install,
     reinstall,
-    touched,
 )
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import plan
@@ -90,7 +90,7 @@ def prepare(
     axes = find_batch_axes(graph, flat, work) if stack_bytes else None
     suffixes = {}
     for name, group in groups.items():
-        nodes = {node for variant in group.values() for node in touched(graph, variant)}
+        nodes = {node for variant in group.values() for node in find_touched(graph, variant)}
         suffixes[name] = suffix_of(graph, nodes, wanted)
     sample_bytes = {
         name: peak_bytes(suffix, axes) if axes is not None and stackable(suffix, axes) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import dequantize, quantize
-from bitwright.numerics.blocks import grouped_qparams, turned
+from bitwright.numerics.blocks import grouped_qparams, turn_to_channels
 from bitwright.numerics.ranges import range_rule, weight_qparams
 
 
@@ -43,7 +43,7 @@ class Nearest:
                 rows, problem.grid, problem.choice.group, rule, problem.symmetric
             )
             if problem.channel_axis:
-                qparams = turned(qparams)
+                qparams = turn_to_channels(qparams)
         else:
             qparams = weight_qparams(weight, problem.grid, axis, rule, problem.symmetric)
         q = quantize(weight, qparams)

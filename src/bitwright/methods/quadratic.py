@@ -12,7 +12,7 @@ from bitwright.graph.rows import rows_weight, solvable, weight_rows
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
-from bitwright.numerics.blocks import grouped_qparams, turned
+from bitwright.numerics.blocks import grouped_qparams, turn_to_channels
 from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of, descend
 from bitwright.numerics.exact import exact_range, significant_bits, snap
 from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
@@ -258,7 +258,7 @@ def _as_integers(steps: Steps, problem: UnitProblem, unit: Unit) -> tuple[QParam
     q = rows_weight(steps.k + zero_rows, unit).to(problem.grid.dtype)
     if problem.choice.group:
         made = QParams(problem.grid, steps.scale[0], zero_rows[0].to(torch.int32))
-        return (made if problem.channel_axis == 0 else turned(made)), q.contiguous()
+        return (made if problem.channel_axis == 0 else turn_to_channels(made)), q.contiguous()
     shape: list[int] = []
     scale, zero = steps.scale.reshape(-1), zero_rows.reshape(-1)
     if problem.per_channel:

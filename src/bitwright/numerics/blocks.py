@@ -28,7 +28,7 @@ def grouped_qparams(
     return QParams(grid, scale, zero)
 
 
-def turned(qparams: QParams) -> QParams:
+def turn_to_channels(qparams: QParams) -> QParams:
     """The parameters of the transposed weight."""
     scale, zero = (v.t().contiguous() for v in (qparams.scale, qparams.zero_point))
     return QParams(qparams.grid, scale, zero)
@@ -58,7 +58,7 @@ def blocks(values: Tensor, block: tuple[int, int]) -> Tensor:
     return values.index_select(axis, places)
 
 
-def repeated(values: Tensor, block: tuple[int, int]) -> Tensor:
+def repeat_blocks(values: Tensor, block: tuple[int, int]) -> Tensor:
     """The inverse of `blocks`."""
     axis, length = block
     return values.repeat_interleave(length, axis)

@@ -27,7 +27,7 @@ from bitwright.numerics.stats import TensorStats
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.plan import choices_of, stream
 from bitwright.sensitivity.prices import Prices, file_share, input_sizes
-from bitwright.sensitivity.ties import groups_among, tied
+from bitwright.sensitivity.ties import groups_among, tie_rows
 from bitwright.solving.assembly import assemble
 from bitwright.solving.grids import active_sites, input_grids
 from bitwright.solving.work import problem
@@ -83,7 +83,7 @@ def costs_of(job: Job, graph: ModelGraph, menu: Menus) -> Table:
         if FLOAT not in choices:
             rows.append(prices.row(unit, FLOAT))
     groups = groups_among(graph, target, find_sites(graph, target), job.recipe)
-    return tied(make_table(rows, "the menu"), groups)
+    return tie_rows(make_table(rows, "the menu"), groups)
 
 
 def _rounded(job: Job, graph: ModelGraph) -> Assignment:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bitwright.allocation.budget import parse_budgets
 from bitwright.allocation.cost import DEGRADATIONS
-from bitwright.allocation.given import inlined, parse_given
+from bitwright.allocation.given import inline_bits, parse_given
 from bitwright.allocation.ties import parse_ties
 from bitwright.engine.device import parse_device
 from bitwright.errors import RecipeError
@@ -36,8 +36,8 @@ _MOST_COUNTED = 10**9
 
 def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
     """A recipe from defaults, then a named recipe or file, then the options of the command."""
-    recipe = update(Recipe(), inlined(load_recipe(name)), f"recipe {name}")
-    overrides = inlined(overrides)
+    recipe = update(Recipe(), inline_bits(load_recipe(name)), f"recipe {name}")
+    overrides = inline_bits(overrides)
     if overrides.get("scheme") and not any(map(overrides.get, ("menu", "budget", "lossless"))):
         # Whoever asks for one scheme asks for no allocation.
         recipe = replace(recipe, menu="", budget="")

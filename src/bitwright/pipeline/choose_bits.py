@@ -20,7 +20,7 @@ from bitwright.pipeline.job import Job, Prepared
 from bitwright.pipeline.menu_latency import menu_latency, needs_latency
 from bitwright.pipeline.tabulate import measured_menu
 from bitwright.recipe.values import Recipe
-from bitwright.sensitivity.pairs import allocate_paired, pairs_record, tried_around, with_pairs
+from bitwright.sensitivity.pairs import allocate_paired, choose_around, pairs_record, with_pairs
 from bitwright.sensitivity.table import Base
 from bitwright.solving.parallel import SolvedTasks
 
@@ -158,7 +158,7 @@ def _paired(trial: Trial, table: Table, found: Allocation, recipe: Recipe) -> Se
     base, progress = trial.base, trial.progress
     plain = _plain(trial, table, found)
     with progress.stage("pairs"):
-        paired = with_pairs(base, table, tried_around(table, found), recipe.pairwise)
+        paired = with_pairs(base, table, choose_around(table, found), recipe.pairwise)
         other = allocate_paired(paired, recipe)
     if other.rows is None:
         progress.note("pairs", f"no allocation was found with pairs counted: {other.status}")

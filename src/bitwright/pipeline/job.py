@@ -24,7 +24,7 @@ from bitwright.graph.model_graph import ModelGraph, Note
 from bitwright.graph.observe import Observation, observe
 from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target, load_target
-from bitwright.graph.ties import shared_grids
+from bitwright.graph.ties import find_shared_grids
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
@@ -32,7 +32,7 @@ from bitwright.pipeline.plan import menu_of, rewrite, stream
 from bitwright.prepare.names import SMOOTH, prepare_steps
 from bitwright.prepare.smooth import apply_changes, find_changes
 from bitwright.recipe.values import BY_OUTPUT, Recipe, tensor_rule
-from bitwright.solving import Edges, Work, bound_batches
+from bitwright.solving import Edges, Work, bind_batches
 from bitwright.solving.grids import input_grids, sites_in_use, task_grids
 from bitwright.solving.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 from bitwright.sources.batches import Dataset, take
@@ -119,7 +119,7 @@ def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
             return graph
         changes = find_changes(
             graph,
-            bound_batches(graph, lambda: stream(job.data, recipe)),
+            bind_batches(graph, lambda: stream(job.data, recipe)),
             {name: _hardest(choices) for name, choices in menu_of(graph, recipe).items()},
             load_target(recipe.target),
             method(recipe.method).needs.data,
@@ -156,7 +156,7 @@ def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Pre
         notes=(*observation.notes, *said),
     )
     tell(observation.notes, "observe", progress)
-    batches = bound_batches(graph, lambda: stream(job.data, recipe))
+    batches = bind_batches(graph, lambda: stream(job.data, recipe))
     share = LOSSLESS_SHARE if recipe.lossless else HELD_OUT
     if not tuning_steps(recipe.tune) and not recipe.lossless:
         whole = Samples(batches, lambda: iter(()), observation.samples, 0)
@@ -172,7 +172,7 @@ def shared_stats(
 ) -> dict[str, TensorStats]:
     """Statistics in which values that share a grid have those of all of them together."""
     found = dict(stats)
-    for names in shared_grids(graph, target):
+    for names in find_shared_grids(graph, target):
         own = [stats[name] for name in names if name in stats]
         if own:
             whole = reduce(TensorStats.merge, own)

@@ -18,7 +18,7 @@ from bitwright.sensitivity.measure import (
 )
 from bitwright.sensitivity.solutions import TABLE_BATCH, Bench, Solutions
 from bitwright.sensitivity.table import Base, measure_menu
-from bitwright.sensitivity.ties import groups_among, tied
+from bitwright.sensitivity.ties import groups_among, tie_rows
 from bitwright.solving import solve
 from bitwright.sources.batches import Batch, take
 from bitwright.sources.lengths import batched
@@ -65,7 +65,7 @@ def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Bas
     flat = bind(prepared.graph, next(stream(job.data, job.recipe)))
     with progress.stage("table", sum(map(len, prepared.menu.values()))) as tick:
         base, table = measure_menu(solutions, prepared.menu, flat, seconds, tick)
-    return base, tied(table, groups)
+    return base, tie_rows(table, groups)
 
 
 def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:
@@ -82,5 +82,5 @@ def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:
         for unit in prepared.graph.units
         for choice in prepared.menu[unit.name]
     ]
-    make_menu(tied(make_table(empty, "the menu"), own))
+    make_menu(tie_rows(make_table(empty, "the menu"), own))
     return own

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from bitwright.graph.model_graph import ModelGraph, Note, Unit, shallow_copy
 from bitwright.graph.rows import geometry
-from bitwright.prepare.expectation import gathered
+from bitwright.prepare.expectation import gather_means
 from bitwright.prepare.joints import Joint, find_joints, top_of
 from bitwright.prepare.rescale import (
     behind_clip,
@@ -103,7 +103,7 @@ def _move(
     for reader in joint.readers:
         unit = units[reader.unit.name]
         weight = tensor64(module, unit.weight)
-        sums = gathered(weight, unit, for_reader(moved, reader))
+        sums = gather_means(weight, unit, for_reader(moved, reader))
         old = torch.zeros_like(sums) if unit.bias is None else tensor64(module, unit.bias)
         units[unit.name] = put_bias(module, nodes, unit, old + sums)
     for clip in joint.clips:

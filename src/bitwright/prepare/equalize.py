@@ -21,9 +21,9 @@ from bitwright.prepare.rescale import (
     put_clip,
     put_relu,
     rebuilt,
-    scaled_inputs,
-    scaled_outputs,
-    scaled_record,
+    scale_inputs,
+    scale_outputs,
+    scale_record,
     tensor64,
 )
 
@@ -80,7 +80,7 @@ class Equalize:
                 furthest = max(furthest, float(grow.log().abs().max()))
             if furthest <= self.tolerance:
                 break
-        return rescaled(graph, joints, weights, factors, self.relu6, self.name)
+        return rescale_joint(graph, joints, weights, factors, self.relu6, self.name)
 
 
 def check_relu6(value: str, place: str) -> None:
@@ -133,13 +133,13 @@ def reader_range(joint: Joint, weights: Weights) -> Tensor:
 def grow_channels(joint: Joint, weights: Weights, factor: Tensor) -> None:
     """Let the joint's channels grow by a factor each: the writer by it, the readers against it."""
     name = joint.writer.name
-    weights[name] = scaled_outputs(weights[name], joint.writer, factor)
+    weights[name] = scale_outputs(weights[name], joint.writer, factor)
     for reader in joint.readers:
         name = reader.unit.name
-        weights[name] = scaled_inputs(weights[name], reader.unit, 1.0 / for_reader(factor, reader))
+        weights[name] = scale_inputs(weights[name], reader.unit, 1.0 / for_reader(factor, reader))
 
 
-def rescaled(
+def rescale_joint(
     graph: ModelGraph,
     joints: tuple[Joint, ...],
     weights: Weights,
@@ -159,7 +159,7 @@ def rescaled(
         if writer.bias is not None:
             put_bias(module, nodes, writer, tensor64(module, writer.bias) * factor)
         if writer.name in graph.folded:
-            folded[writer.name] = scaled_record(graph.folded[writer.name], factor)
+            folded[writer.name] = scale_record(graph.folded[writer.name], factor)
         for clip in joint.clips:
             if relu6 == "relu":
                 new = put_relu(module, nodes, clip)

@@ -15,7 +15,7 @@ from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.operators import ACTIVATIONS
 from bitwright.graph.sites import is_zero_pad
 from bitwright.graph.units import input_of
-from bitwright.prepare.joints import flattened, inputs_of, top_of
+from bitwright.prepare.joints import flatten_joint, inputs_of, top_of
 from bitwright.prepare.rescale import by_input
 
 aten = torch.ops.aten
@@ -68,7 +68,7 @@ class Clipped:
         return mean, (square - mean.square()).clamp_min(0.0)
 
 
-def expected_inputs(graph: ModelGraph) -> dict[str, Tensor]:
+def expect_inputs(graph: ModelGraph) -> dict[str, Tensor]:
     """The mean of every input channel of each unit, where batch-norms before it tell.
 
     A folded batch-norm says that its unit's output has mean beta and deviation |gamma|; a Gauss
@@ -128,7 +128,7 @@ def _through(graph: ModelGraph, node: fx.Node, before: fx.Node, source: Clipped)
         return Clipped.gauss(source.moments()[0], None)
     if ACTIVATIONS.get(node.target) in FUNCTIONS:
         return _smooth(node, source)
-    pixels = flattened(before, node)
+    pixels = flatten_joint(before, node)
     if pixels is not None:
         return Clipped.gauss(source.moments()[0].repeat_interleave(pixels), None)
     return source if is_zero_pad(node) else None
@@ -165,7 +165,7 @@ def _smooth(node: fx.Node, source: Clipped) -> Clipped | None:
     return Clipped.gauss(mean, var.sqrt())
 
 
-def gathered(weight: Tensor, unit: Unit, constant: Tensor) -> Tensor:
+def gather_means(weight: Tensor, unit: Unit, constant: Tensor) -> Tensor:
     """What a unit makes of an input that is constant in each channel.
 
     Equation: o_c = sum_j c_j sum_k W_cjk, over the inputs j that output c sees.

@@ -12,7 +12,7 @@ from bitwright.prepare.equalize import (
     alive,
     check_relu6,
     grow_channels,
-    rescaled,
+    rescale_joint,
     usable,
     weights_of,
     writer_range,
@@ -58,7 +58,7 @@ class Factorize:
             grow = torch.where(torch.isfinite(grow), grow, 1.0)
             grow_channels(joint, weights, grow)
             factors[joint.writer.name] = grow
-        return rescaled(graph, joints, weights, factors, self.relu6, self.name)
+        return rescale_joint(graph, joints, weights, factors, self.relu6, self.name)
 
 
 def activation_range(record: FoldedBatchNorm) -> Tensor:

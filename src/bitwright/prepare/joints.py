@@ -171,7 +171,7 @@ def _passes(graph: ModelGraph, user: fx.Node, node: fx.Node) -> int | None:
     if user.target is aten.mean.dim:
         return 1 if _rank(node) == 4 and _axes(user.args[1]) == {2, 3} else None
     if user.target in _FLATTENING:
-        return flattened(node, user)
+        return flatten_joint(node, user)
     return None
 
 
@@ -200,7 +200,7 @@ def _axes(given: object) -> set[int]:
     return {int(v) % 4 for v in values if isinstance(v, int)}
 
 
-def flattened(node: fx.Node, user: fx.Node) -> int | None:
+def flatten_joint(node: fx.Node, user: fx.Node) -> int | None:
     """Pixels of a channel where [B, C, H, W] becomes [B, C H W]."""
     before, after = node.meta.get("val"), user.meta.get("val")
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):

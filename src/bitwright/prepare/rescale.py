@@ -36,14 +36,14 @@ def by_input(weight: Tensor, unit: Unit) -> Tensor:
     return turned.reshape(unit.groups * weight.shape[1], -1)
 
 
-def scaled_outputs(weight: Tensor, unit: Unit, factor: Tensor) -> Tensor:
+def scale_outputs(weight: Tensor, unit: Unit, factor: Tensor) -> Tensor:
     """The weight with each output channel times its factor."""
     shape = [1] * weight.dim()
     shape[unit.channel_axis] = -1
     return weight * factor.reshape(shape)
 
 
-def scaled_inputs(weight: Tensor, unit: Unit, factor: Tensor) -> Tensor:
+def scale_inputs(weight: Tensor, unit: Unit, factor: Tensor) -> Tensor:
     """The weight with each input channel times its factor."""
     rest = [1] * (weight.dim() - 2)
     if unit.kind == "addmm" or unit.kind.startswith("conv_transpose"):
@@ -58,7 +58,7 @@ def for_reader(values: Tensor, reader: Reader) -> Tensor:
     return values.repeat_interleave(reader.block)
 
 
-def scaled_record(record: FoldedBatchNorm, factor: Tensor) -> FoldedBatchNorm:
+def scale_record(record: FoldedBatchNorm, factor: Tensor) -> FoldedBatchNorm:
     """What the batch-norm would have been had the unit's output been scaled."""
     factor = factor.float()
     return replace(record, gamma=record.gamma * factor, beta=record.beta * factor)

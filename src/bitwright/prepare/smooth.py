@@ -21,7 +21,7 @@ from bitwright.numerics.affine import dequantize, fake_quantize, quantize
 from bitwright.numerics.exact import exact_range
 from bitwright.numerics.stats import ChannelStats
 from bitwright.prepare.names import SMOOTH
-from bitwright.prepare.rescale import by_input, put, put_bias, scaled_inputs
+from bitwright.prepare.rescale import by_input, put, put_bias, scale_inputs
 
 aten = torch.ops.aten
 NAME = SMOOTH
@@ -82,10 +82,10 @@ class _Seen:
         flat = x.reshape(-1, x.shape[-1]).float()
         here = ChannelStats.of(flat, axis=-1)
         self.stats = here if self.stats is None else self.stats.merge(here)
-        self.rows.append(_thinned(flat, ROWS_OF_BATCH))
+        self.rows.append(_thin(flat, ROWS_OF_BATCH))
 
 
-def _thinned(rows: Tensor, limit: int) -> Tensor:
+def _thin(rows: Tensor, limit: int) -> Tensor:
     """At most so many rows, evenly from all; a copy."""
     count = min(limit, len(rows))
     return rows[torch.arange(count) * len(rows) // max(count, 1)]
@@ -162,7 +162,7 @@ def find_changes(
     places = [
         place
         for place in find_places(graph)
-        if target.inputs and all(_quantised(choices[unit.name]) for unit in place.readers)
+        if target.inputs and all(_quantise(choices[unit.name]) for unit in place.readers)
     ]
     seen = {place.source: _Seen(None, []) for place in places}
 
@@ -180,7 +180,7 @@ def find_changes(
     return tuple(found)
 
 
-def _quantised(choice: Choice) -> bool:
+def _quantise(choice: Choice) -> bool:
     return bool(choice.w_bits and choice.a_bits)
 
 
@@ -194,7 +194,7 @@ def _best(
 ) -> Smoothing | None:
     stats = seen.stats
     assert stats is not None
-    rows = _thinned(torch.cat(seen.rows), ROWS)
+    rows = _thin(torch.cat(seen.rows), ROWS)
     weights = [by_input(graph.tensor(u.weight).float(), u).t() for u in place.readers]
     ones = torch.ones(rows.shape[1])
     trials = [(ones, torch.zeros_like(ones))]
@@ -275,8 +275,8 @@ def apply_changes(graph: ModelGraph, changes: tuple[Smoothing, ...]) -> ModelGra
         place = change.place
         for unit in place.readers:
             weight = graph.tensor(unit.weight).float()
-            units[unit.name] = _shifted_bias(module, nodes, unit, weight, change.shift)
-            put(module, unit.weight, scaled_inputs(weight, unit, change.factor))
+            units[unit.name] = _shift_bias(module, nodes, unit, weight, change.shift)
+            put(module, unit.weight, scale_inputs(weight, unit, change.factor))
         if place.norm is not None:
             _into_norm(graph, module, nodes[place.norm], change)
             continue
@@ -300,7 +300,7 @@ def with_places(graph: ModelGraph, stored: Mapping[str, Tensor]) -> ModelGraph:
     return _rebuilt(graph, module, {})
 
 
-def _shifted_bias(
+def _shift_bias(
     module: fx.GraphModule, nodes: dict[str, fx.Node], unit: Unit, weight: Tensor, shift: Tensor
 ) -> Unit:
     inputs = by_input(weight, unit)

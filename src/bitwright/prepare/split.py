@@ -70,7 +70,7 @@ class SplitOutliers:
                 continue
             weight = tensor64(module, unit.weight)
             wide, index = self._split(weight, choice)
-            units[unit.name] = _widened(module, nodes[unit.calls[0]], unit, wide, index)
+            units[unit.name] = _widen(module, nodes[unit.calls[0]], unit, wide, index)
             text = f"{self.name}: {wide.shape[1]} inputs instead of {weight.shape[1]}"
             notes.append(Note(unit.name, text))
         made = rebuilt(graph, module, units, {})
@@ -128,7 +128,7 @@ def _step(weight: Tensor, choice: Choice, target: Target) -> Tensor:
     return qparams.scale.double().reshape(-1, *[1] * (weight.dim() - 2))
 
 
-def _widened(
+def _widen(
     module: fx.GraphModule, call: fx.Node, unit: Unit, weight: Tensor, index: Tensor
 ) -> Unit:
     """Put the weight in place, and a Gather of the input's channels before it."""

@@ -45,7 +45,7 @@ def neighbours(graph: ModelGraph, joins: int = JOINS) -> tuple[UnitPair, ...]:
     behind: dict[fx.Node, dict[str, int]] = {}
     for node in graph.module.graph.nodes:
         values = [i for i in node.all_input_nodes if i.op != "get_attr" and not _is_size(i)]
-        sources = _merged([behind[i] for i in values], joins)
+        sources = _merge([behind[i] for i in values], joins)
         here = calls.get(node.name)
         if here is not None:
             together = sorted({*sources, here}, key=order.__getitem__)
@@ -62,7 +62,7 @@ def _is_size(node: fx.Node) -> bool:
     return node.target is torch.ops.aten.sym_size.int or arithmetic
 
 
-def _merged(sources: Sequence[Mapping[str, int]], limit: int) -> dict[str, int]:
+def _merge(sources: Sequence[Mapping[str, int]], limit: int) -> dict[str, int]:
     """The nearest way to each unit over all inputs; more than one input is a join."""
     step = 1 if len(sources) > 1 else 0
     near: dict[str, int] = {}
@@ -244,7 +244,7 @@ def allocation_groups(changes: UnitChanges, allocations: Sequence[ChosenUnits]) 
     return {ALLOCATIONS: {i: _changes(changes, a) for i, a in enumerate(allocations)}}
 
 
-def predicted(
+def predict_loss(
     single: MeasuredLosses, allocation: ChosenUnits, terms: PairTerms | None = None
 ) -> float:
     """The loss change that unit by unit measurement predicts for an allocation.
@@ -267,7 +267,7 @@ class Additivity:
     """
 
     allocations: tuple[ChosenUnits, ...]
-    predicted: tuple[float, ...]
+    predict_loss: tuple[float, ...]
     pairwise: tuple[float, ...] | None
     measured: tuple[Delta, ...]
     rank: float
@@ -294,8 +294,8 @@ def additivity(
     _check_same_samples(single, mixed)
     measured = tuple(mixed.delta(ALLOCATIONS, i) for i in range(len(allocations)))
     losses = [delta.loss for delta in measured]
-    sums = tuple(predicted(single, a) for a in allocations)
-    pairwise = tuple(predicted(single, a, terms) for a in allocations) if terms else None
+    sums = tuple(predict_loss(single, a) for a in allocations)
+    pairwise = tuple(predict_loss(single, a, terms) for a in allocations) if terms else None
     return Additivity(
         tuple(allocations),
         sums,

@@ -110,7 +110,7 @@ class MeasuredLosses:
         }
 
 
-def softened(measured: MeasuredLosses) -> MeasuredLosses:
+def soften(measured: MeasuredLosses) -> MeasuredLosses:
     """The same with the less noisy loss in place of the loss, where there is one.
 
     See `SampleLoss`: its third row.

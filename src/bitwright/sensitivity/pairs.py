@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitwright.allocation.allocate import Allocation, allocate
-from bitwright.allocation.solver.pairwise import noted
+from bitwright.allocation.solver.pairwise import note_pairs
 from bitwright.allocation.solver.terms import terms_of
 from bitwright.allocation.table import Row, Table
 from bitwright.graph.choice import Choice
@@ -22,7 +22,7 @@ from bitwright.sensitivity.interaction import (
     pair_groups,
     quadratic_terms,
 )
-from bitwright.sensitivity.measure import softened
+from bitwright.sensitivity.measure import soften
 from bitwright.sensitivity.table import Base
 
 TriedChoices = tuple[Choice, ...]
@@ -64,8 +64,8 @@ def with_pairs(base: Base, table: Table, tried: Mapping[str, TriedChoices], coun
     wanted: dict[UnitPair, tuple[ChoicePair, ...]] = {
         pair: tuple(itertools.product(free[pair[0]], free[pair[1]])) for pair in pairs
     }
-    both = softened(base.measured(pair_groups(base.changes, wanted)))
-    terms = quadratic_terms(softened(base.single), pair_deltas(softened(base.single), both, pairs))
+    both = soften(base.measured(pair_groups(base.changes, wanted)))
+    terms = quadratic_terms(soften(base.single), pair_deltas(soften(base.single), both, pairs))
     own = {
         pair: {key: base.scale * term for key, term in of.items() if term}
         for pair, of in terms.items()
@@ -73,12 +73,12 @@ def with_pairs(base: Base, table: Table, tried: Mapping[str, TriedChoices], coun
     return Paired(table.with_terms("loss", terms_of(own)), terms, sum(map(len, wanted.values())))
 
 
-def tried_around(table: Table, allocation: Allocation) -> dict[str, TriedChoices]:
+def choose_around(table: Table, allocation: Allocation) -> dict[str, TriedChoices]:
     """Of every unit the choice in an allocation and the next that loses more."""
-    return {unit: _tried(table, unit, choice) for unit, choice in allocation.choices.items()}
+    return {unit: _choose(table, unit, choice) for unit, choice in allocation.choices.items()}
 
 
-def _tried(table: Table, unit: str, chosen: Choice) -> TriedChoices:
+def _choose(table: Table, unit: str, chosen: Choice) -> TriedChoices:
     rows = sorted(table.of(unit), key=_loss)
     place = next(i for i, row in enumerate(rows) if row.choice == chosen)
     start = max(0, min(place, len(rows) - _TRIED))
@@ -99,7 +99,7 @@ def allocate_paired(paired: Paired, recipe: Recipe) -> Allocation:
     found = allocate(
         paired.table, recipe.budget, minimize=recipe.minimize, solver=recipe.solver, advise=False
     )
-    return found if found.rows is None else noted(found, len(paired.table.terms["loss"]))
+    return found if found.rows is None else note_pairs(found, len(paired.table.terms["loss"]))
 
 
 def pairs_record(

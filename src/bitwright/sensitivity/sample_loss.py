@@ -82,12 +82,12 @@ class Divergence:
         missed = (a.argmax(-1) != b.argmax(-1)).double().mean(1)
         if self.probabilities:
             a, b = (v.double().clamp_min(LEAST_PROBABILITY).log() for v in (a, b))
-        plain = _bounded(kl_rows(a, b).mean(1), missed)
+        plain = _bound(kl_rows(a, b).mean(1), missed)
         if self.temperature == 1.0:
             return plain
         a, b = a.double() / self.temperature, b.double() / self.temperature
         soft = kl_rows(a, b).mean(1) * self.temperature**2
-        return torch.cat([plain, _bounded(soft, missed)[:1]])
+        return torch.cat([plain, _bound(soft, missed)[:1]])
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class CrossEntropy:
         losses = -rows.log_softmax(-1).gather(-1, places).squeeze(-1)
         missed = (rows.argmax(-1) != wanted).double()
         count = used.sum(1).clamp_min(1)
-        return _bounded((losses * used).sum(1) / count, (missed * used).sum(1) / count)
+        return _bound((losses * used).sum(1) / count, (missed * used).sum(1) / count)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class RelativeSquaredError:
         assert reference is not None
         a, b = by_sample(reference).double(), by_sample(outputs).double()
         losses = (a - b).square().mean((1, 2)) / self.energy
-        return _bounded(losses, torch.zeros_like(losses))
+        return _bound(losses, torch.zeros_like(losses))
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class EmbeddingDistance:
         del labels
         assert reference is not None
         losses = 1 - cosine_rows(embedding(reference.double()), embedding(outputs.double()))
-        return _bounded(losses, torch.zeros_like(losses))
+        return _bound(losses, torch.zeros_like(losses))
 
 
 def choose_loss(reference: Tensor, labels: object = None, answers: str = SCORES) -> SampleLoss:
@@ -232,6 +232,6 @@ def _class_labels(labels: object, rows: Tensor) -> Tensor:
     return labels.reshape(rows.shape[:2]).long().to(rows.device)
 
 
-def _bounded(losses: Tensor, missed: Tensor) -> Tensor:
+def _bound(losses: Tensor, missed: Tensor) -> Tensor:
     losses = losses.nan_to_num(nan=WORST, posinf=WORST).clamp_max(WORST)
     return torch.stack([losses, missed])

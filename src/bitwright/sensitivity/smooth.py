@@ -30,7 +30,7 @@ class Seen:
     error: float | None
 
 
-def smoothed(units: Mapping[str, Sequence[Seen]]) -> dict[str, list[float]]:
+def smooth_losses(units: Mapping[str, Sequence[Seen]]) -> dict[str, list[float]]:
     """The change of every choice given both the measurement and the unit's curvature.
 
     Equations: k_u = (sum_c w e d + 1/K) / (sum_c w e^2 + 1/K^2) with w = 1 / stderr^2 and K the
@@ -46,7 +46,7 @@ def smoothed(units: Mapping[str, Sequence[Seen]]) -> dict[str, list[float]]:
     own = {name: _curvature(seen) for name, seen in units.items()}
     known = [k for k in own.values() if k is not None and k > 0]
     typical = float(np.median(known)) if known else 0.0
-    return {name: _drawn(seen, typical) for name, seen in units.items()}
+    return {name: _draw(seen, typical) for name, seen in units.items()}
 
 
 def _sums(seen: Sequence[Seen]) -> tuple[float, float]:
@@ -61,7 +61,7 @@ def _curvature(seen: Sequence[Seen]) -> float | None:
     return top / bottom if bottom > 0 else None
 
 
-def _drawn(seen: Sequence[Seen], typical: float) -> list[float]:
+def _draw(seen: Sequence[Seen], typical: float) -> list[float]:
     top, bottom = _sums(seen)
     if typical <= 0 or bottom <= 0:
         return [s.delta for s in seen]

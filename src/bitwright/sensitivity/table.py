@@ -26,12 +26,12 @@ from bitwright.sensitivity.measure import (
     collect,
     loss_of_network,
     measure_table,
-    softened,
+    soften,
     unit_groups,
 )
 from bitwright.sensitivity.measure import measure as parts_of
 from bitwright.sensitivity.prices import Prices, file_share, input_sizes, table_of
-from bitwright.sensitivity.smooth import Seen, smoothed
+from bitwright.sensitivity.smooth import Seen, smooth_losses
 from bitwright.sensitivity.solutions import TABLE_BATCH, Solutions, figures
 from bitwright.solving import Configuration, Edges, Work
 from bitwright.solving.assembly import assemble
@@ -108,7 +108,7 @@ def measure_menu(
     table = table_of(_prices(work, network, base, flat), menu, solutions.solved, single, seconds)
     scale = scale_of(single)
     found = Base(solutions, changes, subject, single, scale, key, menu)
-    return found, fitted(table, solutions, single, scale)
+    return found, fit_losses(table, solutions, single, scale)
 
 
 def measure_losses(
@@ -191,7 +191,7 @@ def scale_of(single: MeasuredLosses) -> float:
 
     Equation: the sum of all changes of the one by that of the other; 1 where that says nothing.
     """
-    soft = softened(single)
+    soft = soften(single)
     totals = [
         sum(found.delta(unit, choice).loss for unit, own in found.values.items() for choice in own)
         for found in (single, soft)
@@ -199,13 +199,13 @@ def scale_of(single: MeasuredLosses) -> float:
     return totals[0] / totals[1] if min(totals) > 0 else 1.0
 
 
-def fitted(table: Table, solutions: Solutions, single: MeasuredLosses, scale: float) -> Table:
+def fit_losses(table: Table, solutions: Solutions, single: MeasuredLosses, scale: float) -> Table:
     """The table with the measurement's noise taken out of every unit that has a choice.
 
     Changes of the softened loss, drawn towards what the unit's curvature says (`search.smooth`),
     in the units of the loss.
     """
-    soft = softened(single)
+    soft = soften(single)
     solved, base = solutions.solved, solutions.base
     base_errors = {name: _error(solved, name, choice) for name, choice in base.items()}
 
@@ -216,7 +216,7 @@ def fitted(table: Table, solutions: Solutions, single: MeasuredLosses, scale: fl
         return Seen(delta.loss, delta.stderr or 0.0, away)
 
     free = {unit: table.of(unit) for unit in table.units if len(table.of(unit)) > 1}
-    values = smoothed({unit: [seen(row) for row in rows] for unit, rows in free.items()})
+    values = smooth_losses({unit: [seen(row) for row in rows] for unit, rows in free.items()})
     known = {
         (row.unit, row.choice): scale * value
         for unit, rows in free.items()

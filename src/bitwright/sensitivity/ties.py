@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bitwright.allocation.table import Row, Table
-from bitwright.allocation.ties import INPUTS, groups_of, joined, parse_ties
+from bitwright.allocation.ties import INPUTS, groups_of, join_groups, parse_ties
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target
-from bitwright.graph.ties import tied_inputs
+from bitwright.graph.ties import find_tied_inputs
 from bitwright.recipe.values import Recipe
 
 
@@ -19,12 +19,12 @@ def groups_among(
 ) -> dict[str, str]:
     """What every unit of a captured network is tied to, whatever the menu."""
     own = groups_of([unit.name for unit in graph.units], parse_ties(recipe.ties))
-    for value, units in tied_inputs(graph, target, sites).items():
-        own = joined(own, dict.fromkeys(units, f"{INPUTS}{value}"))
+    for value, units in find_tied_inputs(graph, target, sites).items():
+        own = join_groups(own, dict.fromkeys(units, f"{INPUTS}{value}"))
     return own
 
 
-def tied(table: Table, groups: Mapping[str, str]) -> Table:
+def tie_rows(table: Table, groups: Mapping[str, str]) -> Table:
     """The table with the groups of its units."""
 
     def grouped(row: Row) -> Row:

@@ -2,7 +2,7 @@
 
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.drive import Solving, solve, solve_units
-from bitwright.solving.work import Edges, Task, Work, bound_batches
+from bitwright.solving.work import Edges, Task, Work, bind_batches
 
 __all__ = [
     "Configuration",
@@ -10,7 +10,7 @@ __all__ = [
     "Solving",
     "Task",
     "Work",
-    "bound_batches",
+    "bind_batches",
     "solve",
     "solve_units",
 ]

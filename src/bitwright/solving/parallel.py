@@ -16,7 +16,7 @@ from bitwright.engine.jobs import run_jobs
 from bitwright.engine.memory import trim_heap
 from bitwright.graph.kept import named_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
-from bitwright.graph.portable import PortableGraph, portable, restored
+from bitwright.graph.portable import PortableGraph, portable, restore_graph
 from bitwright.graph.replay import replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
@@ -239,4 +239,4 @@ def collect_chunk(
 
 @lru_cache(maxsize=1)
 def _graph(carried: PortableGraph) -> ModelGraph:
-    return restored(carried)
+    return restore_graph(carried)

@@ -63,7 +63,7 @@ def split_samples(graph: ModelGraph, batches: Open, share: int = HELD_OUT) -> Sa
     ordered = sorted(counts)
     apart = max(1, len(ordered) // share)
     if apart == len(ordered):
-        return _opened(kept, batches, total, total, lambda flat: (flat, flat))
+        return _open_parts(kept, batches, total, total, lambda flat: (flat, flat))
     limit = ordered[apart - 1]
     judges = sum(counts[key] for key in ordered[:apart])
 
@@ -73,10 +73,10 @@ def split_samples(graph: ModelGraph, batches: Open, share: int = HELD_OUT) -> Sa
             return (None, flat) if bool(out) else (flat, None)
         return take_rows(flat, ~out), take_rows(flat, out)
 
-    return _opened(kept, batches, total - judges, judges, cut)
+    return _open_parts(kept, batches, total - judges, judges, cut)
 
 
-def _opened(
+def _open_parts(
     kept: list[Flat] | None,
     batches: Open,
     fit: int,

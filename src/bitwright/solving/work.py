@@ -153,7 +153,7 @@ def edges_into(work: Work, unit: Unit, solution: UnitSolution) -> Edges:
     return found
 
 
-def bound_batches(graph: ModelGraph, batches: Callable[[], Iterator[Any]]) -> Open:
+def bind_batches(graph: ModelGraph, batches: Callable[[], Iterator[Any]]) -> Open:
     """Batches of inputs as the graph's flat inputs."""
 
     def walk() -> Iterator[Any]:

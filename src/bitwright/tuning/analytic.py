@@ -8,11 +8,11 @@ from typing import ClassVar
 from bitwright.evaluation.judge import Judge
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import dequantize
-from bitwright.prepare.expectation import expected_inputs, gathered
+from bitwright.prepare.expectation import expect_inputs, gather_means
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples, in_memory
 from bitwright.tuning.network import simulate, tunable, with_biases
-from bitwright.tuning.report import TuneReport, attempted
+from bitwright.tuning.report import TuneReport, report_attempt
 
 STAGE = "bias-analytic"
 
@@ -46,18 +46,18 @@ def correct_biases(start: Configuration, samples: Samples) -> tuple[Configuratio
     samples = in_memory(samples)
     judge = Judge.of(start.graph, samples.held_out)
     before = judge(simulate(start).module)
-    made = corrected(start)
+    made = correct_units(start)
     after = judge(simulate(start.changed(made)).module) if made else before
     kept = bool(made) and after.no_worse(before)
     note = "" if made else "no folded batch-norm tells the mean of any unit's input"
-    report = attempted(STAGE, (before, after), tuple(made), kept, judge, samples, note)
+    report = report_attempt(STAGE, (before, after), tuple(made), kept, judge, samples, note)
     return (start.changed(made) if kept else start), report
 
 
-def corrected(start: Configuration) -> dict[str, UnitSolution]:
+def correct_units(start: Configuration) -> dict[str, UnitSolution]:
     """The solutions of all units whose input's mean is known, with corrected biases."""
     graph = start.graph
-    means = expected_inputs(graph)
+    means = expect_inputs(graph)
     biased = with_biases(start)
     made = {}
     for unit in tunable(graph, start.solved):
@@ -65,7 +65,7 @@ def corrected(start: Configuration) -> dict[str, UnitSolution]:
             continue
         old = biased[unit.name]
         change = dequantize(old.q, old.weight).double() - graph.tensor(unit.weight).double()
-        shift = gathered(change, unit, means[unit.name])
+        shift = gather_means(change, unit, means[unit.name])
         assert old.bias is not None
         made[unit.name] = replace(old, bias=(old.bias.double() - shift).float())
     return made

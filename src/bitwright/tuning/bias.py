@@ -16,7 +16,7 @@ from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples, in_memory
 from bitwright.tuning.descent import Descent, Learned, descend
 from bitwright.tuning.network import Simulation, install, simulate, with_biases
-from bitwright.tuning.report import TuneReport, chosen_moment
+from bitwright.tuning.report import TuneReport, report_moments
 from bitwright.tuning.statistics import output_moments
 
 
@@ -77,7 +77,7 @@ def tune_biases(
             if now.no_worse(before) and now.soft < best.soft:
                 best, chosen = now, biases
     note = "" if chosen else f"held-out loss is never below {before}: left as it was"
-    report = chosen_moment("bias", history, best, tuple(chosen), judge, samples, note)
+    report = report_moments("bias", history, best, tuple(chosen), judge, samples, note)
     tuned = {name: replace(biased[name], bias=bias) for name, bias in chosen.items()}
     return start.changed(tuned), report
 
@@ -105,7 +105,7 @@ def _moments(
     options: BiasTuning,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The iterations at which the biases are to be judged, and the biases then."""
-    trained = _trained(graph, simulation, start, samples)
+    trained = _make_parameters(graph, simulation, start, samples)
     learned = Learned(tuple(unit.parameter for unit in trained.values()), options.rate)
 
     def tensors() -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ def _moments(
         )
 
 
-def _trained(
+def _make_parameters(
     graph: ModelGraph,
     simulation: Simulation,
     start: dict[str, UnitSolution],

@@ -17,14 +17,14 @@ from bitwright.solving.samples import Samples, fewer, in_memory
 from bitwright.tuning.moments import ChannelMoments
 from bitwright.tuning.network import (
     Simulation,
-    deployed_biases,
+    deploy_biases,
     install,
     simulate,
     tunable,
     with_biases,
 )
 from bitwright.tuning.norms import BatchNorm, from_statistics, gain_between, reconstruct, refuse
-from bitwright.tuning.report import TuneReport, attempted
+from bitwright.tuning.report import TuneReport, report_attempt
 from bitwright.tuning.statistics import in_order, output_moments
 
 ORDERS = ("sequential", "together")
@@ -108,8 +108,8 @@ def tune_batchnorms(
     made = correct(task, with_biases(start))
     after = judge(simulation.module)
     kept = after.no_worse(before)
-    moved = [u.name for u in units if kept and changed(solved[u.name], made[u.name])]
-    report = attempted(options.name, (before, after), tuple(moved), kept, judge, samples)
+    moved = [u.name for u in units if kept and differ(solved[u.name], made[u.name])]
+    report = report_attempt(options.name, (before, after), tuple(moved), kept, judge, samples)
     return start.changed({name: made[name] for name in moved}), report
 
 
@@ -163,7 +163,7 @@ def _together(task: _Task, start: SolutionsByUnit) -> SolutionsByUnit:
     momentum = task.options.momentum
     for _ in range(task.options.passes):
         measured = output_moments(task.simulation.module, task.units, task.samples.fit)
-        biases = deployed_biases(task.simulation.start.having(made))
+        biases = deploy_biases(task.simulation.start.having(made))
         for name, found in measured.items():
             first, norm = start[name], norms[name]
             assert first.bias is not None
@@ -184,7 +184,7 @@ def _towards(old: Tensor, new: Tensor, part: float) -> Tensor:
     return old + part * (new - old)
 
 
-def changed(before: UnitSolution, after: UnitSolution) -> bool:
+def differ(before: UnitSolution, after: UnitSolution) -> bool:
     """Whether a unit's scale or bias is another; no bias and zeros are the same."""
     if not torch.equal(before.weight.scale, after.weight.scale):
         return True

@@ -24,9 +24,9 @@ from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import HELD_OUT, Samples, bytes_of, in_memory, size_of
 from bitwright.tuning.descent import is_plain, weight_paths
 from bitwright.tuning.fisher import fisher_diagonals
-from bitwright.tuning.front import forwards, kept_of_both, parts_of
+from bitwright.tuning.front import forwards, keep_both, parts_of
 from bitwright.tuning.network import UnitSolutions, simulate
-from bitwright.tuning.report import TuneReport, attempted
+from bitwright.tuning.report import TuneReport, report_attempt
 from bitwright.tuning.straight import differentiable, run_part
 
 # What is kept in front of one block and behind it, of both networks and for all samples.
@@ -136,16 +136,16 @@ def reconstruct_blocks(
         samples = in_memory(samples)
         judge = Judge.of(start.graph, samples.held_out)
         before = judge(simulate(start).module)
-        made = _learned(start, samples, options)
+        made = _learn_blocks(start, samples, options)
         after = judge(simulate(start.changed(made)).module) if made else before
     # Every block was judged by itself; plain divergence of a few held-out samples of which the
     # network is sure is a matter of luck, and would undo what halves that of softened answers.
     kept = bool(made) and after.soft <= before.soft
-    report = attempted("brecq", (before, after), tuple(made), kept, judge, samples)
+    report = report_attempt("brecq", (before, after), tuple(made), kept, judge, samples)
     return (start.changed(made) if kept else start), report
 
 
-def _learned(
+def _learn_blocks(
     start: Configuration, samples: Samples, options: BlockReconstruction
 ) -> dict[str, UnitSolution]:
     graph = start.graph
@@ -158,12 +158,12 @@ def _learned(
     steps = {block: _samples_of_a_step(graph, block, sizes[block.end]) for block in blocks}
     about = max(LEAST, min(steps.values()))
     opened = [_in_parts(graph, side, about) for side in (samples.fit, samples.held_out)]
-    fit, apart = (kept_of_both(graph, side) for side in opened)
+    fit, apart = (keep_both(graph, side) for side in opened)
     part = size_of(next(opened[0]()))
     made: dict[str, UnitSolution] = {}
     simulated = simulate(start).graph
     for index, block in enumerate(blocks):
-        names = _kept(graph, blocks[index - 1].end if index else "", blocks[index:])
+        names = _names_to_keep(graph, blocks[index - 1].end if index else "", blocks[index:])
         kept = 2 * sum(sizes[name] for name in names) + sizes[block.end]
         most = KEPT_BYTES // max(kept * part, 1)
         ways = forwards(graph, simulated, names)
@@ -205,7 +205,7 @@ def _samples_of_a_step(graph: ModelGraph, block: Block, size: int) -> int:
     return min(BATCH, -(-POSITIONS // max(size // channels, 1)))
 
 
-def _kept(graph: ModelGraph, end: str, blocks: tuple[Block, ...]) -> set[str]:
+def _names_to_keep(graph: ModelGraph, end: str, blocks: tuple[Block, ...]) -> set[str]:
     """What these blocks read of what is made up to a node; nothing named: of the inputs."""
     nodes = graph.nodes()
     order = {name: i for i, name in enumerate(nodes)}

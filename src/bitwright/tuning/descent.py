@@ -17,7 +17,7 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.solving.samples import Samples, bytes_of, fixed_batch, size_of
 from bitwright.tuning.network import Simulation
-from bitwright.tuning.pool import PoolEntry, gather, joined, minibatches
+from bitwright.tuning.pool import PoolEntry, gather, join_entries, minibatches
 from bitwright.tuning.straight import differentiable, run_with
 
 # What the values of one forward pass may take while they wait for the backward pass.
@@ -144,7 +144,7 @@ def backward(
     """
     for first in range(0, len(entries), part):
         some = entries[first : first + part]
-        flat, answer = joined(some)
+        flat, answer = join_entries(some)
         if answer is None:
             answer = graph.answer.of(walk(graph.module, flat))
         with torch.enable_grad():

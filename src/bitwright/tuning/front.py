@@ -15,7 +15,7 @@ from bitwright.solving.samples import bytes_of, fixed_batch, size_of, take_rows
 from bitwright.tuning.descent import GRAD_BYTES
 
 
-def kept_of_both(graph: ModelGraph, opened: Open) -> KeptPlace:
+def keep_both(graph: ModelGraph, opened: Open) -> KeptPlace:
     """A place for the values of the float and of the quantised network, at the inputs yet.
 
     Args:

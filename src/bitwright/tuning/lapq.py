@@ -24,8 +24,8 @@ from bitwright.solving import Edges
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.grids import input_grids
 from bitwright.solving.samples import Samples, in_memory, size_of, take_rows
-from bitwright.tuning.report import TuneReport, attempted
-from bitwright.tuning.scales import given_inputs, grid_names
+from bitwright.tuning.report import TuneReport, report_attempt
+from bitwright.tuning.scales import give_inputs, grid_names
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _Space:
         error = float(change / weight.double().square().sum().clamp_min(1e-30))
         old = self.start.solved[unit.name]
         made = replace(old, q=q, weight=qparams, method="lapq", error=error, moves=())
-        return given_inputs(made, unit.name, self.start.sites, edges)
+        return give_inputs(made, unit.name, self.start.sites, edges)
 
     def directions(self) -> list[Vector]:
         """All weights at once, all inputs at once, then each range by itself."""
@@ -157,15 +157,15 @@ def search_clips(
         judges = Judge.of(graph, samples.held_out), Judge.of(graph, lambda: iter(flats))
 
         before = judges[0](start.module())
-        found, history = _searched(space, lambda made: judges[1](made.module()), options)
+        found, history = _search(space, lambda made: judges[1](made.module()), options)
         after = judges[0](found.module())
     kept = after.no_worse(before)
-    report = attempted("lapq", (before, after), tuple(found.solved), kept, judges[0], samples)
+    report = report_attempt("lapq", (before, after), tuple(found.solved), kept, judges[0], samples)
     report = replace(report, fit=sum(size_of(flat) for flat in flats), history=history)
     return (found if kept else start), report
 
 
-def _searched(
+def _search(
     space: _Space, loss: Callable[[Configuration], Loss], options: ClipSearch
 ) -> tuple[Configuration, tuple[tuple[int, Loss], ...]]:
     """The best configuration of both phases, and its losses: at the best p, and at the end."""

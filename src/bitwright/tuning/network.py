@@ -122,7 +122,7 @@ def install(simulation: Simulation, solution: UnitSolution, name: str) -> None:
     set_tensor(simulation.module, place.bias, bias)
 
 
-def deployed_biases(made: Configuration) -> dict[str, Tensor]:
+def deploy_biases(made: Configuration) -> dict[str, Tensor]:
     """The biases as the deployed network adds them."""
     return {name: _as_numbers(bias) for name, bias in made.assignment().biases.items()}
 

@@ -44,7 +44,7 @@ def gather(graph: ModelGraph, batches: Open, budget: int = POOL_BYTES) -> list[P
     for flat in batches():
         answer = graph.answer.of(walk(graph.module, flat))
         for row, key in enumerate(keys_of(flat, whole)):
-            entry = PoolEntry(key, *(_copied(flat, answer) if whole else _line(flat, answer, row)))
+            entry = PoolEntry(key, *(_copy(flat, answer) if whole else _line(flat, answer, row)))
             heapq.heappush(heap, (-key, count, entry))
             count += 1
             held += _bytes(entry)
@@ -57,7 +57,7 @@ def _bytes(entry: PoolEntry) -> int:
     return bytes_of((entry.flat, entry.answer))
 
 
-def _copied(flat: Flat, answer: Tensor) -> tuple[Flat, Tensor]:
+def _copy(flat: Flat, answer: Tensor) -> tuple[Flat, Tensor]:
     return tuple(t.clone() if isinstance(t, Tensor) else t for t in flat), answer.clone()
 
 
@@ -86,7 +86,7 @@ def minibatches(pool: list[PoolEntry], size: int, seed: int) -> Iterator[list[Po
             yield cuts[place]
 
 
-def joined(entries: list[PoolEntry]) -> tuple[Flat, Tensor | None]:
+def join_entries(entries: list[PoolEntry]) -> tuple[Flat, Tensor | None]:
     """Several samples as one batch, with their answers where all are known."""
     if len(entries) == 1:
         return entries[0].flat, entries[0].answer

@@ -21,7 +21,7 @@ from bitwright.solving.samples import Samples, fixed_batch, in_memory, size_of, 
 from bitwright.tuning.descent import backward, is_plain, rows_at_once, weight_paths
 from bitwright.tuning.network import simulate, with_biases
 from bitwright.tuning.pool import gather, minibatches
-from bitwright.tuning.report import TuneReport, chosen_moment
+from bitwright.tuning.report import TuneReport, report_moments
 from bitwright.tuning.straight import differentiable
 
 # A weight begins as near to its float value as surely rounds to the solution's integer.
@@ -145,7 +145,7 @@ def train_weights(
     """
     options = options or WeightTraining()
     with torch.inference_mode(False), torch.no_grad():
-        parted = _parted(start.graph, samples, options.early_stop)
+        parted = _part(start.graph, samples, options.early_stop)
         judge = Judge.of(start.graph, parted.held_out)
         biased = start.having(with_biases(start))
         before = judge(simulate(biased).module)
@@ -157,7 +157,7 @@ def train_weights(
             if not options.early_stop or (now.no_worse(before) and now.soft < best.soft):
                 best, chosen = now, found
     note = _note(options, before, chosen)
-    report = chosen_moment(options.name, history, best, tuple(chosen), judge, parted, note)
+    report = report_moments(options.name, history, best, tuple(chosen), judge, parted, note)
     return start.changed(chosen), report
 
 
@@ -169,7 +169,7 @@ def _note(options: WeightTraining, before: Loss, chosen: dict[str, UnitSolution]
     return "" if chosen else f"held-out loss is never below {before}: left as it was"
 
 
-def _parted(graph: ModelGraph, samples: Samples, early_stop: bool) -> Samples:
+def _part(graph: ModelGraph, samples: Samples, early_stop: bool) -> Samples:
     """Two halves, or all of the samples as both parts."""
 
     def everything() -> Iterator[tuple[object, ...]]:
@@ -187,7 +187,7 @@ def _moments(
     start: Configuration, samples: Samples, temperature: float, options: WeightTraining
 ) -> Iterator[tuple[int, dict[str, UnitSolution]]]:
     """The iterations at which the weights are to be judged, and what they are then."""
-    trained = _trained(start)
+    trained = _make_parameters(start)
     if not trained:
         return
     graph = start.graph
@@ -198,7 +198,9 @@ def _moments(
     size = max(1, options.batch // (size_of(pool[0].flat) if fixed_batch(graph) else 1))
     batches = minibatches(pool, size, options.seed)
     epoch = -(-len(pool) // size)
-    descent = _published(trained, epoch) if options.published else _adam(trained, options)
+    descent = (
+        _descend_as_published(trained, epoch) if options.published else _adam(trained, options)
+    )
     every = max(1, descent.steps // options.checks) if options.early_stop else 0
 
     def tensors() -> dict[str, Tensor]:
@@ -247,7 +249,7 @@ def _adam(trained: Mapping[str, _Trained], options: WeightTraining) -> _Descent:
     return _Descent(torch.optim.Adam(groups, lr=options.rate), options.iterations, part)
 
 
-def _published(trained: Mapping[str, _Trained], epoch: int) -> _Descent:
+def _descend_as_published(trained: Mapping[str, _Trained], epoch: int) -> _Descent:
     """Gradient descent on weights and biases as they are, at the published rates.
 
     Equation: W <- W - r dL/dW is k <- k - r (dL/dk) / s^2 for W = s k, and likewise for biases.
@@ -264,7 +266,7 @@ def _published(trained: Mapping[str, _Trained], epoch: int) -> _Descent:
     return _Descent(torch.optim.SGD(groups, lr=SGD_RATE), EPOCHS * epoch, part, tuple(units))
 
 
-def _trained(start: Configuration) -> dict[str, _Trained]:
+def _make_parameters(start: Configuration) -> dict[str, _Trained]:
     graph = start.graph
     simulation = simulate(start)
     paths = weight_paths(simulation.module)

@@ -11,7 +11,7 @@ from bitwright.solving.configuration import Configuration
 from bitwright.solving.drive import solve
 from bitwright.solving.samples import Samples
 from bitwright.tuning.network import simulate
-from bitwright.tuning.report import TuneReport, attempted
+from bitwright.tuning.report import TuneReport, report_attempt
 
 
 class _Step(Protocol):
@@ -48,7 +48,9 @@ class Refinement:
         judge = Judge.of(start.graph, samples.held_out)
         before, after = (judge(simulate(made).module) for made in (start, found))
         kept = after.no_worse(before) and after != before
-        report = attempted(self.name, (before, after), tuple(found.solved), kept, judge, samples)
+        report = report_attempt(
+            self.name, (before, after), tuple(found.solved), kept, judge, samples
+        )
         if not kept:
             return start, report
         return found, replace(report, inner=tuple(inner))

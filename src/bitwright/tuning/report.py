@@ -42,7 +42,7 @@ class TuneReport:
         return bool(self.units)
 
 
-def attempted(
+def report_attempt(
     stage: str,
     judged: tuple[Loss, Loss],
     units: tuple[str, ...],
@@ -67,7 +67,7 @@ def attempted(
     )
 
 
-def chosen_moment(
+def report_moments(
     stage: str,
     history: list[tuple[int, Loss]],
     best: Loss,

@@ -21,7 +21,7 @@ from bitwright.solving.samples import Samples, in_memory
 from bitwright.tuning.descent import Descent, Learned, descend, is_plain, weight_paths
 from bitwright.tuning.network import Simulation, simulate, with_biases
 from bitwright.tuning.norms import nearest_scale
-from bitwright.tuning.report import TuneReport, chosen_moment
+from bitwright.tuning.report import TuneReport, report_moments
 from bitwright.tuning.statistics import output_moments
 
 STAGE = "scales"
@@ -67,7 +67,7 @@ def grid_names(start: Configuration) -> dict[str, str]:
     return grid_classes(start.graph, start.work.target, start.sites)
 
 
-def scaled_edges(start: Configuration, logs: Mapping[str, float]) -> EdgeGrids:
+def scale_edges(start: Configuration, logs: Mapping[str, float]) -> EdgeGrids:
     """The grids of edges, each class's scales times the exponential of its logarithm.
 
     Scales stay on their lattice. A value may be read on a narrow grid and on an 8-bit one: the
@@ -78,11 +78,11 @@ def scaled_edges(start: Configuration, logs: Mapping[str, float]) -> EdgeGrids:
         edge = (site.source, site.reader)
         log = logs.get(classes[site.root], 0.0)
         if edge in edges and log and is_fine(edges[edge]):
-            edges[edge] = stretched(edges[edge], torch.tensor(log))
+            edges[edge] = stretch(edges[edge], torch.tensor(log))
     return edges
 
 
-def given_inputs(
+def give_inputs(
     solution: UnitSolution, unit: str, sites: Iterable[Site], edges: EdgeGrids
 ) -> UnitSolution:
     """A unit's solution with its inputs on these edges."""
@@ -93,7 +93,7 @@ def given_inputs(
     return replace(solution, inputs=tuple(inputs))
 
 
-def stretched(qparams: QParams, log: Tensor) -> QParams:
+def stretch(qparams: QParams, log: Tensor) -> QParams:
     """The same grid, its scales times exp(log), each on the nearest of few significant bits."""
     wanted = qparams.scale.double() * log.double().exp()
     scale = nearest_scale(wanted, significant_bits(qparams.grid))
@@ -140,7 +140,7 @@ def tune_scales(
                 best, chosen = now, found
     note = "" if chosen else f"held-out loss is never below {before}: left as it was"
     units = tuple(biased.solved) if chosen else ()
-    report = chosen_moment(STAGE, history, best, units, judge, samples, note)
+    report = report_moments(STAGE, history, best, units, judge, samples, note)
     return chosen or start, report
 
 
@@ -154,16 +154,16 @@ class _Moment:
 
     def applied(self, start: Configuration) -> Configuration:
         """As it would be deployed."""
-        edges = scaled_edges(start, {name: float(log) for name, log in self.inputs.items()})
+        edges = scale_edges(start, {name: float(log) for name, log in self.inputs.items()})
         found = {}
         for name, old in start.solved.items():
             weight, bias = old.weight, old.bias
             if name in self.weights:
-                weight = stretched(weight, self.weights[name])
+                weight = stretch(weight, self.weights[name])
             if name in self.biases:
                 bias = self.biases[name]
             made = replace(old, weight=weight, bias=bias)
-            found[name] = given_inputs(made, name, start.sites, edges)
+            found[name] = give_inputs(made, name, start.sites, edges)
         return start.having(found, edges)
 
 
@@ -197,11 +197,9 @@ def _moments(
         return base + spread[name] * moved
 
     def tensors() -> dict[str, Tensor]:
-        made = {
-            numbers[n]: steps[n] * learned_scale(start[n].weight, w) for n, w in weights.items()
-        }
+        made = {numbers[n]: steps[n] * learn_scale(start[n].weight, w) for n, w in weights.items()}
         for name, log in inputs.items():
-            made |= {path: learned_scale(qp, log) for path, qp in classes[name].items()}
+            made |= {path: learn_scale(qp, log) for path, qp in classes[name].items()}
         return made | {simulation.places[n].bias: bias(n, moved) for n, moved in biases.items()}
 
     learned = (
@@ -226,10 +224,10 @@ def is_fine(qparams: QParams) -> bool:
     return significant_bits(qparams.grid) >= FINE_BITS
 
 
-def learned_scale(qparams: QParams, log: Tensor) -> Tensor:
+def learn_scale(qparams: QParams, log: Tensor) -> Tensor:
     """The scale that would be deployed, with the gradient of the one before it is snapped."""
     exact = qparams.scale * log.exp()
-    return exact + (stretched(qparams, log.detach()).scale - exact).detach()
+    return exact + (stretch(qparams, log.detach()).scale - exact).detach()
 
 
 def _zeros(like: Tensor) -> Tensor:

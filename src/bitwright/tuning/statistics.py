@@ -31,14 +31,14 @@ def output_moments(
     def visit(node: fx.Node, value: Any) -> None:
         unit = by_call.get(node.name)
         if unit is not None:
-            found[unit.name] = _joined(found.get(unit.name), value, unit)
+            found[unit.name] = _join(found.get(unit.name), value, unit)
 
     for flat in batches():
         walk(module, flat, visit)
     return found
 
 
-def _joined(so_far: ChannelMoments | None, value: Any, unit: Unit) -> ChannelMoments:
+def _join(so_far: ChannelMoments | None, value: Any, unit: Unit) -> ChannelMoments:
     here = ChannelMoments.of(value, channel_axis_of(unit, value.dim()))
     return here if so_far is None else so_far.merge(here)
 
@@ -92,7 +92,7 @@ def _measure(
         nonlocal found
         got = replay(graph, values, {*names, *unit.calls})
         for call in unit.calls:
-            found = _joined(found, got[call], unit)
+            found = _join(found, got[call], unit)
         return {name: got[name] for name in names}
 
     if names:

@@ -12,8 +12,8 @@ from allocation_cases import budget, configurations, least, random_table, value
 from bitwright.allocation.allocate import allocate
 from bitwright.allocation.question import ask
 from bitwright.allocation.solver import scaled, solver
-from bitwright.allocation.solver.bounds import lagrangian, undominated
-from bitwright.allocation.solver.hushed import hushed
+from bitwright.allocation.solver.bounds import drop_dominated, lagrangian
+from bitwright.allocation.solver.hushed import hush_output
 from bitwright.allocation.solver.program import OPTIMAL, ProgramOutcome
 from bitwright.allocation.solver.proof import prove
 
@@ -77,7 +77,7 @@ def test_the_bound_is_below_every_selection():
     for seed in range(40):
         program = program_of(seed)
         numbers = scaled.scale(program)
-        kept = undominated(program)
+        kept = drop_dominated(program)
         for price in (0.0, 1.0, 50.0):
             gaps = lagrangian(
                 program.menu, numbers.goal, numbers.uses, numbers.limits, np.array([price]), kept
@@ -109,7 +109,7 @@ def test_what_c_writes_is_hushed_and_what_python_writes_is_not():
 
 
 def test_hushing_gives_the_output_back_after_an_error(capfd):
-    with pytest.raises(ValueError, match="inside"), hushed():
+    with pytest.raises(ValueError, match="inside"), hush_output():
         raise ValueError("inside")
     sys.stdout.write("heard")
     sys.stdout.flush()

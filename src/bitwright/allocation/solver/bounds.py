@@ -14,7 +14,7 @@ from bitwright.allocation.solver.proof import Gaps
 from bitwright.allocation.solver.scaled import Floats, Mask, Scaled, columns, wide
 
 
-def undominated(program: Program) -> Mask:
+def drop_dominated(program: Program) -> Mask:
     """Options that no other of their cell matches or beats in the goal and in every use."""
     ranks = np.array([_ranks(values) for values in (program.goal, *program.uses)])
     kept = np.ones(ranks.shape[1], bool)
@@ -45,7 +45,7 @@ def alive(menu: Menu, kept: Mask) -> Mask | None:
     return kept & ~dead[menu.alternative_of]
 
 
-def relaxed_prices(program: Program, scaled: Scaled, options: Indices) -> Floats:
+def relax_prices(program: Program, scaled: Scaled, options: Indices) -> Floats:
     """Multipliers of the budgets in the linear relaxation; zeros where it tells none.
 
     Any prices that are not negative give a valid bound, these the best one.

@@ -107,7 +107,7 @@ def greedy(question: Question, rule: str) -> Selection | None:
     loss; greedy-compression goes up until they are used up, or the budget of the loss is held.
     """
     program = question.program
-    found = ladders(question.menu, _spent(question), question.losses)
+    found = ladders(question.menu, _spend(question), question.losses)
     bad = [m for m, c in enumerate(question.caps) if c.name in DEGRADATIONS]
     down = rule == ACCURACY
     at = [0 if down else len(ladder) - 1 for ladder in found]
@@ -144,7 +144,7 @@ def _ahead(
     ]  # fmt: skip
 
 
-def _spent(question: Question) -> list[float]:
+def _spend(question: Question) -> list[float]:
     """What options spend: shares of the budgets of cost, or of the cost that is minimised."""
     program = question.program
     rows = [

@@ -22,7 +22,7 @@ def _flush() -> Callable[[None], int] | None:
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def hush_output() -> Iterator[None]:
     """Send the process's standard output nowhere for a while.
 
     HiGHS 1.12 writes a line of its own to standard output whenever it mends a rounded solution,

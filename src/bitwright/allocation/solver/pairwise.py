@@ -54,14 +54,14 @@ def allocate_pairs(
         seconds=seconds,
         advise=False,
     )
-    return found if found.rows is None else noted(found, len(terms))
+    return found if found.rows is None else note_pairs(found, len(terms))
 
 
-def noted(found: Allocation, count: int) -> Allocation:
+def note_pairs(found: Allocation, count: int) -> Allocation:
     """An allocation whose loss counts pairwise terms, with what the table alone predicts."""
     additive = sum(row.loss or 0.0 for row in (found.rows or {}).values())
     note = f"with {count} pairwise terms; the table alone predicts a loss of {additive:g}"
     return replace(found, note="; ".join(filter(None, (found.note, note))))
 
 
-__all__ = ["Terms", "allocate_pairs", "noted", "terms_of"]
+__all__ = ["Terms", "allocate_pairs", "note_pairs", "terms_of"]

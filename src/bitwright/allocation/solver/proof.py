@@ -88,7 +88,7 @@ class _Walk:
         for position, cell in enumerate(part.cells):
             own = self.least(part.cells[position + 1 :])
             most = [limit - a - b for limit, a, b in zip(self.limits, after, own, strict=True)]
-            states = _undominated(self.step(states, cell, most))
+            states = _drop_dominated(self.step(states, cell, most))
         return states
 
     def step(self, states: list[_State], cell: list[int], most: list[int]) -> list[_State]:
@@ -150,7 +150,7 @@ def prove(
     try:
         for position, parts in enumerate(components):
             found = [walk.through(states, part, after[position + 1]) for part in parts]
-            states = found[0] if len(found) == 1 else _undominated([s for f in found for s in f])
+            states = found[0] if len(found) == 1 else _drop_dominated([s for f in found for s in f])
     except _GaveUpError:
         return Proof(False)
     if not states:
@@ -180,7 +180,7 @@ def _components(menu: Menu, gaps: Gaps, room: float) -> list[list[_Part]]:
     return components
 
 
-def _undominated(states: list[_State]) -> list[_State]:
+def _drop_dominated(states: list[_State]) -> list[_State]:
     """States that no other matches in use and beats in goal."""
     if len(states) < 2:
         return states

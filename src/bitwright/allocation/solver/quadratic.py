@@ -24,7 +24,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, vstack
 
 from bitwright.allocation.menu import Menu
-from bitwright.allocation.solver.hushed import hushed
+from bitwright.allocation.solver.hushed import hush_output
 from bitwright.allocation.solver.program import (
     FEASIBLE,
     GOAL,
@@ -71,7 +71,7 @@ def solve_pairs(program: Program, seconds: float) -> ProgramOutcome:
         if left <= 0:
             break
         limited = {"time_limit": left} if left < math.inf else {}
-        with hushed():
+        with hush_output():
             found = milp(
                 linear.goal,
                 integrality=linear.whole,
@@ -119,7 +119,7 @@ def _linearise(program: Program) -> _Linear:
     for m, use in enumerate(program.uses):
         above, least = from_least(menu, _alone(program, use, m))
         line = _line(above, _steps(program.pairs, m, products), width, start)
-        scaled, limit = _scaled_row(line, program.limits[m] - least)
+        scaled, limit = _scale_row(line, program.limits[m] - least)
         uses.append(scaled)
         limits.append(limit)
     return _Linear(
@@ -143,7 +143,7 @@ def _alone(program: Program, values: Sequence[int], row: int) -> list[int]:
     return found
 
 
-def _scaled_row(line: Sequence[int], room: int) -> tuple[Floats, float]:
+def _scale_row(line: Sequence[int], room: int) -> tuple[Floats, float]:
     """A row and its limit at a size that the solver's tolerances suit."""
     divisor = math.gcd(*line) or 1
     room //= divisor

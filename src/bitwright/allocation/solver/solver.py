@@ -20,9 +20,9 @@ from scipy.sparse import csc_array, vstack
 
 from bitwright.allocation.menu import Indices, Selection
 from bitwright.allocation.near import solve_near
-from bitwright.allocation.solver.bounds import alive, lagrangian, relaxed_prices, undominated
+from bitwright.allocation.solver.bounds import alive, drop_dominated, lagrangian, relax_prices
 from bitwright.allocation.solver.dual import Dual
-from bitwright.allocation.solver.hushed import hushed
+from bitwright.allocation.solver.hushed import hush_output
 from bitwright.allocation.solver.program import (
     FEASIBLE,
     INFEASIBLE,
@@ -73,7 +73,7 @@ def solve(program: Program, seconds: float = math.inf) -> ProgramOutcome:
         selection = cheapest(program)
         return ProgramOutcome(OPTIMAL, selection, float(program.value(selection)))
     scaled = scale(program)
-    kept = alive(program.menu, undominated(program) & scaled.fits)
+    kept = alive(program.menu, drop_dominated(program) & scaled.fits)
     if kept is None:
         return ProgramOutcome(INFEASIBLE)
     if not program.uses:
@@ -85,7 +85,7 @@ def solve(program: Program, seconds: float = math.inf) -> ProgramOutcome:
     )
     for cuts in _CUTS:
         found = _search(program, scaled, kept, gaps, (deadline, cuts))
-        found = _checked(program, scaled, gaps, found, prices)
+        found = _check(program, scaled, gaps, found, prices)
         if found.status != UNKNOWN or time.monotonic() > deadline:
             break
     return replace(found, prices=shown)
@@ -94,7 +94,7 @@ def solve(program: Program, seconds: float = math.inf) -> ProgramOutcome:
 def _prices(program: Program, scaled: Scaled, kept: Mask) -> Floats:
     """Multipliers of the budgets: by the linear relaxation, of large programs by cutting planes."""
     if len(program.goal) <= _LARGE:
-        return relaxed_prices(program, scaled, np.flatnonzero(kept))
+        return relax_prices(program, scaled, np.flatnonzero(kept))
     dual = Dual(program.menu, scaled.goal, scaled.uses, scaled.limits, kept)
     return dual.prices()
 
@@ -128,7 +128,7 @@ def _search(
         count = min(wanted, count)
 
 
-def _checked(
+def _check(
     program: Program, scaled: Scaled, gaps: Gaps, found: ProgramOutcome, prices: Floats
 ) -> ProgramOutcome:
     """The outcome after a second proof in integers, where that takes a moment only."""
@@ -174,7 +174,7 @@ def _solve_on(
         if len(limits):
             constraints.append(LinearConstraint(rows, -np.inf, limits))
         limited = {"time_limit": left} if left < math.inf else {}
-        with hushed():
+        with hush_output():
             found = milp(
                 goal,
                 integrality=np.ones(width),

@@ -31,7 +31,7 @@ def terms_of(measured: Mapping[tuple[str, str], Mapping[tuple[Choice, Choice], f
     }
 
 
-def corrected(menu: Menu, measure: Measure, terms: Terms) -> tuple[Measure, Corrections]:
+def correct_choice(menu: Menu, measure: Measure, terms: Terms) -> tuple[Measure, Corrections]:
     """A measure in steps that its terms are whole numbers of, and the steps of pairs of options.
 
     Args:
