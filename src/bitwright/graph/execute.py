@@ -77,8 +77,8 @@ def _check_tensor(spec: InputSpec, tensor: Tensor, graph: ModelGraph, place: str
     if not fits:
         raise DataError(
             f"{place}: a batch has shape {list(tensor.shape)} for the input {spec.name!r}. The "
-            f"network expects {_describe_inputs(graph)}. Resize or reorder the data (N is the batch), "
-            "or set example_inputs on the network to the shape you mean."
+            f"network expects {_describe_inputs(graph)}. Resize or reorder the data (N is the "
+            "batch), or set example_inputs on the network to the shape you mean."
         )
     if tensor.dtype != spec.dtype:
         raise DataError(

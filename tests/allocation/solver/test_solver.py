@@ -98,10 +98,10 @@ def test_large_programs_are_solved_on_few_options_with_the_same_answer(monkeypat
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are turned on POSIX alone")
 def test_what_c_writes_is_hushed_and_what_python_writes_is_not():
     code = (
-        "import ctypes, sys; from bitwright.allocation.solver.hushed import hushed\n"
+        "import ctypes, sys; from bitwright.allocation.solver.hushed import hush_output\n"
         "library = ctypes.CDLL(None)\n"
         "sys.stdout.write('before ')\n"
-        "with hushed(): library.puts(b'noise')\n"
+        "with hush_output(): library.puts(b'noise')\n"
         "library.puts(b'after'); library.fflush(None)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
