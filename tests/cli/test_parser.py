@@ -11,6 +11,8 @@ from networks_on_disk import quantised
 
 from bitwright.cli.options import BITS, FOR, HOW, WHAT, WHERE
 from bitwright.cli.parser import app
+from bitwright.prepare.names import ABOUT
+from bitwright.tuning.catalogue import STEPS
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,13 @@ def test_every_option_of_quantize_stands_in_a_group():
                 parameter.name
             )
     assert set(groups) == {WHAT, BITS, HOW, FOR, WHERE}
+
+
+def test_the_help_of_steps_names_them_all():
+    command = typer.main.get_command(app).commands["quantize"]
+    helps = {parameter.name: getattr(parameter, "help", "") for parameter in command.params}
+    assert helps["tune"].endswith(", ".join(STEPS))
+    assert helps["prepare"].endswith(", ".join(ABOUT))
 
 
 def test_list_without_a_word_lists_everything(bitwright):

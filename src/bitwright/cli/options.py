@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from bitwright.prepare.names import ABOUT as PREPARING
 from bitwright.recipe import names
+from bitwright.tuning.catalogue import STEPS
 
 # How the options of `quantize` are grouped in its help.
 WHAT = "The network and its data"
@@ -88,6 +90,8 @@ MethodOption = Annotated[
     str | None, option("see 'bitwright list methods'", HOW, known=names.METHODS)
 ]
 Mode = Annotated[str | None, option("parallel or sequential", HOW, known=names.MODES)]
+Prepare = Annotated[str | None, option(f"in order: {', '.join(PREPARING)}", HOW, known=PREPARING)]
+Tune = Annotated[str | None, option(f"in order: {', '.join(STEPS)}", HOW, known=STEPS)]
 SolvingOption = Annotated[str | None, option("ip, greedy-accuracy, ...", BITS, known=names.SOLVERS)]
 AllocationOption = Annotated[
     str | None, option("bits of every unit, as 'allocate --out FILE' writes them", BITS)

@@ -41,7 +41,8 @@ def distillation(reference: Tensor, other: Tensor, temperature: float = 1.0) -> 
     Equation: T^2 KL(softmax(reference / T) || softmax(other / T)), averaged over rows; where a row
     is a single number, and its softmax says nothing, the mean squared difference relative to the
     reference's energy.
-    Reference: Hinton et al., arXiv 1503.02531, section 2; seed 002, section 3.3 (no labels).
+    Reference: Hinton et al., arXiv 1503.02531, section 2; Hubara et al. 2020, section 3.3
+    (no labels).
     """
     a, b = class_rows(reference), class_rows(other)
     if a.shape[-1] > 1:

@@ -17,7 +17,8 @@ def fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> tuple[str, FoldedB
     """Fold one batch-norm into the layer before it, or say why it stays.
 
     The fold is computed in float64 and is exact up to float rounding. The record of what was
-    folded is what batch-norm tuning reconstructs from (seed 002, section 3.3 and appendix B).
+    folded is what batch-norm tuning reconstructs from (Hubara et al. 2020, section 3.3 and
+    appendix B).
     """
     name = _norm_name(node)
     before = node.args[0]

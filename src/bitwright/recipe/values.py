@@ -48,11 +48,13 @@ class Recipe:
         labels: the table's loss is the cross-entropy with the calibration data's labels; without,
             it is the divergence from the float network, and labels are not looked at.
         ties: patterns of units that take the same choice (`a:PATTERN`: the same input bits).
-        pairwise: so many pairs of units are measured together, and correct the allocation.
+        pairwise: how many pairs of units are measured together; they correct the allocation.
         prepare: rewrites of the float network before anything is observed, in order: `equalize`,
-            `equalize-relu`, `absorb-bias`, `factorize`, `ocs`; "" for none.
+            `equalize-relu`, `absorb-bias`, `factorize`, `smooth` (looks at the calibration data, so
+            it comes last), `ocs`; "" for none.
         tune: steps after the bits are chosen, in order: `bn` and `bn-paper` (batch-norm tuning as
-            we and as the paper do it), `bias` (learned), `bias-analytic` and `bias-empirical`
+            we and as the paper do it), `bias` (learned), `scales` (those of weights
+            and activations learned with the biases), `bias-analytic` and `bias-empirical`
             (the mean shift taken out, as batch-norms or the samples tell it), `refine` (solved
             again in sequence, kept where the samples held out for it find that better); `lapq`
             (all ranges together), `brecq` (rounding learned block by block), `qat-kld`,

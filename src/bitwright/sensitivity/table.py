@@ -124,7 +124,7 @@ def measure_losses(
 
     Equation: delta_u,c = mean over samples of loss(base with unit u at c) - loss(base), with the
     solved parameters of every choice stitched in.
-    Reference: seed 002 (Hubara et al., arXiv 2006.10518), section 3.2.
+    Reference: Hubara et al. 2020 (arXiv 2006.10518), section 3.2.
 
     Args:
         work: the network and its menu, as they were solved.

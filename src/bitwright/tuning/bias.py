@@ -50,7 +50,7 @@ def tune_biases(
     The samples held out choose the moment: the least loss among those where neither the softened
     nor the plain divergence is above the start's, with biases as they will be deployed. So it
     never ends worse than it began. No labels.
-    Reference: seed 002 (Hubara et al., arXiv 2006.10518), section 3.3, appendix D.3.
+    Reference: Hubara et al. 2020 (arXiv 2006.10518), section 3.3, appendix D.3.
 
     Args:
         start: the solved network; units without a solution stay in float.

@@ -84,7 +84,7 @@ def tune_batchnorms(
     and var those of o in the quantised network; fused into scale and bias (`norms.refuse`), while
     the integers stay as they are. Forward passes only. Where the held-out samples find the network
     worse than before, it is left as it was.
-    Reference: seed 002 (Hubara et al., arXiv 2006.10518), section 3.3, appendix B.
+    Reference: Hubara et al. 2020 (arXiv 2006.10518), section 3.3, appendix B.
 
     Args:
         start: the solved network; units without a solution stay in float.

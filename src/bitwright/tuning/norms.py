@@ -46,7 +46,7 @@ def reconstruct(record: FoldedBatchNorm) -> BatchNorm:
 
     Equation: mean = beta_r = beta_o, var = gamma_o^2, gamma_r = sqrt(gamma_o^2 + eps), so that
     BN_r(x) = x.
-    Reference: seed 002 (Hubara et al., arXiv 2006.10518), equation 7 and B.11.
+    Reference: Hubara et al. 2020 (arXiv 2006.10518), equation 7 and B.11.
     """
     beta, gamma = record.beta.double(), record.gamma.double()
     return BatchNorm(
@@ -58,7 +58,7 @@ def from_statistics(mean: Tensor, var: Tensor) -> BatchNorm:
     """The same where no batch-norm was: from the float network's own output statistics.
 
     Equation: gamma_o^2 = var, beta_o = mean; eps a small part of the mean variance.
-    Reference: seed 002, section 5.3 invites it.
+    Reference: Hubara et al. 2020, section 5.3 invites it.
     """
     mean, var = mean.double(), var.double()
     eps = max(RELATIVE_EPS * float(var.mean()), 1e-30)
@@ -73,7 +73,7 @@ def refuse(solution: UnitSolution, norm: BatchNorm, scales: bool = True) -> Unit
     The scale is put on the nearest one of few significant bits (`numerics.exact`) and the bias
     follows the scale that results: where g is closer to one than half a step of that lattice, only
     the mean is corrected. So it is, too, where several channels share a scale, or `scales` is off.
-    Reference: seed 002, section 3.3, appendix B.13 and B.14.
+    Reference: Hubara et al. 2020, section 3.3, appendix B.13 and B.14.
     """
     qparams = solution.weight
     channels = norm.beta.numel()

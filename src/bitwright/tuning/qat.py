@@ -132,8 +132,9 @@ def train_weights(
     straight through all quantisers; scales and the grids of inputs stay. With early stopping the
     half of the samples that is not trained on chooses the moment, and what it finds worse than the
     start is not kept; without, the end is kept: few samples are then learned by heart.
-    Reference: Kim et al., arXiv 1911.12491, as the comparison of seed 002 (figure 1, table 2) uses
-    it; Adam in steps of the grid instead of its SGD, which `published` is (appendix D).
+    Reference: Kim et al., arXiv 1911.12491, as the comparison of Hubara et al. 2020 (figure 1,
+    table 2) uses it; Adam in steps of the grid instead of its SGD, which `published` is (appendix
+    D).
 
     Args:
         start: the solved network; units without a solution stay in float.

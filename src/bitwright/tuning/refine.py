@@ -39,7 +39,7 @@ class Refinement:
 
         Equation: each unit's min ||Y - Wq Xq||^2 with Y the float network's result and Xq what the
         quantised units before it give.
-        Reference: seed 002 (Hubara et al., arXiv 2006.10518), section 3.1.1, equations 3 and 4.
+        Reference: Hubara et al. 2020 (arXiv 2006.10518), section 3.1.1, equations 3 and 4.
         """
         found, inner = self.solved_again(), list[TuneReport]()
         for step in self.earlier:

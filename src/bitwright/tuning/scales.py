@@ -113,8 +113,8 @@ def tune_scales(
     they will be deployed, and what they find no better than the start is not kept. No labels.
     Scales have few significant bits (`numerics.exact`); the snapping too is passed straight
     through, and those of 8-bit grids, which have too few, stay.
-    Reference: Esser et al., arXiv 1902.08153, for the gradient of a scale; seed 002 (Hubara et
-    al., arXiv 2006.10518), section 3.3, for the loss, which the paper lowers by biases alone.
+    Reference: Esser et al., arXiv 1902.08153, for the gradient of a scale; Hubara et al. 2020
+    (arXiv 2006.10518), section 3.3, for the loss, which the paper lowers by biases alone.
 
     Args:
         start: the solved network; units without a solution stay in float.

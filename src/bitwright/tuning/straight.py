@@ -65,7 +65,7 @@ def straight_through(x: Tensor, qparams: QParams) -> Tensor:
     Where the scale asks for a gradient: s dx^/ds = x^ - x inside, x^ outside.
     One scale for the whole tensor. What `numerics.affine.fake_quantize_ste` does, in half of its
     memory traffic.
-    Reference: Bengio et al., arXiv 1308.3432; seed 002, section 3.3 (bias tuning).
+    Reference: Bengio et al., arXiv 1308.3432; Hubara et al. 2020, section 3.3 (bias tuning).
     """
     with_scale: Callable[..., Tensor] = _ThroughWithScale.apply
     if qparams.scale.requires_grad:
