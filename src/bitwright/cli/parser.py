@@ -347,7 +347,7 @@ def measure(
         checks.sources(model, data, weights)
         checks.bits(target, menu)
         commands = _later("commands")
-        settings = commands.Settings(batch, threads, repetitions, checked)
+        settings = commands.TimingSettings(batch, threads, repetitions, checked)
         found = commands.run_measure(model, options, settings, out, console.progress)
         record = _later("records").latency_record(found, out)
         console.result(record, lambda: _later("console_table").latency_lines(found, out))
