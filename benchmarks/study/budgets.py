@@ -36,7 +36,7 @@ from bitwright.evaluation.forward import forward_of
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.job import Job, capture_network, prepare, store_at
-from bitwright.pipeline.plan import choices_of, menu_of
+from bitwright.pipeline.plan import Plan, choices_of, menu_of
 from bitwright.pipeline.tabulate import measured_menu
 from bitwright.report.chart import draw
 from bitwright.sensitivity.interaction import random_allocations
@@ -57,12 +57,12 @@ def measured(root: Path, network: str, menu: str, store: Path) -> tuple[Base, Ta
     """The solved menu and its table."""
     calibration, _ = DATA[network]
     options = {"menu": menu, "budget": "size<=1", "method": "quadratic", "keep": "first,last=w8a8"}
-    recipe = make_recipe("fixed", options)
+    plan = Plan.of(make_recipe("fixed", options))
     loaded = load_model(f"{root}/models.py:{network}")
     data = load_data(f"{root}/loaders.py:{calibration}")
-    job = Job(loaded.module, data, recipe, loaded.example_inputs, store=store_at(store))
+    job = Job(loaded.module, data, plan, loaded.example_inputs, store=store_at(store))
     graph = capture_network(job)
-    base, wanted = choices_of(graph, recipe), menu_of(graph, recipe)
+    base, wanted = choices_of(graph, plan), menu_of(graph, plan)
     seen = {name: tuple(dict.fromkeys((base[name], *wanted[name]))) for name in wanted}
     prepared = replace(prepare(job, graph, seen, Progress()), menu=wanted)
     return measured_menu(job, prepared, Progress())

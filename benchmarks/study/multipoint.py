@@ -68,7 +68,7 @@ from bitwright.numerics.ranges import range_rule, weight_qparams
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.job import Job, capture_network, prepare, store_at, work_on
 from bitwright.pipeline.lossless import Agreement, Search
-from bitwright.pipeline.plan import choices_of, menu_of
+from bitwright.pipeline.plan import Plan, choices_of, menu_of
 from bitwright.pipeline.tabulate import measured_menu
 from bitwright.report.chart import draw
 from bitwright.sensitivity.table import Base
@@ -115,10 +115,10 @@ def job_of(asked: Asked, network: str, menu: str) -> Job:
         "calib": asked.calib,
         "table_samples": asked.table_samples,
     }
-    recipe = make_recipe("fixed", options)
+    plan = Plan.of(make_recipe("fixed", options))
     loaded = load_model(f"{asked.root}/models.py:{network}")
     data = load_data(f"{asked.root}/loaders.py:{DATA[network][0]}")
-    return Job(loaded.module, data, recipe, loaded.example_inputs, store=store_at(asked.store))
+    return Job(loaded.module, data, plan, loaded.example_inputs, store=store_at(asked.store))
 
 
 # ---- errors of units -------------------------------------------------------------------------
@@ -361,7 +361,7 @@ class Study:
     def of(cls, asked: Asked, network: str) -> Study:
         job = job_of(asked, network, ",".join(map(str, SUMS.values())))
         graph = capture_network(job)
-        base, wanted = choices_of(graph, job.recipe), menu_of(graph, job.recipe)
+        base, wanted = choices_of(graph, job.plan), menu_of(graph, job.plan)
         seen = {name: tuple(dict.fromkeys((base[name], *wanted[name]))) for name in wanted}
         prepared = replace(prepare(job, graph, seen, Progress()), menu=wanted)
         solved, table = measured_menu(job, prepared, Progress())

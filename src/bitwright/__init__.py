@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from bitwright.graph.observe import observe
     from bitwright.graph.simulate import stitch
     from bitwright.graph.target import load_target
+    from bitwright.pipeline.quantize import quantize
     from bitwright.pipeline.result import Result
-    from bitwright.pipeline.run import quantize
     from bitwright.pipeline.runs import load
     from bitwright.sensitivity.table import measure_losses
     from bitwright.solving import Configuration, Work, solve
@@ -60,7 +60,7 @@ _HOMES = {
     "load_target": "graph.target",
     "measure_losses": "sensitivity.table",
     "observe": "graph.observe",
-    "quantize": "pipeline.run",
+    "quantize": "pipeline.quantize",
     "solve": "solving",
     "stitch": "graph.simulate",
     "task_grids": "solving.grids",

@@ -13,7 +13,7 @@ from bitwright.graph.choice import FLOAT
 from bitwright.pipeline.affordable import check_budgets, check_latency, costs_of
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.job import Job, captured, rewritten
-from bitwright.pipeline.plan import menu_of
+from bitwright.pipeline.plan import Plan, menu_of
 from bitwright.sources.data import as_dataset
 from networks import pictures, small_network
 
@@ -30,10 +30,10 @@ def quantise(progress=None, **options):
 
 
 def prepared_job(**options):
-    recipe = make_recipe("fixed", {"mode": "parallel", "batch": 8, "menu": MENU, **options})
-    job, graph = captured(Job(small_network(), as_dataset(batches()), recipe))
+    plan = Plan.of(make_recipe("fixed", {"mode": "parallel", "batch": 8, "menu": MENU, **options}))
+    job, graph = captured(Job(small_network(), as_dataset(batches()), plan))
     graph = rewritten(job, graph, Progress())
-    return job, graph, menu_of(graph, recipe)
+    return job, graph, menu_of(graph, plan)
 
 
 @pytest.mark.parametrize(

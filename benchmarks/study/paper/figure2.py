@@ -6,7 +6,6 @@ import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import torch
 
@@ -24,6 +23,8 @@ from bitwright.methods.adaquant import LEARNED, AdaQuant
 from bitwright.methods.catalogue import METHODS
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.job import Job
+from bitwright.pipeline.objects import Objects
+from bitwright.pipeline.plan import Plan
 from bitwright.pipeline.result import Result
 from bitwright.pipeline.run import run as run_job
 from bitwright.sources.batches import rebatch
@@ -91,9 +92,9 @@ def _measured(study: Study, name: str, label: str) -> dict[str, object]:
                "calib": scale.calib}  # fmt: skip
     loaded = load_model(f"{study.root}/models.py:{name}")
     data = load_data(f"{study.root}/loaders.py:{network.calibration}")
-    job = Job(loaded.module, data, make_recipe("fixed", options), loaded.example_inputs)
-    with mock.patch.dict(METHODS, {kind: chosen}):
-        result = run_job(job, Progress())
+    plan = Plan.of(make_recipe("fixed", options), Objects(method=chosen))
+    job = Job(loaded.module, data, plan, loaded.example_inputs)
+    result = run_job(job, Progress())
     with tempfile.TemporaryDirectory() as folder:
         test = load_data(test_data(study.root, network, scale, Path(folder)))
         graph = result.graph

@@ -25,6 +25,7 @@ from bitwright.evaluation.metrics import metric
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.job import Job, captured, prepare, store_at
+from bitwright.pipeline.plan import Plan as Meaning
 from bitwright.pipeline.plan import choices_of, menu_of
 from bitwright.pipeline.run import tune_job
 from bitwright.pipeline.tabulate import measured_menu
@@ -92,14 +93,14 @@ class _Study:
             "tune": ",".join(max(plan.trails, key=len)),
             "refine_method": plan.refine_method if "refine" in plan.steps else "",
         }  # fmt: skip
-        recipe = make_recipe("light", options)
-        torch.manual_seed(recipe.seed)
+        meant = Meaning.of(make_recipe("light", options))
+        torch.manual_seed(plan.seed)
         loaded = load_model(f"{root}/models.py:{plan.network}")
         data = load_data(f"{root}/loaders.py:{network.calibration}")
         test = load_data(test_data(root, network, scale, folder))
         kept = store_at(store)
-        job, graph = captured(Job(loaded.module, data, recipe, loaded.example_inputs, store=kept))
-        menu, base = menu_of(graph, recipe), choices_of(graph, recipe)
+        job, graph = captured(Job(loaded.module, data, meant, loaded.example_inputs, store=kept))
+        menu, base = menu_of(graph, meant), choices_of(graph, meant)
         seen = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
         prepared = replace(prepare(job, graph, seen, Progress()), menu=menu)
         return cls(plan, job, *measured_menu(job, prepared, Progress()), test, [])
@@ -113,7 +114,8 @@ class _Study:
             if stage != IP:
                 continue
             for trail in self.plan.trails:
-                job = replace(self.job, recipe=replace(self.job.recipe, tune=",".join(trail)))
+                tuned_by = replace(self.job.recipe, tune=",".join(trail))
+                job = replace(self.job, plan=self.job.plan.under(tuned_by))
                 tuned = tune_job(job, self.base.prepared, start, Progress())
                 # Steps that were undone leave the network as it was: it is not run again.
                 kept = tuple(report.stage for report in tuned.reports if report.kept)

@@ -21,7 +21,6 @@ from bitwright.engine.progress import Progress
 from bitwright.engine.store import Store
 from bitwright.engine.workers import read_workers
 from bitwright.errors import InputError, ModelError, RecipeError
-from bitwright.evaluation.metrics import metric as find_metric
 from bitwright.export import rundir
 from bitwright.export.generation import claimed, updating
 from bitwright.export.leftovers import no_empty_folders, nothing_begun
@@ -41,6 +40,7 @@ from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.forecast import count_samples
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.knees import candidates, run_candidates
+from bitwright.pipeline.plan import Plan
 from bitwright.pipeline.repeat import resolved
 from bitwright.pipeline.result import logged, write_run
 from bitwright.pipeline.run import run
@@ -74,7 +74,7 @@ def run_quantize(
     made = resolved(make_recipe(recipe, options))
     require_sources(made)
     check_device(made.device)
-    find_metric(made.metric)
+    plan = Plan.of(made)
     with (
         no_empty_folders(out),
         claimed(out, recipes.to_toml(made), force) as directory,
@@ -84,12 +84,13 @@ def run_quantize(
         if not trust.remember(directory.path, vars(made)):
             folder = trust.record_file(directory.path).parent
             progress.note("start", f"{folder} cannot be written: later commands need --trust.")
-        return _quantize(made, directory, progress, store, workers)
+        return _quantize(plan, directory, progress, store, workers)
 
 
 def _quantize(
-    made: Recipe, directory: RunDirectory, progress: Progress, store: Path | None, workers: str
+    plan: Plan, directory: RunDirectory, progress: Progress, store: Path | None, workers: str
 ) -> dict[str, Any]:
+    made = plan.recipe
     source = load_model(made.model, Path(made.weights) if made.weights else None)
     if not source.trained:
         raise ModelError(
@@ -100,7 +101,7 @@ def _quantize(
     job = Job(
         source.module,
         runs.open_data(made.data, made, source),
-        made,
+        plan,
         source.example_inputs,
         evaluation,
         Store(store or directory[rundir.STORE], lambda text: progress.note("solve", text)),

@@ -15,7 +15,7 @@ from torch import Tensor
 from bitwright.errors import DataError, RecipeError, unknown
 from bitwright.evaluation import class_metrics, squad
 from bitwright.graph.answers import Outcome
-from bitwright.recipe.names import UNNAMED
+from bitwright.recipe.names import UNNAMED, refuse_unnamed
 from bitwright.sources.guard import Foreign
 from bitwright.sources.specs import load_object
 
@@ -233,11 +233,7 @@ def metric(given: str | Metric | Callable[..., Any]) -> Metric:
         return _own(given, _short(given), _short(given))
     if given in METRICS:
         return METRICS[given]
-    if given.endswith(UNNAMED):
-        raise RecipeError(
-            f"the recipe's metric is {given!r}: it was handed over in Python and cannot be found "
-            "again. Pass it again from Python (metric=...), or name one: --metric FILE.py:FUNCTION."
-        )
+    refuse_unnamed("metric", given, "metric=...")
     if ":" not in given:
         raise RecipeError(
             unknown("metric", given, METRICS, "--metric") + " Or FILE.py:FUNCTION of your own."

@@ -12,7 +12,7 @@ from bitwright.engine.texts import parse_toml, read_text
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import ALLOWED_BITS
 from bitwright.numerics.grid import Grid
-from bitwright.recipe.names import OPERATORS, TARGETS
+from bitwright.recipe.names import OPERATORS, TARGETS, refuse_unnamed
 
 BUILT_IN = TARGETS
 READS = "reads"
@@ -79,6 +79,7 @@ def load_target(name: str) -> Target:
     Raises:
         RecipeError: unknown name, unreadable file, unknown key or a value of the wrong type.
     """
+    refuse_unnamed("target", name, "target=...")
     base, *more = name.split("+")
     if more and not Path(name).is_file():
         target = load_target(base)

@@ -37,7 +37,7 @@ class Aciq:
         bias_correction: whether mean and norm of each channel are put right.
     """
 
-    weight_range: str = "minmax"
+    weight_range: str | RangeRule = "minmax"
     channel_bits: bool = True
     bias_correction: bool = True
     name: str = "aciq"
@@ -53,7 +53,7 @@ class Aciq:
             cost="milliseconds",
         )
 
-    def configured(self, weight_range: str) -> Aciq:
+    def configured(self, weight_range: str | RangeRule) -> Aciq:
         """With the recipe's rule for the ranges of weights."""
         return replace(self, weight_range=weight_range)
 

@@ -29,6 +29,7 @@ from bitwright.methods.training import (
 )
 from bitwright.numerics.affine import QParams, fake_quantize_ste, round_half_even
 from bitwright.numerics.exact import significant_bits, snap
+from bitwright.numerics.ranges import RangeRule
 
 LEARNED = ("weight", "bias", "weight_quantizer", "input_quantizer")
 CELL = 0.45
@@ -65,7 +66,7 @@ class AdaQuant:
     warm: bool = True
     learned: tuple[str, ...] = LEARNED
     settle: float = 0.7
-    weight_range: str = "mse"
+    weight_range: str | RangeRule = "mse"
     name: str = "adaquant"
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ class AdaQuant:
             rows=1 << 16,
         )
 
-    def configured(self, weight_range: str) -> AdaQuant:
+    def configured(self, weight_range: str | RangeRule) -> AdaQuant:
         """With the recipe's rule for the ranges of the nearest rounding."""
         return replace(self, weight_range=weight_range)
 

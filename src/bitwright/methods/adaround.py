@@ -20,6 +20,7 @@ from bitwright.methods.training import (
     trainable,
 )
 from bitwright.numerics.affine import fake_quantize, round_half_even
+from bitwright.numerics.ranges import RangeRule
 from bitwright.numerics.soft_rounding import begin_at, pull, slope, soft_rounding
 
 
@@ -45,7 +46,7 @@ class AdaRound:
     weight: float = 0.01
     warm_up: float = 0.2
     beta: tuple[float, float] = (20.0, 2.0)
-    weight_range: str = "mse"
+    weight_range: str | RangeRule = "mse"
     name: str = "adaround"
 
     @property
@@ -60,7 +61,7 @@ class AdaRound:
             rows=1 << 15,
         )
 
-    def configured(self, weight_range: str) -> AdaRound:
+    def configured(self, weight_range: str | RangeRule) -> AdaRound:
         """With the recipe's rule for ranges."""
         return replace(self, weight_range=weight_range)
 

@@ -9,6 +9,7 @@ from bitwright.methods.adaround import AdaRound
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Catalogue, Method
 from bitwright.methods.quadratic import QuadraticSolver
+from bitwright.recipe.names import refuse_unnamed
 
 METHODS: Catalogue = {
     "nearest": Nearest(),
@@ -26,6 +27,7 @@ def method(name: str) -> Method:
     Raises:
         RecipeError: unknown name.
     """
+    refuse_unnamed("method", name, "method=...")
     if name not in METHODS:
         raise RecipeError(unknown("method", name, METHODS, "--method"))
     return METHODS[name]

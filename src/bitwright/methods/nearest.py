@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import dequantize, quantize
 from bitwright.numerics.blocks import grouped_qparams, turn_to_channels
-from bitwright.numerics.ranges import range_rule, weight_qparams
+from bitwright.numerics.ranges import RangeRule, range_rule, weight_qparams
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Nearest:
         weight_range: how s and z are chosen for each channel: minmax, mse, lp, percentile or kl.
     """
 
-    weight_range: str = "mse"
+    weight_range: str | RangeRule = "mse"
     name: str = "nearest"
 
     @property
@@ -28,7 +28,7 @@ class Nearest:
             data=False, labels=False, backward=False, paper="arXiv 1806.08342", cost="milliseconds"
         )
 
-    def configured(self, weight_range: str) -> Nearest:
+    def configured(self, weight_range: str | RangeRule) -> Nearest:
         """With the recipe's rule for ranges."""
         return replace(self, weight_range=weight_range)
 

@@ -14,6 +14,7 @@ from bitwright.graph.model_graph import Unit
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.gram import Gram
 from bitwright.numerics.grid import Grid
+from bitwright.numerics.ranges import RangeRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ class Method(Protocol):
     def needs(self) -> Needs:
         """What it asks for."""
 
-    def configured(self, weight_range: str) -> Method:
+    def configured(self, weight_range: str | RangeRule) -> Method:
         """The same with what a recipe says of ranges."""
 
     def solve(self, problem: UnitProblem) -> UnitSolution:

@@ -16,7 +16,7 @@ from bitwright.numerics.blocks import grouped_qparams, turn_to_channels
 from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of, descend
 from bitwright.numerics.exact import exact_range, significant_bits, snap
 from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
-from bitwright.numerics.ranges import range_rule
+from bitwright.numerics.ranges import RangeRule, range_rule
 
 # Of the sums over rows, which are of float32.
 ROUNDING = 2.0**-22
@@ -58,7 +58,7 @@ class QuadraticSolver:
     judged: bool = True
     sweeps: int = 20
     tolerance: float = 1e-4
-    weight_range: str = "mse"
+    weight_range: str | RangeRule = "mse"
     name: str = "quadratic"
 
     @property
@@ -72,7 +72,7 @@ class QuadraticSolver:
             cost="two forward passes and 2 C N^2 operations a unit and sweep",
         )
 
-    def configured(self, weight_range: str) -> QuadraticSolver:
+    def configured(self, weight_range: str | RangeRule) -> QuadraticSolver:
         """With the recipe's rule for the ranges of the nearest rounding."""
         return replace(self, weight_range=weight_range)
 

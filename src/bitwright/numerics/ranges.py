@@ -24,6 +24,7 @@ from bitwright.numerics.scores import (
 )
 from bitwright.numerics.search import search_range
 from bitwright.numerics.stats import TensorStats
+from bitwright.recipe.names import refuse_unnamed
 
 Range = tuple[Tensor, Tensor]
 
@@ -258,13 +259,16 @@ RANGES: dict[str, RangeRule] = {
 }
 
 
-def range_rule(name: str) -> RangeRule:
-    """The rule of that name, with its default parameters.
+def range_rule(name: str | RangeRule) -> RangeRule:
+    """The rule of that name, with its default parameters; a rule itself as it is.
 
     Equation: RANGES[name].
     Reference: see the rules.
     """
+    if not isinstance(name, str):
+        return name
     if name not in RANGES:
+        refuse_unnamed("range rule", name, "activation_range=..., weight_range=...")
         raise RecipeError(unknown("range rule", name, RANGES))
     return RANGES[name]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from bitwright.allocation.allocate import allocate
-from bitwright.allocation.budget import Budget, parse_budgets
-from bitwright.allocation.cost import COSTS, DEGRADATIONS
+from bitwright.allocation.budget import Budget
+from bitwright.allocation.cost import DEGRADATIONS
 from bitwright.allocation.latencies import LATENCY, with_latencies
 from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.question import ask
@@ -19,7 +19,6 @@ from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import Assignment, sites_by_unit
 from bitwright.graph.sites import find_sites
-from bitwright.graph.target import load_target
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import UnitSolution, stored_in_points
 from bitwright.numerics.ranges import range_rule
@@ -44,9 +43,8 @@ def check_budgets(job: Job, graph: ModelGraph, menu: Menus) -> None:
 
     Raises:
         BudgetError: naming the least attainable of each.
-        RecipeError: a budget of a cost that there is not.
     """
-    budgets = parse_budgets(job.recipe.budget, known=(*COSTS, *DEGRADATIONS))
+    budgets = job.plan.budgets
     known = tuple(b for b in budgets if b.name not in (*DEGRADATIONS, LATENCY))
     if known:
         _hold(costs_of(job, graph, menu), known)
@@ -58,7 +56,7 @@ def check_latency(job: Job, graph: ModelGraph, menu: Menus, latency: LatencyTabl
     Raises:
         BudgetError: naming the least attainable of each.
     """
-    budgets = tuple(b for b in parse_budgets(job.recipe.budget) if b.name not in DEGRADATIONS)
+    budgets = tuple(b for b in job.plan.budgets if b.name not in DEGRADATIONS)
     if any(b.name == LATENCY for b in budgets):
         _hold(with_latencies(costs_of(job, graph, menu), latency), budgets)
 
@@ -70,8 +68,8 @@ def _hold(costs: Table, budgets: tuple[Budget, ...]) -> None:
 
 def costs_of(job: Job, graph: ModelGraph, menu: Menus) -> Table:
     """The table of a menu as it will be, with losses of nothing: what each choice costs."""
-    target = load_target(job.recipe.target)
-    base = choices_of(graph, job.recipe)
+    target = job.plan.target
+    base = choices_of(graph, job.plan)
     share = file_share(graph, target, _rounded(job, graph), base)
     flat = bind(graph, next(iter(stream(job.data, job.recipe))))
     prices = Prices(graph, target, share, input_sizes(graph, flat))
@@ -88,8 +86,8 @@ def costs_of(job: Job, graph: ModelGraph, menu: Menus) -> Table:
 
 def _rounded(job: Job, graph: ModelGraph) -> Assignment:
     """The base network rounded to nearest, its inputs in some range: as large as any solution."""
-    target = load_target(job.recipe.target)
-    base = choices_of(graph, job.recipe)
+    target = job.plan.target
+    base = choices_of(graph, job.plan)
     sites = active_sites(find_sites(graph, target), graph, base)
     some = TensorStats.of(torch.tensor([[-1.0, 1.0]]))
     edges = input_grids(sites, {s.root: some for s in sites}, base, target, range_rule(_RANGE))

@@ -14,7 +14,7 @@ from bitwright.engine.device import parse_device
 from bitwright.errors import RecipeError
 from bitwright.export.opset import check, need_of_choices
 from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
-from bitwright.graph.target import load_target
+from bitwright.graph.target import Target, load_target
 from bitwright.prepare.names import prepare_steps
 from bitwright.recipe.names import METHODS, MODES, RANGES, SOLVERS, check_metric, check_name
 from bitwright.recipe.values import (
@@ -34,8 +34,14 @@ GROUPED = ("nearest", "quadratic")
 _MOST_COUNTED = 10**9
 
 
-def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe from defaults, then a named recipe or file, then the options of the command."""
+def make_recipe(name: str, overrides: Mapping[str, Any], target: Target | None = None) -> Recipe:
+    """A recipe from defaults, then a named recipe or file, then the options of the command.
+
+    Args:
+        name: of the recipe, or its file.
+        overrides: the options.
+        target: the caller's own, where the options only say that it is an object.
+    """
     recipe = update(Recipe(), inline_bits(load_recipe(name)), f"recipe {name}")
     overrides = inline_bits(overrides)
     if overrides.get("scheme") and not any(map(overrides.get, ("menu", "budget", "lossless"))):
@@ -43,11 +49,15 @@ def make_recipe(name: str, overrides: Mapping[str, Any]) -> Recipe:
         recipe = replace(recipe, menu="", budget="")
     if overrides.get("allocation"):
         recipe = given_bits(recipe, "")
-    return checked(update(recipe, overrides, "the options"))
+    return checked(update(recipe, overrides, "the options"), target)
 
 
-def checked(recipe: Recipe) -> Recipe:
+def checked(recipe: Recipe, target: Target | None = None) -> Recipe:
     """The recipe itself if every value makes sense.
+
+    Args:
+        recipe: all keys.
+        target: the caller's own, where the recipe only says that it is an object.
 
     Raises:
         RecipeError: naming the value and the known ones.
@@ -61,15 +71,15 @@ def checked(recipe: Recipe) -> Recipe:
     check_name("mode", recipe.mode, MODES, "--mode")
     choice = parse_scheme(recipe.scheme)
     keep = parse_keep(recipe.keep)
-    target = load_target(recipe.target)
-    _check_bits(choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name)
+    target = target or load_target(recipe.target)
+    _check_bits(choice, target)
     given = parse_given(recipe.allocation) if recipe.allocation else {}
     others = (*(kept for _, kept in keep), *given.values())
     for own in others:
-        _check_bits(own.w_bits, own.a_bits, target.weight_bits, target.input_bits, target.name)
+        _check_bits(own, target)
     _check_groups((choice, *others), (recipe.method, recipe.refine_method))
-    _check_allocation(recipe)
-    _check_opset(recipe)
+    _check_allocation(recipe, target)
+    _check_opset(recipe, target)
     prepare_steps(recipe.prepare)
     check_tuning(recipe.tune, recipe.method)
     if recipe.refine_method and REFINE not in tuning_steps(recipe.tune):
@@ -111,22 +121,19 @@ def _check_sizes(recipe: Recipe) -> None:
             )
 
 
-def _check_allocation(recipe: Recipe) -> None:
+def _check_allocation(recipe: Recipe, target: Target) -> None:
     """Whether menu and budget make sense together."""
     if recipe.allocation and (recipe.menu or recipe.budget):
         raise RecipeError(
             "--allocation gives the bits of every unit, --menu and --budget search for them. "
             "Leave out the one or the others."
         )
-    target = load_target(recipe.target)
     for choice in parse_menu(recipe.menu) if recipe.menu else ():
         if choice.group:
             raise RecipeError(
                 f"--menu holds {choice}: a menu has no groups. Give them by --scheme or --keep."
             )
-        _check_bits(
-            choice.w_bits, choice.a_bits, target.weight_bits, target.input_bits, target.name
-        )
+        _check_bits(choice, target)
     check_name("solver", recipe.solver, SOLVERS, "--solver")
     parse_budgets(recipe.budget)
     parse_ties(recipe.ties)
@@ -142,13 +149,13 @@ def _check_allocation(recipe: Recipe) -> None:
         )
 
 
-def _check_opset(recipe: Recipe) -> None:
+def _check_opset(recipe: Recipe, target: Target) -> None:
     """Whether every choice that may be deployed can be stored in a file of the opset."""
     choices = parse_menu(recipe.menu) if recipe.menu else (parse_scheme(recipe.scheme),)
     if recipe.allocation:
         choices = tuple(parse_given(recipe.allocation).values())
     choices += tuple(choice for _, choice in parse_keep(recipe.keep))
-    if not load_target(recipe.target).inputs:
+    if not target.inputs:
         choices = tuple(replace(choice, a_bits=0) for choice in choices)
     check(recipe.opset, need_of_choices(choices))
 
@@ -196,12 +203,14 @@ def _check_groups(choices: Iterable[Choice], methods: Iterable[str]) -> None:
             )
 
 
-def _check_bits(
-    w_bits: int, a_bits: int, weights: tuple[int, ...], inputs: tuple[int, ...], target: str
-) -> None:
-    for what, bits, allowed in (("weights", w_bits, weights), ("inputs", a_bits, inputs)):
+def _check_bits(choice: Choice, target: Target) -> None:
+    wanted = (
+        ("weights", choice.w_bits, target.weight_bits),
+        ("inputs", choice.a_bits, target.input_bits),
+    )
+    for what, bits, allowed in wanted:
         if bits and bits not in allowed:
             raise RecipeError(
-                f"target {target!r} holds no {what} of {bits} bits. It holds "
+                f"target {target.name!r} holds no {what} of {bits} bits. It holds "
                 f"{', '.join(map(str, allowed))}."
             )

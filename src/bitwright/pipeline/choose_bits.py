@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from bitwright.allocation.allocate import Allocation, allocate
-from bitwright.allocation.budget import Budget, parse_budgets
+from bitwright.allocation.budget import Budget
 from bitwright.allocation.cost import DEGRADATIONS
 from bitwright.allocation.latencies import with_latencies
 from bitwright.allocation.latency_table import LatencyTable
@@ -18,6 +18,7 @@ from bitwright.graph.choice import Choice
 from bitwright.pipeline.affordable import check_latency
 from bitwright.pipeline.job import Job, Prepared
 from bitwright.pipeline.menu_latency import menu_latency, needs_latency
+from bitwright.pipeline.plan import Plan
 from bitwright.pipeline.tabulate import measured_menu
 from bitwright.recipe.values import Recipe
 from bitwright.sensitivity.pairs import allocate_paired, choose_around, pairs_record, with_pairs
@@ -27,6 +28,21 @@ from bitwright.solving.parallel import SolvedTasks
 Choices = Mapping[str, Choice]
 # How often a budget of the loss is tightened where whole networks lose more than was predicted.
 _ROUNDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredMenu:
+    """A menu solved and measured, nothing chosen yet.
+
+    Attributes:
+        base: the network from which losses count, which runs any configuration of the menu.
+        table: of the losses and costs of every choice.
+        latency: what was timed, where a budget asked for it.
+    """
+
+    base: Base
+    table: Table
+    latency: LatencyTable | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,35 +74,33 @@ class Searched:
     lossless: Mapping[str, object] = field(default_factory=dict)
 
 
-def search_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched:
+def search_bits(job: Job, menu: MeasuredMenu, progress: Progress) -> Searched:
     """Choose every unit's bits under the recipe's budgets.
 
     Raises:
         BudgetError: no choice of the menu holds the budgets.
     """
-    recipe = job.recipe
-    base, table, latency = prepared_table(job, prepared, progress)
+    recipe, base, table = job.recipe, menu.base, menu.table
     with progress.stage("allocate"):
-        found = _solve(table, recipe, parse_budgets(recipe.budget))
+        found = _solve(table, recipe, job.plan.budgets)
     trial = Trial(base, progress)
     if found.minimizes not in DEGRADATIONS:
-        found = held_where_run(trial, table, recipe, found)
+        found = held_where_run(trial, table, job.plan, found)
     searched = (
         _paired(trial, table, found, recipe) if recipe.pairwise else _plain(trial, table, found)
     )
-    return replace(better_measured(trial, searched), latency=latency)
+    return replace(better_measured(trial, searched), latency=menu.latency)
 
 
-def prepared_table(
-    job: Job, prepared: Prepared, progress: Progress
-) -> tuple[Base, Table, LatencyTable | None]:
+def measure_menu(job: Job, prepared: Prepared, progress: Progress) -> MeasuredMenu:
     """The menu solved, its table, and latencies where the recipe asks for them."""
     # First, since it is what may fail: a network that cannot be exported is told at once.
-    latency = menu_latency(job, prepared, progress) if needs_latency(job.recipe) else None
+    latency = menu_latency(job, prepared, progress) if needs_latency(job.plan) else None
     if latency is not None:
         check_latency(job, prepared.graph, prepared.menu, latency)
     base, table = measured_menu(job, prepared, progress)
-    return base, table if latency is None else with_latencies(table, latency), latency
+    timed = table if latency is None else with_latencies(table, latency)
+    return MeasuredMenu(base, timed, latency)
 
 
 def _solve(table: Table, recipe: Recipe, budgets: Iterable[Budget]) -> Allocation:
@@ -109,13 +123,13 @@ class Trial:
         return self.known[key]
 
 
-def held_where_run(trial: Trial, table: Table, recipe: Recipe, found: Allocation) -> Allocation:
+def held_where_run(trial: Trial, table: Table, plan: Plan, found: Allocation) -> Allocation:
     """An allocation that holds its budget of the loss, or of the drop, where it is run.
 
     The sum of single losses predicts, and may mislead: where the whole network loses more than the
     budget, the budget is tightened by as much and the bits are chosen again.
     """
-    asked = parse_budgets(recipe.budget)
+    recipe, asked = plan.recipe, plan.budgets
     start, tightened = trial.base.figures, asked
     for _ in range(_ROUNDS):
         figures = trial(found.choices)

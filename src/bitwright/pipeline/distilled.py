@@ -7,10 +7,8 @@ from collections.abc import Callable
 import torch
 
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.graph.target import load_target
-from bitwright.methods.catalogue import method
+from bitwright.pipeline.plan import Plan
 from bitwright.prepare.distil import Distillation, distil, input_shape
-from bitwright.recipe.values import Recipe
 from bitwright.sources.batches import Dataset
 from bitwright.sources.data import as_dataset
 
@@ -18,9 +16,7 @@ NOISE = 32
 DISTILLED = "distilled data"
 
 
-def data_of(
-    graph: ModelGraph, recipe: Recipe, tick: Callable[[int], None] = lambda _: None
-) -> Dataset:
+def data_of(graph: ModelGraph, plan: Plan, tick: Callable[[int], None] = lambda _: None) -> Dataset:
     """The data of `--data none`: distilled from folded batch-norms (ZeroQ), the same every time.
 
     Where nothing at all depends on data (weights alone are quantised, by a method that needs none),
@@ -29,8 +25,8 @@ def data_of(
     Raises:
         DataError: the network does not say what its data were like.
     """
-    if not load_target(recipe.target).inputs and not method(recipe.method).needs.data:
-        generator = torch.Generator().manual_seed(recipe.seed)
+    if not plan.target.inputs and not plan.method.needs.data:
+        generator = torch.Generator().manual_seed(plan.recipe.seed)
         noise = torch.randn(NOISE, *input_shape(graph), generator=generator)
         return as_dataset([noise], name="noise")
-    return as_dataset(distil(graph, Distillation(seed=recipe.seed), tick), name=DISTILLED)
+    return as_dataset(distil(graph, Distillation(seed=plan.recipe.seed), tick), name=DISTILLED)

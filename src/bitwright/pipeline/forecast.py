@@ -6,11 +6,9 @@ import time
 
 from bitwright.engine.forecast import Forecast
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.methods.catalogue import method
-from bitwright.pipeline.plan import menu_of
-from bitwright.recipe.values import Recipe
+from bitwright.pipeline.plan import Plan, menu_of
 from bitwright.sources.batches import Dataset
-from bitwright.tuning.catalogue import ABOUT, tuning_steps
+from bitwright.tuning.catalogue import ABOUT
 
 # Counting reads the data once: whoever reads slowly is not kept waiting for a number.
 PATIENCE_S = 3.0
@@ -40,30 +38,32 @@ def count_samples(dataset: Dataset, most: int = 0, patience: float = PATIENCE_S)
     return found
 
 
-def forecast(
-    graph: ModelGraph, recipe: Recipe, data: Dataset, evaluation: Dataset | None
-) -> Forecast:
+def forecast(graph: ModelGraph, plan: Plan, data: Dataset, evaluation: Dataset | None) -> Forecast:
     """The totals and the weights of the stages of a run, in samples through the float network."""
-    samples = count_samples(data, recipe.calib)
+    samples = count_samples(data, plan.recipe.calib)
     judged = samples if evaluation is None else count_samples(evaluation)
     known = {"observe": samples, "evaluate": judged}
     known["verify"] = None if samples is None else min(samples, _VERIFIED)
     totals = {name: count for name, count in known.items() if count}
-    return Forecast(totals, _works(graph, recipe, samples or recipe.calib, judged or recipe.calib))
+    calib = plan.recipe.calib
+    return Forecast(totals, _works(graph, plan, samples or calib, judged or calib))
 
 
-def _works(graph: ModelGraph, recipe: Recipe, samples: int, judged: int) -> dict[str, float]:
-    solving = _SOLVE if method(recipe.method).needs.data else _SOLVE_WITHOUT_DATA
-    choices = sum(map(len, menu_of(graph, recipe).values())) if recipe.menu else 0
+def _works(graph: ModelGraph, plan: Plan, samples: int, judged: int) -> dict[str, float]:
+    solving = _SOLVE if plan.method.needs.data else _SOLVE_WITHOUT_DATA
+    choices = sum(map(len, menu_of(graph, plan).values())) if plan.menu else 0
     works = {"observe": _OBSERVE * samples}
     if choices:
-        measured = min(samples, recipe.table_samples or samples)
+        measured = min(samples, plan.recipe.table_samples or samples)
         works["solve the menu"] = solving * samples * choices / max(1, len(graph.units))
         # A choice of a unit is measured on what is downstream of it: half the network, on average.
         works["table"] = measured * choices / 2
     works["solve"] = solving * samples
-    for step in tuning_steps(recipe.tune):
-        works[f"tune {step}"] = (_BACKWARD if ABOUT[step].backward else _FORWARD) * samples
+    for step in plan.tune:
+        # Of a step of the caller's own it is not known what it does.
+        known = ABOUT.get(step) if isinstance(step, str) else None
+        name = step if isinstance(step, str) else step.name
+        works[f"tune {name}"] = (_BACKWARD if known and known.backward else _FORWARD) * samples
     works["evaluate"] = _EVALUATE * judged
     works["verify"] = _VERIFY * min(samples, _VERIFIED)
     return works

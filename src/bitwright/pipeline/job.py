@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from bitwright.engine.code import code_version
 from bitwright.engine.digest import digest, fingerprinted
 from bitwright.engine.progress import Progress
+from bitwright.engine.random_state import seed_all
 from bitwright.engine.store import Entries, NullStore, Store
 from bitwright.errors import DataError, RecipeError
-from bitwright.evaluation.metrics import Metric, metric
 from bitwright.export.free_images import capture_free
 from bitwright.export.trial import try_opset
 from bitwright.graph.capture import ExampleInputs, capture
@@ -23,15 +22,13 @@ from bitwright.graph.choice import Choice, Menus
 from bitwright.graph.model_graph import ModelGraph, Note
 from bitwright.graph.observe import Observation, observe
 from bitwright.graph.sites import Site, find_sites
-from bitwright.graph.target import Target, load_target
+from bitwright.graph.target import Target
 from bitwright.graph.ties import find_shared_grids
-from bitwright.methods.catalogue import method
-from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
-from bitwright.pipeline.plan import menu_of, rewrite, stream
-from bitwright.prepare.names import SMOOTH, prepare_steps
+from bitwright.pipeline.plan import Plan, menu_of, rewrite, stream
+from bitwright.prepare.names import SMOOTH
 from bitwright.prepare.smooth import apply_changes, find_changes
-from bitwright.recipe.values import BY_OUTPUT, Recipe, tensor_rule
+from bitwright.recipe.values import Recipe
 from bitwright.solving import Edges, Work, bind_batches
 from bitwright.solving.grids import input_grids, sites_in_use, task_grids
 from bitwright.solving.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
@@ -39,29 +36,27 @@ from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import trimming
 from bitwright.sources.models import check_weights
 from bitwright.sources.trial import try_data
-from bitwright.tuning.catalogue import tuning_steps
 
 
 @dataclass(frozen=True)
 class Job:
     """What a run works on: the network, its data, and how; where solutions are kept, and by whom.
 
-    The store and the workers change no bit of the result, so they are not of the recipe. `metric`
-    is an object from Python, which the recipe can only name.
+    The store and the workers change no bit of the result, so they are not of the plan.
     """
 
     model: nn.Module
     data: Dataset
-    recipe: Recipe
+    plan: Plan
     example_inputs: ExampleInputs | None = None
     evaluation: Dataset | None = None
     store: Entries = field(default_factory=NullStore)
     workers: int | str = 1
-    metric: Metric | None = None
 
-    def measure(self) -> Metric:
-        """What the evaluation measures: the user's own object, or what the recipe names."""
-        return self.metric or metric(self.recipe.metric)
+    @property
+    def recipe(self) -> Recipe:
+        """The words of the plan."""
+        return self.plan.recipe
 
 
 def store_at(path: str | Path | None) -> Entries:
@@ -109,20 +104,20 @@ def tell(notes: Iterable[Note], stage: str, progress: Progress) -> None:
 
 def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
     """The float network after the recipe's rewrites, those by its data last."""
-    recipe = job.recipe
-    if not recipe.prepare:
+    recipe, plan = job.recipe, job.plan
+    if not plan.prepare:
         return graph
     with progress.stage("prepare"):
-        known, graph = len(graph.notes), rewrite(graph, recipe)
+        known, graph = len(graph.notes), rewrite(graph, plan)
         tell(graph.notes[known:], "prepare", progress)
-        if SMOOTH not in prepare_steps(recipe.prepare):
+        if SMOOTH not in plan.prepare:
             return graph
         changes = find_changes(
             graph,
             bind_batches(graph, lambda: stream(job.data, recipe)),
-            {name: _hardest(choices) for name, choices in menu_of(graph, recipe).items()},
-            load_target(recipe.target),
-            method(recipe.method).needs.data,
+            {name: _hardest(choices) for name, choices in menu_of(graph, plan).items()},
+            plan.target,
+            plan.method.needs.data,
         )
     for change in changes:
         where = "into its norm" if change.place.norm else "by two operators"
@@ -141,8 +136,7 @@ def _hardest(choices: tuple[Choice, ...]) -> Choice:
 
 def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Prepared:
     """Observe every edge that some choice of the menu quantises."""
-    recipe = job.recipe
-    target = load_target(recipe.target)
+    recipe, target = job.recipe, job.plan.target
     sites = sites_in_use(find_sites(graph, target), menu)
     seen: list[str] = []
     with progress.stage("observe") as tick:
@@ -158,7 +152,7 @@ def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Pre
     tell(observation.notes, "observe", progress)
     batches = bind_batches(graph, lambda: stream(job.data, recipe))
     share = LOSSLESS_SHARE if recipe.lossless else HELD_OUT
-    if not tuning_steps(recipe.tune) and not recipe.lossless:
+    if not job.plan.tune and not recipe.lossless:
         whole = Samples(batches, lambda: iter(()), observation.samples, 0)
         return Prepared(graph, target, menu, sites, observation, digest(*seen), whole)
     parted = split_samples(graph, batches, share)
@@ -182,23 +176,22 @@ def shared_stats(
 
 def work_on(job: Job, prepared: Prepared, menu: Menus) -> Work:
     """The solving of some choices of every unit."""
-    recipe, graph = job.recipe, prepared.graph
-    rule = range_rule(tensor_rule(recipe))
+    plan, recipe, graph = job.plan, job.recipe, prepared.graph
     sites = sites_in_use(prepared.sites, menu)
     stats = prepared.observation.stats
     return Work(
         graph=graph,
         menu=menu,
-        grids=task_grids(graph, menu, sites, stats, prepared.target, rule),
+        grids=task_grids(graph, menu, sites, stats, prepared.target, plan.rule),
         target=prepared.target,
-        method=method(recipe.method).configured(recipe.weight_range),
+        method=plan.method,
         sites=sites,
         stats=stats,
         batches=prepared.samples.fit,
         samples=prepared.samples.fit_count,
         batch=recipe.batch,
         seed=recipe.seed,
-        by_output=recipe.activation_range == BY_OUTPUT,
+        by_output=plan.by_output,
         data=prepared.data,
         store=job.store,
         workers=job.workers,
@@ -209,14 +202,13 @@ def work_on(job: Job, prepared: Prepared, menu: Menus) -> Work:
 def edges_of(job: Job, prepared: Prepared, choices: Mapping[str, Choice]) -> Edges:
     """The grids of all edges under one configuration, as observed."""
     sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
-    rule = range_rule(tensor_rule(job.recipe))
-    return input_grids(sites, prepared.observation.stats, choices, prepared.target, rule)
+    return input_grids(sites, prepared.observation.stats, choices, prepared.target, job.plan.rule)
 
 
 def capture_network(job: Job) -> ModelGraph:
     """Capture the job's network on its own example inputs, or on the first batch of the data."""
     check_weights(job.model, type(job.model).__name__)
-    torch.manual_seed(job.recipe.seed)
+    seed_all(job.recipe.seed, job.recipe.device)
     example = job.example_inputs
     if example is None:
         example = next((batch.inputs for batch in take(job.data, 2)), None)

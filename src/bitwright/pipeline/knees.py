@@ -16,9 +16,9 @@ from bitwright.allocation.ran import Ran
 from bitwright.allocation.table import Table
 from bitwright.engine.progress import Progress
 from bitwright.graph.choice import Choice
+from bitwright.pipeline.evaluate import evaluate_job
 from bitwright.pipeline.job import Job, captured, prepare, rewritten, tell
 from bitwright.pipeline.plan import choices_of
-from bitwright.pipeline.run import evaluate_job
 from bitwright.pipeline.tabulate import solve_menu
 from bitwright.sensitivity.measure import LossValues, delta_of
 from bitwright.sensitivity.solutions import Solutions
@@ -88,7 +88,7 @@ def run_candidates(job: Job, wanted: Sequence[Candidate], progress: Progress) ->
         job, graph = captured(job)
     tell(graph.notes, "capture", progress)
     graph = rewritten(job, graph, progress)
-    base = choices_of(graph, job.recipe)
+    base = choices_of(graph, job.plan)
     menu = {
         name: tuple(dict.fromkeys((base[name], *(c.choices[name] for c in wanted))))
         for name in base

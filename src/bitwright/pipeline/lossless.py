@@ -27,7 +27,7 @@ from bitwright.engine.progress import Progress
 from bitwright.evaluation.compare import Tally
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import walk
-from bitwright.pipeline.choose_bits import Choices, Searched, prepared_table
+from bitwright.pipeline.choose_bits import Choices, MeasuredMenu, Searched
 from bitwright.pipeline.job import Job, Prepared
 from bitwright.recipe.values import Recipe
 from bitwright.solving.configuration import Configuration
@@ -168,10 +168,11 @@ class Search:
         )
 
 
-def search_lossless(job: Job, prepared: Prepared, progress: Progress) -> Searched:
-    """Solve the menu, measure the table, and find the cheapest configuration that agrees."""
-    recipe = job.recipe
-    base, table, latency = prepared_table(job, prepared, progress)
+def search_lossless(
+    job: Job, prepared: Prepared, menu: MeasuredMenu, progress: Progress
+) -> Searched:
+    """Of a menu that was solved and measured, the cheapest configuration that agrees."""
+    recipe, base, table = job.recipe, menu.base, menu.table
     cost = recipe.minimize or COMPLEXITY
     with progress.stage("frontier"):
         frontier = trace(table, cost)
@@ -190,7 +191,7 @@ def search_lossless(job: Job, prepared: Prepared, progress: Progress) -> Searche
         found.choices,
         losses,
         note=found.note,
-        latency=latency,
+        latency=menu.latency,
         lossless=record,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bitwright.allocation.budget import parse_budgets
 from bitwright.allocation.latencies import LATENCY
 from bitwright.allocation.latency_csv import latency_text, parse_latencies
 from bitwright.allocation.latency_table import LatencyTable
@@ -13,17 +12,16 @@ from bitwright.export.samples import flat_example
 from bitwright.latency.measure import TimingSettings, latencies
 from bitwright.latency.timing import conditions_here
 from bitwright.pipeline.job import Job, Prepared
-from bitwright.pipeline.plan import stream
-from bitwright.recipe.values import Recipe
+from bitwright.pipeline.plan import Plan, stream
 
 # One sample and one thread: what a latency is usually asked of.
 SETTINGS = TimingSettings(batch=1, threads=1, repetitions=25, checks=0)
 
 
-def needs_latency(recipe: Recipe) -> bool:
+def needs_latency(plan: Plan) -> bool:
     """Whether latency is bounded, or made small."""
-    names = {budget.name for budget in parse_budgets(recipe.budget)}
-    return bool(recipe.menu) and LATENCY in {*names, recipe.minimize}
+    names = {budget.name for budget in plan.budgets}
+    return bool(plan.menu) and LATENCY in {*names, plan.recipe.minimize}
 
 
 def menu_latency(job: Job, prepared: Prepared, progress: Progress) -> LatencyTable:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from bitwright.evaluation.metrics import METRICS, metric_word
+from bitwright.evaluation.metrics import METRICS
 from bitwright.export import rundir
-from bitwright.graph.choice import written
 from bitwright.graph.target import BUILT_IN
 from bitwright.pipeline.check import make_recipe
-from bitwright.recipe.names import UNNAMED
+from bitwright.recipe.names import is_unnamed
 from bitwright.recipe.values import Recipe
 from bitwright.sources.specs import resolve_spec
 
 # What a recipe names for the command; from Python these are objects.
 SOURCES = ("model", "weights", "data", "eval")
 NO_DATA = "none"
-_WRITTEN = {"scheme", "menu", "keep", "budget", "prepare", "tune", "ties"}
 
 
 def resolved(recipe: Recipe) -> Recipe:
@@ -36,24 +32,14 @@ def resolved(recipe: Recipe) -> Recipe:
         eval=resolve_spec(recipe.eval),
         weights=absolute(recipe.weights),
         target=recipe.target
-        if recipe.target.split("+")[0] in BUILT_IN
+        if recipe.target.split("+")[0] in BUILT_IN or is_unnamed(recipe.target)
         else absolute(recipe.target),
         metric=recipe.metric if _is_word(recipe.metric) else resolve_spec(recipe.metric),
     )
 
 
 def _is_word(name: str) -> bool:
-    return name in METRICS or name.endswith(UNNAMED)
-
-
-def as_words(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options from Python as a recipe writes them: lists, mappings, choices and metrics as text."""
-    found = dict(options)
-    for key in found.keys() & _WRITTEN:
-        found[key] = written(key, found[key])
-    if "metric" in found:
-        found["metric"] = metric_word(found["metric"])
-    return found
+    return name in METRICS or is_unnamed(name)
 
 
 def of_python(recipe: Recipe, no_data: bool) -> Recipe:

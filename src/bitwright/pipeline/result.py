@@ -21,6 +21,7 @@ from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.table import Row, Table, write_table
 from bitwright.engine.files import write_atomically
 from bitwright.engine.progress import Event, Progress
+from bitwright.engine.random_state import own_random
 from bitwright.errors import RecipeError
 from bitwright.export import rundir
 from bitwright.export.generation import Staged, change, claimed
@@ -31,10 +32,9 @@ from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verify import verify as verify_file
 from bitwright.graph.model_graph import ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, stitch
-from bitwright.graph.target import load_target
+from bitwright.graph.target import Target
 from bitwright.graph.unread import unread_warnings
 from bitwright.numerics.stats import TensorStats
-from bitwright.pipeline.check import checked
 from bitwright.pipeline.page import render, title_of
 from bitwright.recipe.values import Recipe, given_bits, to_toml
 from bitwright.report.summary import as_html, comparison, short
@@ -55,6 +55,7 @@ class Result:
         graph: the captured float network.
         assignment: the solved parameters.
         recipe: what was asked for, every default resolved.
+        target: what the runtime can do.
         metrics, census, table, allocation: as in the run directory.
         stats: statistics of the quantised edges.
         errors: squared weight error of each unit relative to its weight's energy.
@@ -68,6 +69,7 @@ class Result:
     graph: ModelGraph
     assignment: Assignment
     recipe: Recipe
+    target: Target
     metrics: dict[str, Any]
     census: dict[str, Any]
     table: Table
@@ -95,7 +97,7 @@ class Result:
         if self.again is None:
             raise RecipeError("this result does not know its network: quantise it again.")
         every = {**self.allocation["choices"], **bits}
-        return self.again(checked(given_bits(self.recipe, given_text(every))))
+        return self.again(given_bits(self.recipe, given_text(every)))
 
     def __repr__(self) -> str:
         """The run in one line."""
@@ -113,19 +115,22 @@ class Result:
         told = [f"note: {note}" for note in notes(self.census)]
         return "\n".join([title_of(self.recipe, self.census), *lines, *told])
 
+    @own_random()
     def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
         """Write the whole run directory; verification included unless told otherwise."""
         with claimed(Path(out), to_toml(self.recipe)) as run, logged(self.progress, run):
             return write_run(self, run, verify)
 
+    @own_random()
     def export(self, path: str | Path) -> Path:
         """Write standard ONNX."""
         first = next(iter(take(self.data, 2)))
         marked = stitch(self.graph, self.assignment, marks=True)
         example = flat_example(self.graph, first.inputs)
-        target = load_target(self.recipe.target)
-        return export_onnx(self.graph, marked, example, Path(path), target, self.recipe.opset).path
+        made = export_onnx(self.graph, marked, example, Path(path), self.target, self.recipe.opset)
+        return made.path
 
+    @own_random()
     def verify(
         self, path: str | Path | None = None, dataset: Dataset | None = None
     ) -> dict[str, Any]:

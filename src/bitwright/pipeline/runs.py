@@ -11,6 +11,7 @@ from torch import nn
 
 from bitwright.engine.manifest import seal
 from bitwright.engine.progress import Progress
+from bitwright.engine.random_state import own_random
 from bitwright.engine.store import NullStore, Store
 from bitwright.errors import RunDirectoryError
 from bitwright.evaluation.compare import compare
@@ -27,12 +28,11 @@ from bitwright.graph.capture import ExampleInputs, capture
 from bitwright.graph.free_sizes import takes_free_images
 from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
-from bitwright.graph.target import load_target
 from bitwright.graph.unread import unread_warnings
 from bitwright.pipeline.distilled import data_of
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.page import render_run
-from bitwright.pipeline.plan import rewrite
+from bitwright.pipeline.plan import Plan, rewrite
 from bitwright.prepare.smooth import with_places
 from bitwright.recipe.values import Recipe, load_recipe, update
 from bitwright.sources.batches import Dataset, take
@@ -61,6 +61,7 @@ class LoadedRun:
     gate: Gate
 
 
+@own_random()
 def load(run: str | Path, model: nn.Module | None = None, trust: bool = False) -> nn.Module:
     """The quantised network of a run directory as an ordinary nn.Module.
 
@@ -92,7 +93,8 @@ def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) ->
     source = _source(recipe, model, gate)
     example = _example(source, _without_code(recipe) if model is not None else recipe, packed, gate)
     free = takes_free_images(packed.inputs)
-    graph = rewrite(capture(source.module, example, free), recipe)
+    graph = capture(source.module, example, free)
+    graph = rewrite(graph, Plan.to_read(recipe)) if recipe.prepare else graph
     graph = with_places(graph, packed.rest)
     _check_same_network(graph, packed.assignment, path)
     module = shallow_copy(graph.module)
@@ -139,14 +141,14 @@ def job_of(
     recipe, gate = recipe_of(directory), Gate(directory.path, trust)
     chosen = metric_name or gate.allow("metric", recipe.metric)
     recipe = replace(recipe, metric=chosen, eval=evaluation)
-    metric(recipe.metric)
+    plan = Plan.of(recipe)
     source = _source(recipe, None, gate)
     kept = directory[rundir.STORE]
     own = store or (kept if kept.is_dir() and not kept.is_symlink() else None)
     return Job(
         source.module,
         _open(gate.allow("data", recipe.data), recipe, source),
-        recipe,
+        plan,
         source.example_inputs,
         _open(evaluation, recipe, source) if evaluation else None,
         NullStore() if own is None else Store(own, lambda text: progress.note("solve", text)),
@@ -162,7 +164,7 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
     free = takes_free_images(loaded.graph.inputs)
     graph = capture(loaded.source.module, loaded.example, free)
     if dataset.is_none:
-        dataset = data_of(graph, loaded.recipe)
+        dataset = data_of(graph, Plan.to_read(recipe))
     dataset = trimming(dataset, graph.inputs)
     for note in try_data(graph, dataset, loaded.recipe.batch):
         progress.note("evaluate", f"{note.place}: {note.text}")
@@ -183,7 +185,7 @@ def export(loaded: LoadedRun) -> Path:
     directory = loaded.directory
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     example = flat_example(loaded.graph, loaded.example)
-    target = load_target(loaded.recipe.target)
+    target = Plan.to_read(loaded.recipe).target
     with change(directory) as new:
         path, opset = new[rundir.ONNX], loaded.recipe.opset
         export_onnx(loaded.graph, marked, example, path, target, opset)
@@ -203,7 +205,7 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
     own = loaded.gate.allow("data", loaded.recipe.data) if not data else ""
     dataset = _open(data or own, loaded.recipe, loaded.source)
     if dataset.is_none:
-        dataset = data_of(loaded.graph, loaded.recipe)
+        dataset = data_of(loaded.graph, Plan.to_read(loaded.recipe))
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     with progress.stage("verify") as tick:
         found = verify_file(

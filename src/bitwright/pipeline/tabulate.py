@@ -34,7 +34,7 @@ def solve_menu(job: Job, prepared: Prepared, menu: Menus, progress: Progress) ->
         progress: told of the stage.
     """
     recipe = job.recipe
-    base = choices_of(prepared.graph, recipe)
+    base = choices_of(prepared.graph, job.plan)
     wanted = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
     work = work_on(job, prepared, wanted)
     edges = edges_of(job, prepared, base)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -37,17 +37,17 @@ STEPS: Mapping[str, RewriteStep] = {
 
 
 def apply_steps(
-    graph: ModelGraph, text: str, choices: Mapping[str, Choice], target: Target
+    graph: ModelGraph, steps: str | Iterable[str], choices: Mapping[str, Choice], target: Target
 ) -> ModelGraph:
     """The graph after the steps of a recipe's `prepare` that need no data.
 
     Args:
         graph: as captured; it is left as it was.
-        text: the names of the steps.
+        steps: their names.
         choices: the bits that each unit will have, or the base of a menu.
         target: whose grids they are on.
     """
-    for name in prepare_steps(text):
+    for name in prepare_steps(steps) if isinstance(steps, str) else steps:
         if name in WITH_DATA:
             continue
         step = STEPS[name]

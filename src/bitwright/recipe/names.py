@@ -29,17 +29,35 @@ OPERATORS = ("add", "mul", "concat", "avg_pool", "global_avg_pool", "matmul", "s
 
 
 def check_name(kind: str, name: str, known: Iterable[str], place: str = "") -> None:
-    """Whether a name is one of those known.
+    """Whether a name is one of those known, or says that it was an object of Python.
 
     Raises:
         RecipeError: it is not; with the nearest that is.
     """
-    if name not in known:
+    if name not in known and not is_unnamed(name):
         raise RecipeError(unknown(kind, name, known, place))
 
 
 # What a recipe writes behind the name of an object from Python that cannot be imported by it.
 UNNAMED = " (an object of Python without a name to import)"
+
+
+def is_unnamed(word: str) -> bool:
+    """Whether a recipe says by a word that something was an object of Python."""
+    return word.endswith(UNNAMED)
+
+
+def refuse_unnamed(kind: str, word: str, option: str) -> None:
+    """Say of an object that only a recipe names that it has to be handed over again.
+
+    Raises:
+        RecipeError: the word says that it was an object.
+    """
+    if is_unnamed(word):
+        raise RecipeError(
+            f"the recipe's {kind} is {word!r}: it was handed over in Python and cannot be found "
+            f"again. Pass it again from Python ({option}), or name another."
+        )
 
 
 def check_metric(name: str) -> None:
@@ -48,7 +66,7 @@ def check_metric(name: str) -> None:
     Raises:
         RecipeError: neither.
     """
-    if name not in METRICS and ":" not in name and not name.endswith(UNNAMED):
+    if name not in METRICS and ":" not in name and not is_unnamed(name):
         raise RecipeError(
             unknown("metric", name, METRICS, "--metric") + " Or FILE.py:FUNCTION of your own."
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bitwright.errors import RecipeError, unknown
+from bitwright.recipe.names import is_unnamed
 
 BN, BN_PAPER, BIAS, SCALES, REFINE = "bn", "bn-paper", "bias", "scales", "refine"
 BIAS_ANALYTIC, BIAS_EMPIRICAL = "bias-analytic", "bias-empirical"
@@ -100,7 +101,7 @@ def tuning_steps(text: str) -> tuple[str, ...]:
     """
     steps = tuple(part.strip() for part in text.split(",") if part.strip())
     for step in steps:
-        if step not in STEPS:
+        if step not in STEPS and not is_unnamed(step):
             raise RecipeError(unknown("step", step, STEPS, "--tune"))
     return steps
 

@@ -1,0 +1,93 @@
+"""`bw.quantize`: from a network and data in Python to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bitwright.engine.progress import Progress
+from bitwright.engine.random_state import own_random
+from bitwright.engine.showing import progress_for
+from bitwright.errors import ModelError
+from bitwright.pipeline.check import make_recipe
+from bitwright.pipeline.job import Job, store_at
+from bitwright.pipeline.objects import as_words
+from bitwright.pipeline.plan import Plan
+from bitwright.pipeline.repeat import of_python
+from bitwright.pipeline.result import Result
+from bitwright.pipeline.run import run
+from bitwright.sources.arity import arity_of
+from bitwright.sources.data import as_dataset
+from bitwright.sources.images import ImageOptions
+from bitwright.sources.models import example_inputs_of
+
+
+def quantize(
+    model: nn.Module,
+    calibration: object,
+    *,
+    recipe: str = "fixed",
+    evaluation: object | None = None,
+    progress: Progress | bool | None = None,
+    store: str | Path | None = None,
+    workers: int | str = 1,
+    **options: Any,
+) -> Result:
+    """Quantise a trained network with a few hundred unlabelled samples.
+
+    Args:
+        model: a network; it may carry `example_inputs`. One in training mode is taken in eval
+            mode, in a copy, with a note.
+        calibration: batches: a DataLoader, a list, a tensor, a function that gives batches. A
+            batch is inputs or (inputs, labels); labels are ignored.
+        recipe: a built-in recipe's name or a TOML file.
+        evaluation: labelled data to measure float and quantised on.
+        progress: whether to show what happens; by default in IPython and notebooks alone. A
+            Progress of your own receives it.
+        store: a directory where solved units are kept: running again takes up what is there.
+        workers: processes for the parallel mode; the result is the same, bit for bit.
+        options: any key of a recipe, such as scheme="w4a8" or target="ort-cpu".
+
+    Returns:
+        The result: `result.model` is an ordinary nn.Module with the same inputs and outputs.
+
+    Example:
+        >>> import torch, bitwright as bw
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).eval()
+        >>> result = bw.quantize(net, [torch.randn(16, 8)], scheme="w8a8")
+        >>> result.metrics["agreement"] > 0.8
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the network is of type {type(model).__name__}: pass a torch.nn.Module in eval mode. "
+            "Of an exported program that is program.module(); files are for the command."
+        )
+    with own_random(str(options.get("device", "cpu"))):
+        job = job_of_python(model, calibration, evaluation, recipe, options)
+        job = replace(job, store=store_at(store), workers=workers)
+        return run(job, progress_for(progress))
+
+
+def job_of_python(
+    model: nn.Module,
+    calibration: object,
+    evaluation: object | None,
+    recipe: str,
+    options: Mapping[str, Any],
+) -> Job:
+    """The job of a call from Python."""
+    words, objects = as_words(options)
+    made = make_recipe(recipe, words, objects.target)
+    example = example_inputs_of(model)
+    takes = arity_of(model, example)
+    image = ImageOptions.stated(made.size, made.mean, made.std, made.crop)
+    data = as_dataset(calibration, takes=takes, image=image)
+    labelled = None
+    if evaluation is not None:
+        labelled = as_dataset(evaluation, name="the evaluation data", takes=takes, image=image)
+    return Job(model, data, Plan.of(of_python(made, data.is_none), objects), example, labelled)
