@@ -24,7 +24,6 @@ from bitwright.numerics.scores import (
 )
 from bitwright.numerics.search import search_range
 from bitwright.numerics.stats import TensorStats
-from bitwright.recipe.names import refuse_unnamed
 
 Range = tuple[Tensor, Tensor]
 
@@ -268,7 +267,6 @@ def range_rule(name: str | RangeRule) -> RangeRule:
     if not isinstance(name, str):
         return name
     if name not in RANGES:
-        refuse_unnamed("range rule", name, "activation_range=..., weight_range=...")
         raise RecipeError(unknown("range rule", name, RANGES))
     return RANGES[name]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from bitwright.errors import RecipeError
@@ -99,7 +99,8 @@ def _check(key: str, thing: Any, kind: tuple[str, tuple[str, ...]]) -> None:
             "docs/extending.md."
         )
     # It is part of the store's keys, and one that can change would make them stale.
-    if not is_dataclass(thing) or not thing.__dataclass_params__.frozen:
+    made_as = getattr(type(thing), "__dataclass_params__", None)
+    if made_as is None or not made_as.frozen:
         raise RecipeError(
             f"{key} is a {type(thing).__name__}, which can change: make its class a dataclass with "
             "frozen=True, so that what was solved by it can be told from what was not."

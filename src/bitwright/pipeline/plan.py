@@ -21,7 +21,7 @@ from bitwright.numerics.ranges import RangeRule, range_rule
 from bitwright.pipeline.objects import NO_OBJECTS, Objects
 from bitwright.prepare.names import prepare_steps
 from bitwright.prepare.steps import apply_steps
-from bitwright.recipe.names import is_unnamed
+from bitwright.recipe.names import is_unnamed, refuse_unnamed
 from bitwright.recipe.values import BY_OUTPUT, Recipe, tensor_rule
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import batched
@@ -76,6 +76,7 @@ class Plan:
         Raises:
             RecipeError: such a word without its object.
         """
+        _check_rules(recipe, objects)
         weights = objects.weight_range or recipe.weight_range
         refine = objects.refine_method or recipe.refine_method
         return cls(
@@ -122,6 +123,13 @@ class Plan:
         """
         in_order = self.recipe.mode == "sequential" and self.method.needs.data
         return in_order and not self.recipe.lossless
+
+
+def _check_rules(recipe: Recipe, objects: Objects) -> None:
+    """Whether each range rule that was an object is there."""
+    for key in ("activation_range", "weight_range"):
+        if getattr(objects, key) is None:
+            refuse_unnamed("range rule", getattr(recipe, key), f"{key}=...")
 
 
 def _configured(given: str | Method, weights: str | RangeRule) -> Method:
