@@ -28,8 +28,9 @@ from torch import Tensor, nn
 import bitwright as bw
 
 KNOWN = Path(__file__).with_name("sameness.json")
-# Columns of table.csv that no two runs share.
-TIMES = ("latency_ms", "solve_seconds")
+# Columns of table.csv that no two runs share, and the count of its lines, which came later than the
+# digests.
+LEFT_OUT = ("latency_ms", "solve_seconds", "rows")
 
 
 class Pictures(nn.Module):
@@ -129,7 +130,7 @@ def digest_of(folder: Path) -> dict[str, str]:
     with (folder / "table.csv").open(newline="") as file:
         lines = [line for line in file if not line.startswith("#")]
     rows = [
-        {key: value for key, value in row.items() if key not in TIMES}
+        {key: value for key, value in row.items() if key not in LEFT_OUT}
         for row in csv.DictReader(lines)
     ]
     allocation = json.loads((folder / "allocation.json").read_text())

@@ -93,9 +93,6 @@ Mode = Annotated[str | None, option("parallel or sequential", HOW, known=names.M
 Prepare = Annotated[str | None, option(f"in order: {', '.join(PREPARING)}", HOW, known=PREPARING)]
 Tune = Annotated[str | None, option(f"in order: {', '.join(STEPS)}", HOW, known=STEPS)]
 SolvingOption = Annotated[str | None, option("ip, greedy-accuracy, ...", BITS, known=names.SOLVERS)]
-AllocationOption = Annotated[
-    str | None, option("bits of every unit, as 'allocate --out FILE' writes them", BITS)
-]
 Lossless = Annotated[
     float | None, option("answers that may differ from float, such as 0.001", BITS)
 ]

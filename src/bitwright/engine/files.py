@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import re
 import secrets
@@ -100,11 +99,6 @@ def read_plain(path: Path) -> bytes:
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
         _plain(descriptor, path)
         return file.read()
-
-
-def read_plain_text(path: Path, encoding: str = "utf-8") -> str:
-    """The same as text, with every end of line as `\\n`."""
-    return io.TextIOWrapper(io.BytesIO(read_plain(path)), encoding=encoding).read()
 
 
 def sync_file(path: Path) -> None:

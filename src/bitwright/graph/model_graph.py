@@ -11,8 +11,6 @@ from torch import Tensor, fx, nn
 
 from bitwright.graph.answers import FIRST, Answer
 
-NodeTarget = object
-
 
 @dataclass(frozen=True)
 class InputSpec:

@@ -90,14 +90,6 @@ def stitch(graph: ModelGraph, assignment: Assignment, marks: bool = False) -> fx
     return module
 
 
-def edge_name(source: str, reader: str, units: Mapping[str, tuple[str, int]]) -> str:
-    """What an edge is called: its unit's path, or the pair of nodes."""
-    if reader in units:
-        unit, call = units[reader]
-        return f"{unit}.input" if call == 0 else f"{unit}.input{call + 1}"
-    return f"edge.{source}.{reader}"
-
-
 def _put_weight(
     module: fx.GraphModule, nodes: dict[str, fx.Node], unit: Unit, assignment: Assignment
 ) -> None:

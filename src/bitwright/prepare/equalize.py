@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,8 +33,6 @@ RELU6 = ("clip", "relu", "skip")
 DEAD = 1e-5
 
 Weights = dict[str, Tensor]
-# The factors by which the channels of a joint should grow, from the weights as they are.
-ScaleRule = Callable[[Joint, Weights], Tensor]
 
 
 @dataclass(frozen=True)
