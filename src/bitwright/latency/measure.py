@@ -122,8 +122,8 @@ def latencies(
         graph: the captured network.
         target: what is quantised, and how.
         menu: the choices of every unit.
-        example: a few samples, as `stages.flat_example` gives them; their values matter only where
-            the network's work depends on them.
+        example: a few samples, as `export.samples.flat_example` gives them; their values matter
+            only where the network's work depends on them.
         settings: batch, threads, repetitions.
         progress: told of the stages.
 

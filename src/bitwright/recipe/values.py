@@ -52,9 +52,9 @@ class Recipe:
         prepare: rewrites of the float network before anything is observed, in order: `equalize`,
             `equalize-relu`, `absorb-bias`, `factorize`, `smooth` (looks at the calibration data, so
             it comes last), `ocs`; "" for none.
-        tune: steps after the bits are chosen, in order: `bn` and `bn-paper` (batch-norm tuning as
-            we and as the paper do it), `bias` (learned), `scales` (those of weights
-            and activations learned with the biases), `bias-analytic` and `bias-empirical`
+        tune: steps after the bits are chosen, in order: `bn` and `bn-paper` (batch-norm tuning,
+            ours and that of Hubara et al. 2020), `bias` (learned), `scales` (those of weights and
+            activations learned with the biases), `bias-analytic` and `bias-empirical`
             (the mean shift taken out, as batch-norms or the samples tell it), `refine` (solved
             again in sequence, kept where the samples held out for it find that better); `lapq`
             (all ranges together), `brecq` (rounding learned block by block), `qat-kld`,
