@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
+from torch.onnx._internal.exporter import _registration as translations
 
 from bitwright import cli
 from bitwright.engine.memory import keep_heap
@@ -21,6 +23,11 @@ keep_heap()
 # No test is timed: the machines are shared, and a slow example is not a wrong one.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+# Every torch.onnx.export reads and parses the source of the same 500 translations, a third of what
+# it takes; the list is the same each time, so that one reading serves all tests.
+translations.onnxscript_apis.get_torchlib_ops = functools.cache(
+    translations.onnxscript_apis.get_torchlib_ops
+)
 # Two threads on two shared cores wait for each other far longer than they compute.
 torch.set_num_threads(1)
 

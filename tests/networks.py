@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
+
+# For processes of their own, which import this file by its folder.
+TESTS = Path(__file__).parent
 
 
 class SmallNet(nn.Module):

@@ -20,8 +20,8 @@ from bitwright.prepare.names import ABOUT as PREPARE
 from bitwright.recipe.values import Recipe, load_recipe, update
 from bitwright.sources.trust import remember
 from bitwright.tuning.catalogue import STEPS as TUNE
+from networks import TESTS
 
-HERE = Path(__file__).parent
 FILES = {
     "recipe.toml", "census.json", "table.csv", "allocation.json", "metrics.json",
     "model.safetensors", "model.onnx", "verify.json", "report.html", "log.jsonl",
@@ -30,7 +30,7 @@ FILES = {
 
 USER_FILE = f"""
 import sys
-sys.path.append({str(HERE)!r})
+sys.path.append({str(TESTS)!r})
 import torch
 from torch import nn
 from networks import pictures, small_network
@@ -343,7 +343,7 @@ def test_a_request_that_failed_at_once_does_not_block_the_folder(bitwright, user
 def test_doctor(bitwright, user):
     done = bitwright("doctor", f"{user}:net")
     assert done.code == 0 and "x: float32 [N, 3, 16, 16]" in done.out
-    for word in ("depthwise", "5 units are quantised", "relu6", "million MACs"):
+    for word in ("depthwise", "5 units are quantised", "relu6", "287 k MACs a sample"):
         assert word in done.out
     for data in ("calib", "labelled"):
         assert bitwright("doctor", f"{user}:plain", "--data", f"{user}:{data}").code == 0

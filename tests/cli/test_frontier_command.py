@@ -6,7 +6,6 @@ import csv
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +15,11 @@ from bitwright import cli
 from bitwright.cli.table_commands import FrontierRequest, traced
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.knees import candidates
-from networks import pictures, small_network
+from networks import TESTS, pictures, small_network
 
-HERE = Path(__file__).parent
 USER_FILE = f"""
 import sys
-sys.path.append({str(HERE)!r})
+sys.path.append({str(TESTS)!r})
 import torch
 from networks import pictures, small_network
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from bitwright.allocation.latency_csv import read_latencies
 from bitwright.graph.choice import FLOAT, Choice
+from networks import TESTS
 
-HERE = Path(__file__).parent
 USER_FILE = f"""
 import sys
-sys.path.append({str(HERE)!r})
+sys.path.append({str(TESTS)!r})
 import torch
 from networks import pictures, small_network
 

@@ -10,7 +10,7 @@ import torch
 import bitwright as bw
 from bitwright.errors import RecipeError
 from bitwright.graph.choice import Choice
-from networks import pictures, small_network
+from networks import TESTS, pictures, small_network
 
 MENU = "w8a8,w4a8"
 
@@ -87,7 +87,7 @@ def data():
 
 def test_the_command_takes_back_what_allocate_wrote(bitwright, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(SOURCE.format(tests=str(__file__).rpartition("/")[0]))
+    (tmp_path / "mine.py").write_text(SOURCE.format(tests=str(TESTS)))
     words = ("--mode", "parallel", "--method", "quadratic", "--store", "store", "--quiet")
     first = bitwright(
         "quantize", "mine.py:network", "--data", "mine.py:data", "--menu", MENU, "--budget",

@@ -21,8 +21,9 @@ from bitwright.engine.store import Store
 from bitwright.errors import RunWarning
 from bitwright.export import rundir
 from forked import copy_of, fixed_bytes, live, user_file
+from networks import TESTS
 
-OLD = Path(__file__).parent / "data" / "old_runs"
+OLD = TESTS / "data" / "old_runs"
 READERS = {
     "report": ["report"],
     "verify": ["verify", "--trust"],
