@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from functools import cache
 
@@ -276,3 +277,47 @@ def test_rows_of_a_table_may_be_the_result(tmp_path):
     runtime = session(path, False, threads=1)
     got = runtime.run(None, {runtime.get_inputs()[0].name: tokens.numpy()})[0]
     assert np.array_equal(got, want.numpy())
+
+
+class Padded(nn.Module):
+    """Zeros around an image as an operator of their own, other numbers, and zeros read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, padding=1)
+        self.left, self.right = nn.Conv2d(4, 2, 3), nn.Conv2d(4, 2, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.first(nn.functional.pad(x, (0, 1, 0, 1))))
+        x = nn.functional.pad(self.second(nn.functional.pad(x, (1, 1, 1, 1), value=1.0)), (1,) * 4)
+        return (self.left(x) + self.right(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a8x2"])
+def test_the_exporters_own_rule_puts_zeros_into_the_convolution(tmp_path, scheme):
+    """Nothing of ours does; and no operator ends in an empty name for a bias that it lacks."""
+    result = bw.quantize(seeded(Padded).eval(), [IMAGES], scheme=scheme, target="ort-cpu")
+    path = result.export(tmp_path / "m.onnx")
+    nodes = onnx.load(str(path)).graph.node
+    assert len([n for n in nodes if n.op_type == "Pad"]) == 2
+    assert all(n.input[-1] for n in nodes if n.op_type == "Conv")
+    found = result.verify(path)
+    assert found["passed"] and max(found["units"].values()) < 1e-5
+
+
+def test_a_unit_that_the_file_lacks_is_a_difference(tmp_path):
+    """Its values are not there, or lead on to an input that is not its own."""
+    result = bw.quantize(
+        seeded(TwoTowers).eval(), [{"first": normal(9, 4), "second": normal(9, 6)}]
+    )
+    path = result.export(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    (entry,) = [e for e in model.metadata_props if e.key == "bitwright.units"]
+    places = json.loads(entry.value)
+    names = sorted(places)
+    places[names[0]], places[names[1]] = ["nowhere", "none"], ["first", places[names[-1]][1]]
+    entry.value = json.dumps(places)
+    onnx.save(model, str(path))
+    units = result.verify(path)["units"]
+    assert units[names[0]] == units[names[1]] == float("inf")
+    assert all(units[name] < 1e-6 for name in names[2:])

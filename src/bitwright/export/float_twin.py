@@ -7,8 +7,12 @@ once more would take seconds. Tables stay as they are: looking rows up takes no 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import onnx
-from onnx import numpy_helper
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.tape import Tape
 
 from bitwright.export.runtime import run, session
 
@@ -20,108 +24,68 @@ _BETWEEN = ("Clip", "Cast")
 
 def float_twin(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """The float network of a quantised file; None where it would be too large."""
-    nodes = list(model.graph.node)
-    stored = {t.name: t for t in model.graph.initializer}
-    constant = _constant(nodes, set(stored))
-    made = {name for node in constant for name in node.output}
-    rest = [node for node in nodes if node not in constant]
-    wanted = [n for n in dict.fromkeys(i for node in rest for i in node.input) if n in made]
-    wanted += [v.name for v in model.graph.output if v.name in made]
-    if _float_bytes(model, constant) > LIMIT_BYTES:
+    graph = ir.from_proto(model).graph
+    constant = _constant(graph)
+    if _float_bytes(constant) + model.ByteSize() > LIMIT_BYTES:
         return None
-    values = _evaluated(model, constant, wanted)
-    kept = _without_quantizers(rest, [v.name for v in model.graph.output])
-    read = {name for node in kept for name in node.input}
-    weights = [t for name, t in stored.items() if name in read] + list(values)
-    graph = onnx.helper.make_graph(
-        kept, "float", list(model.graph.input), list(model.graph.output), weights
-    )
-    return onnx.helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=model.ir_version
-    )
+    made = {value for node in constant for value in node.outputs}
+    wanted = [v for node in graph if node not in constant for v in node.inputs if v in made]
+    wanted += [v for v in graph.outputs if v in made]
+    _store(graph, list(dict.fromkeys(wanted)), model.ir_version)
+    _take_quantizers_out(graph)
+    graph.name = "float"
+    twin = ir.Model(graph, ir_version=model.ir_version)
+    RemoveUnusedNodesPass()(twin)
+    return ir.to_proto(twin)
 
 
-def _constant(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+def _constant(graph: ir.Graph) -> dict[ir.Node, None]:
     """The nodes, in order, that compute from stored tensors alone."""
-    known, found = set(known), []
-    for node in nodes:
-        if node.input and all(name in known for name in node.input if name):
-            known.update(node.output)
-            found.append(node)
+    known, found = set(graph.initializers.values()), dict[ir.Node, None]()
+    for node in graph:
+        if node.inputs and all(value in known for value in node.inputs if value is not None):
+            known.update(node.outputs)
+            found[node] = None
     return found
 
 
-def _float_bytes(model: onnx.ModelProto, constant: list[onnx.NodeProto]) -> int:
-    read = {name for node in constant for name in node.input}
-    sizes = [4 * _count(t) for t in model.graph.initializer if t.name in read]
-    return sum(sizes) + int(model.ByteSize())
+def _float_bytes(nodes: Iterable[ir.Node]) -> int:
+    read = {value for node in nodes for value in node.inputs if value is not None}
+    return sum(4 * int(v.const_value.size) for v in read if v.const_value is not None)
 
 
-def _count(tensor: onnx.TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
-
-
-def _evaluated(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], wanted: list[str]
-) -> list[onnx.TensorProto]:
-    """What constant nodes give, as ONNX Runtime computes it."""
+def _store(graph: ir.Graph, wanted: Sequence[ir.Value], ir_version: int) -> None:
+    """Put numbers in the place of what constant nodes make, as ONNX Runtime computes it."""
     if not wanted:
-        return []
-    read = {name for node in nodes for name in node.input}
-    weights = [t for t in model.graph.initializer if t.name in read]
-    outputs = [onnx.ValueInfoProto(name=name) for name in wanted]
-    graph = onnx.helper.make_graph(nodes, "constants", [], outputs, weights)
-    made = onnx.helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=model.ir_version
-    )
-    arrays = run(session(made.SerializeToString(), optimized=False, threads=1), {})
-    return [numpy_helper.from_array(a, name) for a, name in zip(arrays, wanted, strict=True)]
+        return
+    part = ir.Model(ir.convenience.extract(graph, [], wanted), ir_version=ir_version)
+    content = ir.to_proto(part).SerializeToString()
+    arrays = run(session(content, optimized=False, threads=1), {})
+    for value, array in zip(wanted, arrays, strict=True):
+        name, value.name = value.name, None
+        stored = Tape(graph).initializer(ir.tensor(array, name=name))
+        value.replace_all_uses_with(stored, replace_graph_outputs=True)
 
 
-def _without_quantizers(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodeProto]:
-    """The nodes that are left when every quantised value is read as it was before."""
-    makers = {name: node for node in nodes for name in node.output}
-    before: dict[str, str] = {}
-    for node in nodes:
-        if node.op_type == "DequantizeLinear":
-            source = _quantizer(node, makers)
-            if source is not None:
-                name = source.input[0]
-                before[node.output[0]] = before.get(name, name)
-    kept = []
-    for node in nodes:
-        if node.output[0] in before and node.output[0] in outputs:
-            kept.append(onnx.helper.make_node("Identity", [before[node.output[0]]], node.output))
-        elif node.output[0] not in before:
-            copied = onnx.NodeProto()
-            copied.CopyFrom(node)
-            for index, name in enumerate(copied.input):
-                copied.input[index] = before.get(name, name)
-            kept.append(copied)
-    return _used(kept, outputs)
+def _take_quantizers_out(graph: ir.Graph) -> None:
+    """Let every quantised value be read as it was before."""
+    for node in list(graph):
+        quantizer = _quantizer(node) if node.op_type == "DequantizeLinear" else None
+        if quantizer is None:
+            continue
+        result, before = node.outputs[0], quantizer.inputs[0]
+        if result.is_graph_output():
+            # A name cannot be that of two values: the result is a copy.
+            copy = ir.node("Identity", [before])
+            graph.insert_before(node, copy)
+            before = copy.outputs[0]
+            before.name, result.name = result.name, None
+            before.type, before.shape = result.type, result.shape
+        result.replace_all_uses_with(before, replace_graph_outputs=True)
 
 
-def _quantizer(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    maker = makers.get(node.input[0])
+def _quantizer(node: ir.Node) -> ir.Node | None:
+    maker = node.inputs[0].producer()
     while maker is not None and maker.op_type in _BETWEEN:
-        maker = makers.get(maker.input[0])
+        maker = maker.inputs[0].producer()
     return maker if maker is not None and maker.op_type == "QuantizeLinear" else None
-
-
-def _used(nodes: list[onnx.NodeProto], outputs: list[str]) -> list[onnx.NodeProto]:
-    read, found = set(outputs), []
-    for node in reversed(nodes):
-        if any(name in read for name in node.output):
-            read.update(node.input, *(_read_inside(a) for a in node.attribute))
-            found.append(node)
-    return found[::-1]
-
-
-def _read_inside(attribute: onnx.AttributeProto) -> set[str]:
-    """What the branches of an operator read, of the graph around them too."""
-    inner = [attribute.g, *attribute.graphs]
-    names = {name for graph in inner for node in graph.node for name in node.input}
-    return names.union(*(_read_inside(a) for g in inner for n in g.node for a in n.attribute))

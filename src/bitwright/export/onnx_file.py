@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from google.protobuf.message import EncodeError
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
@@ -63,10 +64,11 @@ def export_onnx(
     """
     written = chosen(opset, need_of_module(module))
     model = _translate(module, example, graph.inputs, max(written, TRANSLATED))
-    units = rewrite(model, written, target or Target("any runtime"))
+    values = rewrite(model, written, target or Target("any runtime"))
     _strip(model)
+    name_outputs(model.graph, _output_names(graph, module))
+    units = {unit: (start.name, end.name) for unit, (start, end) in values.items()}
     proto = ir.to_proto(model)
-    units = name_outputs(proto, _output_names(graph, module), units)
     name_axes(proto, graph.inputs)
     if opset:
         stamp(proto, opset)
@@ -167,25 +169,17 @@ def _is_tensor(node: Any) -> bool:
 
 def _strip(model: ir.Model) -> None:
     """Drop what only the exporter's authors read: it would outweigh small networks."""
+    # The pass leaves the model's own entries and those of values.
+    ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.graph.doc_string = None
     model.doc_string = None
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        node.doc_string = None
-        for value in node.outputs:
-            value.metadata_props.clear()
-            value.doc_string = None
-    outputs = set(model.graph.outputs)
-    for node in model.graph:
-        for value in node.outputs:
-            if value not in outputs:
-                value.shape = None
-                value.type = None
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+    made = [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in (*model.graph.inputs, *model.graph.initializers.values(), *made):
         value.metadata_props.clear()
         value.doc_string = None
+    for value in (value for node in model.graph for value in node.outputs):
+        if not value.is_graph_output():
+            value.shape = value.type = None
     model.producer_name = "bitwright"
     model.producer_version = None
 

@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
+import onnx_ir as ir
 
 from bitwright.graph.model_graph import InputSpec
 
 BATCH, LENGTH, HEIGHT, WIDTH = "batch", "length", "height", "width"
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
-AxisPlaces = dict[str, tuple[str, str]]
 
 
-def name_outputs(model: onnx.ModelProto, names: Sequence[str], units: AxisPlaces) -> AxisPlaces:
+def name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
     """Give the outputs of a file their names; whatever else has one of them gets another.
 
     An input keeps its own name: an output that has it too is told apart by `_output`.
-
-    Returns:
-        The values of the units (`onnx_file.OnnxFile.units`) by their names of now.
     """
-    _part_equal_outputs(model.graph)
-    inputs = {value.name for value in model.graph.input}
+    _part_equal_outputs(graph)
+    values = list(_values(graph))
+    inputs = {value.name for value in graph.inputs}
     wanted = [f"{name}_output" if name in inputs else name for name in names]
-    renamed = {value.name: name for value, name in zip(model.graph.output, wanted, strict=True)}
-    taken = set(_names(model.graph))
-    for name in sorted(taken & set(wanted) - set(renamed)):
-        renamed[name] = _fresh(name, taken | set(wanted))
-        taken.add(renamed[name])
-    _rename(model.graph, renamed)
-    return {
-        unit: (renamed.get(start, start), renamed.get(end, end))
-        for unit, (start, end) in units.items()
-    }
+    taken = {value.name for value in values}
+    for value in sorted(values, key=lambda value: str(value.name)):
+        if value.name in wanted and value not in set(graph.outputs):
+            value.name = _fresh(value.name, taken | set(wanted))
+            taken.add(value.name)
+    for value, name in zip(graph.outputs, wanted, strict=True):
+        value.name = name
 
 
-def _part_equal_outputs(graph: onnx.GraphProto) -> None:
-    """One value may be several of the network's outputs; in a file each is a value of its own."""
-    seen: set[str] = set()
-    for value in graph.output:
-        source = value.name
-        if source in seen:
-            value.name = _fresh(source, {*_names(graph), *seen})
-            graph.node.append(onnx.helper.make_node("Identity", [source], [value.name], value.name))
-        seen.add(value.name)
+def _part_equal_outputs(graph: ir.Graph) -> None:
+    """One value may be several of the network's outputs; in a file each is a value of its own.
+
+    (onnx-ir's OutputFixPass gives inputs that are handed through other names.)
+    """
+    taken = {value.name for value in _values(graph)}
+    for index, value in enumerate(graph.outputs):
+        if value in graph.outputs[:index]:
+            name = _fresh(value.name, taken)
+            taken.add(name)
+            made = ir.Value(name=name, type=value.type, shape=value.shape)
+            graph.append(ir.Node("", "Identity", [value], outputs=[made], name=name))
+            graph.outputs[index] = made
 
 
 def _fresh(name: str, taken: set[str]) -> str:
@@ -55,32 +54,11 @@ def _fresh(name: str, taken: set[str]) -> str:
     return f"{name}.{number}"
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those inside its operators (branches and loops)."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node or inner.output:
-                    yield from _graphs(inner)
-
-
-def _names(graph: onnx.GraphProto) -> Iterator[str]:
-    for part in _graphs(graph):
-        for node in part.node:
-            yield from node.output
-        for value in (*part.initializer, *part.input, *part.output):
-            yield value.name
-
-
-def _rename(graph: onnx.GraphProto, renamed: Mapping[str, str]) -> None:
-    for part in _graphs(graph):
-        for node in part.node:
-            for places in (node.input, node.output):
-                for index, name in enumerate(places):
-                    places[index] = renamed.get(name, name)
-        for value in (*part.initializer, *part.input, *part.output, *part.value_info):
-            value.name = renamed.get(value.name, value.name)
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The values of a graph and of those inside its operators (branches and loops)."""
+    for part in (graph, *graph.subgraphs()):
+        yield from (*part.inputs, *part.initializers.values())
+        yield from (value for node in part for value in node.outputs)
 
 
 def name_axes(model: onnx.ModelProto, inputs: Sequence[InputSpec]) -> None:

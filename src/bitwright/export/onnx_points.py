@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
 from bitwright.export.onnx_shapes import is_zero_pad
+from bitwright.export.onnx_tape import add_up
 
 # In which of its inputs each operator is linear.
 _LINEAR = {
@@ -28,19 +30,6 @@ class Sum:
 
     total: ir.Value
     parts: tuple[ir.Value, ...]
-
-
-def add_up(parts: Sequence[ir.Value], name: str) -> list[ir.Node]:
-    """Nodes that add values from the last to the first; the last node's output has the name."""
-    made: list[ir.Node] = []
-    total = parts[-1]
-    for index in range(len(parts) - 2, -1, -1):
-        own = name if index == 0 else f"{name}.sum{index + 1}"
-        node = ir.node("Add", [total, parts[index]], num_outputs=1, name=own)
-        total = node.outputs[0]
-        total.name = own
-        made.append(node)
-    return made
 
 
 def spread(graph: ir.Graph, sums: Sequence[Sum]) -> dict[ir.Node, ir.Node]:
@@ -79,12 +68,13 @@ def _in_parallel(
     name = old.name
     assert name is not None
     old.name = f"{name}.whole"
-    chain = add_up([copy.outputs[0] for copy in copies], name)
-    graph.insert_before(node, chain)
-    result = chain[-1].outputs[0]
+    tape = Tape()
+    result = add_up(tape, [copy.outputs[0] for copy in copies], name)
+    graph.insert_before(node, tape.nodes)
     result.shape, result.type = old.shape, old.type
     ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
-    return chain[-1]
+    made: ir.Node = result.producer()
+    return made
 
 
 def _copy(graph: ir.Graph, node: ir.Node, position: int, part: ir.Value, index: int) -> ir.Node:

@@ -8,21 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.tape import Tape
 
-from bitwright.export.onnx_points import Sum, add_up, spread
+from bitwright.export.onnx_points import Sum, spread
 from bitwright.export.onnx_schema import DOMAIN
-from bitwright.export.onnx_shapes import is_zero_pad, merge_padding, pool_globally, redirect
+from bitwright.export.onnx_shapes import is_zero_pad, pool_globally
 from bitwright.export.onnx_tables import rows_of_table
+from bitwright.export.onnx_tape import add, add_up, redirect, store, substitute
 from bitwright.graph.target import PARALLEL, Target
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.blocks import block_of, blocks
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.points import split
 
-QuantizedValues = dict[str, tuple[str, str]]
+UnitEnds = dict[str, tuple[ir.Value, ir.Value]]
 
 
-def rewrite(model: ir.Model, opset: int, target: Target) -> QuantizedValues:
+def rewrite(model: ir.Model, opset: int, target: Target) -> UnitEnds:
     """Turn marks, fake-quantise and dequantise nodes into standard ONNX, in place.
 
     Args:
@@ -31,7 +34,7 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> QuantizedValues:
         target: how sums of points and parts of inputs are written.
 
     Returns:
-        For each unit's mark the names of (input value, output value).
+        For each unit's mark (input value, output value).
     """
     graph = model.graph
     sums: list[Sum] = []
@@ -47,13 +50,12 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> QuantizedValues:
         rows_of_table(graph, node, kind, _text(node, "name"))
     marks = [n for n in graph if n.domain == DOMAIN and n.op_type == "Mark"]
     units = {_text(node, "name"): _remove_mark(graph, node) for node in marks}
-    merge_padding(graph)
     pool_globally(graph)
     moved = spread(graph, sums) if target.points == PARALLEL else {}
     moved = {**spread(graph, parts), **moved}
-    _drop_unused(graph)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[""] = opset
+    RemoveUnusedNodesPass()(model)
     made = {name: node for name, node in units.items() if node is not None}
     return {name: _ends(moved.get(node, node)) for name, node in made.items()}
 
@@ -99,26 +101,6 @@ def _packed(array: np.ndarray, kind: ir.DataType, name: str) -> ir.Tensor:
     return ir.Tensor(array.astype(kind.numpy()), name=name, dtype=kind)
 
 
-def _initializer(graph: ir.Graph, tensor: ir.Tensor) -> ir.Value:
-    assert tensor.name is not None
-    if tensor.name in graph.initializers:
-        return graph.initializers[tensor.name]
-    value = ir.Value(
-        name=tensor.name,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value
-
-
-def _fresh(op: str, inputs: list[ir.Value | None], name: str, **attributes: int) -> ir.Node:
-    made = ir.node(op, inputs, attributes or None, num_outputs=1, name=name)
-    made.outputs[0].name = name
-    return made
-
-
 def _axis(scale: np.ndarray) -> tuple[np.ndarray, int | None]:
     """A broadcastable scale as ONNX wants it: flat along one axis, or a scalar."""
     wide = [i for i, size in enumerate(scale.shape) if size > 1]
@@ -133,22 +115,19 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> list[Sum]:
     name = _text(node, "name")
     bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
     q, scale, zero = (_array(value) for value in node.inputs)
-    if bits == 32:
-        _substitute(graph, node, _stored(graph, node, _Integers(q, scale, zero, bits, True), name))
+    points, tape = _number(node, "points"), Tape()
+    if bits == 32 or points == 1:
+        stem = name if bits == 32 else f"{name}.weight"
+        own = _Integers(q, scale, zero, bits, signed or bits == 32)
+        substitute(graph, node, tape, _stored(graph, tape, node, own, stem))
         return []
-    found = []
-    points = _number(node, "points")
-    for index, part in enumerate(_points(_Integers(q, scale, zero, bits, signed), points)):
-        stem = f"{name}.weight" if points == 1 else f"{name}.weight{index + 1}"
-        found.append(_stored(graph, node, part, stem))
-    chain = [made for part in found for made in part]
-    if points == 1:
-        _substitute(graph, node, chain)
-        return []
-    parts = tuple(part[-1].outputs[0] for part in found)
-    chain += add_up(parts, f"{name}.weight.float")
-    _substitute(graph, node, chain)
-    return [Sum(chain[-1].outputs[0], parts)]
+    parts = tuple(
+        _stored(graph, tape, node, part, f"{name}.weight{index + 1}")
+        for index, part in enumerate(_points(_Integers(q, scale, zero, bits, signed), points))
+    )
+    total = add_up(tape, parts, f"{name}.weight.float")
+    substitute(graph, node, tape, total)
+    return [Sum(total, parts)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +152,8 @@ def _points(whole: _Integers, points: int) -> Iterator[_Integers]:
         yield _Integers(q.numpy(), scale, zero, own.grid.bits, own.grid.signed)
 
 
-def _stored(graph: ir.Graph, node: ir.Node, own: _Integers, stem: str) -> list[ir.Node]:
-    """An initialiser in its container and what dequantises it."""
+def _stored(graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: str) -> ir.Value:
+    """The numbers of an initialiser in its container: what dequantises it is recorded."""
     kind, _ = container(own.bits, own.signed)
     zero = np.broadcast_to(own.zero, own.scale.shape)
     block = block_of(torch.from_numpy(own.scale), torch.from_numpy(zero.astype(np.int32)))
@@ -185,24 +164,20 @@ def _stored(graph: ir.Graph, node: ir.Node, own: _Integers, stem: str) -> list[i
         flat_scale, zero = (
             blocks(torch.from_numpy(np.array(v)), block).numpy() for v in (own.scale, zero)
         )
-    q = _initializer(graph, _packed(own.q, kind, f"{stem}.q"))
-    chain: list[ir.Node] = []
+    q = store(graph, _packed(own.q, kind, f"{stem}.q"))
     if own.bits == 2:
         # Its optimiser gives 2-bit weights to kernels that have none: it finds them widened.
         kind = ir.DataType.INT8 if own.signed else ir.DataType.UINT8
-        chain.append(_fresh("Cast", [q], f"{stem}.wide", to=int(kind)))
-        q = chain[0].outputs[0]
-    inputs: list[ir.Value | None] = [
-        q, _initializer(graph, ir.Tensor(flat_scale.astype(np.float32), name=f"{stem}.scale"))
-    ]  # fmt: skip
+        q = add(tape, "Cast", [q], f"{stem}.wide", to=int(kind))
+    scale = ir.Tensor(flat_scale.astype(np.float32), name=f"{stem}.scale")
+    inputs = [q, store(graph, scale)]
     if np.any(zero) or _feeds_gemm(node):
-        inputs.append(
-            _initializer(graph, _packed(zero.reshape(flat_scale.shape), kind, f"{stem}.zero"))
-        )
+        zeros = _packed(zero.reshape(flat_scale.shape), kind, f"{stem}.zero")
+        inputs.append(store(graph, zeros))
     attributes = {} if axis is None else {"axis": axis}
     if block is not None:
         attributes["block_size"] = block[1]
-    return [*chain, _fresh("DequantizeLinear", inputs, f"{stem}.float", **attributes)]
+    return add(tape, "DequantizeLinear", inputs, f"{stem}.float", **attributes)
 
 
 def _feeds_gemm(node: ir.Node) -> bool:
@@ -222,85 +197,71 @@ def _quantize_dequantize(graph: ir.Graph, node: ir.Node, part_bits: int) -> list
     width = bits if bits in (8, 16) else 8
     kind, _ = container(width, signed)
     low, high = _grid(bits, signed)
-    scale = _initializer(graph, ir.Tensor(_array(node.inputs[1]).reshape(()), name=f"{name}.scale"))
+    scale = store(graph, ir.Tensor(_array(node.inputs[1]).reshape(()), name=f"{name}.scale"))
     zero_value = _array(node.inputs[2]).reshape(())
-    zero = _initializer(graph, _packed(zero_value, kind, f"{name}.zero"))
-    chain = [_fresh("QuantizeLinear", [node.inputs[0], scale, zero], f"{name}.q")]
+    zero = store(graph, _packed(zero_value, kind, f"{name}.zero"))
+    tape = Tape()
+    q = add(tape, "QuantizeLinear", [node.inputs[0], scale, zero], f"{name}.q")
     if bits != width:
-        limits: list[ir.Value | None] = [
-            _initializer(graph, _packed(np.array(v), kind, f"{name}.{w}"))
+        limits = [
+            store(graph, _packed(np.array(v), kind, f"{name}.{w}"))
             for v, w in ((low, "low"), (high, "high"))
         ]
-        chain.append(_fresh("Clip", [chain[-1].outputs[0], *limits], f"{name}.clip"))
+        q = add(tape, "Clip", [q, *limits], f"{name}.clip")
     if 0 < part_bits < bits:
         own = _Integers(np.zeros(0), _array(node.inputs[1]), zero_value, bits, signed)
-        return [_in_digits(graph, node, chain, own, part_bits)]
-    chain.append(_fresh("DequantizeLinear", [chain[-1].outputs[0], scale, zero], f"{name}.float"))
-    _substitute(graph, node, chain)
+        parts = _digits(graph, tape, q, own, name, part_bits)
+        total = add_up(tape, parts, f"{name}.float")
+        substitute(graph, node, tape, total)
+        return [Sum(total, parts)]
+    substitute(graph, node, tape, add(tape, "DequantizeLinear", [q, scale, zero], f"{name}.float"))
     return []
 
 
-def _in_digits(
-    graph: ir.Graph, node: ir.Node, chain: list[ir.Node], own: _Integers, part_bits: int
-) -> Sum:
-    """Quantised values as a sum of parts of few bits, high ones first.
+def _digits(
+    graph: ir.Graph, tape: Tape, q: ir.Value, own: _Integers, name: str, part_bits: int
+) -> tuple[ir.Value, ...]:
+    """Quantised values taken apart into parts of few bits, high ones first, as numbers.
 
     Equation: q_i = floor(q / 2^(b (n - i))) mod 2^b, by shifts and masks of unsigned integers.
     """
-    name = _text(node, "name")
-    word = _fresh("Cast", [chain[-1].outputs[0]], f"{name}.word", to=int(ir.DataType.UINT32))
-    chain.append(word)
+    word = add(tape, "Cast", [q], f"{name}.word", to=int(ir.DataType.UINT32))
     whole = QParams(
         Grid(own.bits), torch.from_numpy(own.scale.reshape(1)),
         torch.from_numpy(own.zero.astype(np.int32).reshape(1)),
     )  # fmt: skip
     count = own.bits // part_bits
+    kind = ir.DataType.UINT8
     parts = []
     for index, (_, digit) in enumerate(split(torch.zeros(1, dtype=torch.int32), whole, count)):
         stem = f"{name}.part{index + 1}"
         shift = _number_of(graph, part_bits * (count - 1 - index), f"{stem}.shift")
         mask = _number_of(graph, digit.grid.qmax, f"{stem}.mask")
-        chain.append(_fresh("BitShift", [word.outputs[0], shift], f"{stem}.high"))
-        chain[-1].attributes["direction"] = ir.AttrString("direction", "RIGHT")
-        chain.append(_fresh("BitwiseAnd", [chain[-1].outputs[0], mask], f"{stem}.digit"))
-        kind = ir.DataType.UINT8
-        chain.append(_fresh("Cast", [chain[-1].outputs[0]], f"{stem}.q", to=int(kind)))
-        inputs = [
-            chain[-1].outputs[0],
-            _initializer(graph, ir.Tensor(digit.scale.numpy().reshape(()), name=f"{stem}.scale")),
-            _initializer(
-                graph, _packed(digit.zero_point.numpy().reshape(()), kind, f"{stem}.zero")
-            ),
-        ]
-        chain.append(_fresh("DequantizeLinear", inputs, f"{stem}.float"))
-        parts.append(chain[-1].outputs[0])
-    chain += add_up(parts, f"{name}.float")
-    _substitute(graph, node, chain)
-    return Sum(chain[-1].outputs[0], tuple(parts))
+        high = add(tape, "BitShift", [word, shift], f"{stem}.high", direction="RIGHT")
+        masked = add(tape, "BitwiseAnd", [high, mask], f"{stem}.digit")
+        cast = add(tape, "Cast", [masked], f"{stem}.q", to=int(kind))
+        scale = ir.Tensor(digit.scale.numpy().reshape(()), name=f"{stem}.scale")
+        zero = _packed(digit.zero_point.numpy().reshape(()), kind, f"{stem}.zero")
+        inputs = [cast, store(graph, scale), store(graph, zero)]
+        parts.append(add(tape, "DequantizeLinear", inputs, f"{stem}.float"))
+    return tuple(parts)
 
 
 def _number_of(graph: ir.Graph, value: int, name: str) -> ir.Value:
-    return _initializer(graph, ir.Tensor(np.array(value, dtype=np.uint32), name=name))
-
-
-def _substitute(graph: ir.Graph, node: ir.Node, chain: list[ir.Node]) -> None:
-    graph.insert_before(node, chain)
-    redirect(graph, node.outputs[0], chain[-1].outputs[0])
-    graph.remove(node, safe=True)
+    return store(graph, ir.Tensor(np.array(value, dtype=np.uint32), name=name))
 
 
 def _remove_mark(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
     """Drop a mark; return the node that makes the marked value."""
     value = node.inputs[0]
     assert value is not None
-    redirect(graph, node.outputs[0], value)
+    redirect(node.outputs[0], value)
     graph.remove(node, safe=True)
     return value.producer()
 
 
-def _ends(node: ir.Node) -> tuple[str, str]:
+def _ends(node: ir.Node) -> tuple[ir.Value, ir.Value]:
     """(input, output) of a unit: back from its result to the float value that feeds it."""
-    output = node.outputs[0].name
     current = node
     while True:
         source = _data_input(current)
@@ -322,8 +283,7 @@ def _ends(node: ir.Node) -> tuple[str, str]:
         if current.op_type in _WEIGHTED:
             break
         current = producer
-    assert source.name is not None and output is not None
-    return source.name, output
+    return source, node.outputs[0]
 
 
 # What lies between quantising an input and dequantising it, or a part of it.
@@ -353,14 +313,3 @@ def _is_constant(value: ir.Value) -> bool:
     if producer is None or producer.op_type == "QuantizeLinear":  # weights are stored quantised
         return False
     return all(_is_constant(v) for v in producer.inputs if v is not None)
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    """Remove nodes and initialisers that nothing reads any more."""
-    kept = {id(v) for v in graph.outputs}
-    for node in reversed(list(graph)):
-        if not any(v.uses() or id(v) in kept for v in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and id(value) not in kept:
-            del graph.initializers[name]

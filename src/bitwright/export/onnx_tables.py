@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.tape import Tape
 
-from bitwright.export.onnx_shapes import redirect
+from bitwright.export.onnx_tape import add, store, substitute
 
 # Gather takes no type below eight bits. ONNX Runtime widens the stored table when it loads it.
 _WIDE = {
@@ -30,15 +31,11 @@ def rows_of_table(graph: ir.Graph, node: ir.Node, kind: ir.DataType, unit: str) 
     assert rows is not None and scale is not None and zero is not None
     gather = rows.producer()
     assert gather is not None and gather.op_type == "Gather", "a table is read by Gather"
-    chain: list[ir.Node] = []
+    tape = Tape()
 
     def call(op: str, inputs: list[ir.Value | None], name: str, **attributes: int) -> ir.Value:
         # Named after the result: a table may be read more than once.
-        own = f"{node.outputs[0].name}.{name}"
-        made = ir.node(op, inputs, attributes or None, num_outputs=1, name=own)
-        made.outputs[0].name = own
-        chain.append(made)
-        return made.outputs[0]
+        return add(tape, op, inputs, f"{node.outputs[0].name}.{name}", **attributes)
 
     layer = graph.initializers.get(f"{unit}.weight.q")
     table = layer or _stored(graph, gather.inputs[0], kind, f"{stem}.q")
@@ -49,9 +46,7 @@ def rows_of_table(graph: ir.Graph, node: ir.Node, kind: ir.DataType, unit: str) 
     if np.any(_constant(zero)):
         value = call("Sub", [value, _looked_up(graph, zero, f"{stem}.zero", call)], "centred")
     value = call("Mul", [value, _looked_up(graph, scale, f"{stem}.scale", call)], "float")
-    graph.insert_before(node, chain)
-    redirect(graph, node.outputs[0], value)
-    graph.remove(node, safe=True)
+    substitute(graph, node, tape, value)
 
 
 def _looked_up(graph: ir.Graph, value: ir.Value, stem: str, call: object) -> ir.Value:
@@ -78,14 +73,5 @@ def _constant(value: ir.Value) -> np.ndarray:
 def _stored(graph: ir.Graph, value: ir.Value | None, kind: ir.DataType, name: str) -> ir.Value:
     """The tensor in its container, stored once under its name."""
     assert value is not None and value.const_value is not None, "tables are stored"
-    if name in graph.initializers:
-        return graph.initializers[name]
     array = value.const_value.numpy().astype(kind.numpy())
-    made = ir.Value(
-        name=name,
-        type=ir.TensorType(kind),
-        shape=ir.Shape(array.shape),
-        const_value=ir.Tensor(array, name=name, dtype=kind),
-    )
-    graph.register_initializer(made)
-    return made
+    return store(graph, ir.Tensor(array, name=name, dtype=kind))

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import torch
-from onnx.utils import Extractor
 from torch import Tensor, fx
 
 from bitwright.errors import RunDirectoryError
@@ -143,7 +143,7 @@ def verify_units(
 ) -> dict[str, float]:
     """Worst relative difference of each unit, file against simulation, on equal inputs."""
     places = unit_values(model)
-    extractor = Extractor(model)
+    whole = ir.from_proto(model)
     sources = _unit_sources(marked)
     wanted = set(sources.values())
     kept = {n: get_tensor(marked, str(n.target)) for n in wanted if n.op == "get_attr"}
@@ -155,7 +155,7 @@ def verify_units(
         if node.target is MARK and isinstance(value, Tensor):
             name = str(node.args[1])
             if name in places and node in sources:
-                got = _run_unit(extractor, places[name], kept[sources[node]])
+                got = _run_unit(whole, places[name], kept[sources[node]])
                 differences[name] = _difference(value, got)
 
     walk(marked, inputs, visit)
@@ -182,48 +182,28 @@ def _unit_sources(marked: fx.GraphModule) -> dict[fx.Node, fx.Node]:
     return found
 
 
-def _run_unit(extractor: Extractor, place: tuple[str, str], value: Tensor) -> Tensor:
-    start, end = place
+def _run_unit(model: ir.Model, place: tuple[str, str], value: Tensor) -> Tensor:
     array = value.contiguous().numpy()
-    element = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    part = _extract(extractor, start, end, element)
     try:
+        part = _cut_out(model, *place, ir.DataType.from_numpy(array.dtype))
         runtime = session(part.SerializeToString(), optimized=False, threads=1)
         result = runtime.run(None, {runtime.get_inputs()[0].name: array})
-    except RUNTIME_ERRORS:
+    except (ValueError, *RUNTIME_ERRORS):  # no such values in the file, or no such part
         return torch.empty(0)  # of no unit's shape: an infinite difference
     return torch.from_numpy(np.asarray(result[0]))
 
 
-def _extract(extractor: Extractor, start: str, end: str, element: int) -> onnx.ModelProto:
-    """The part of the file between two values, as a model of its own with free shapes."""
-    nodes = _between(extractor, start, end)
-    used = {name for node in nodes for name in node.input}
-    model = extractor.model
-    weights = [t for t in model.graph.initializer if t.name in used and t.name != start]
-    graph = onnx.helper.make_graph(
-        nodes,
-        "unit",
-        [onnx.helper.make_tensor_value_info(start, element, None)],
-        [onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, None)],
-        weights,
-    )
-    return onnx.helper.make_model(
-        graph, opset_imports=model.opset_import, ir_version=model.ir_version
-    )
+def _cut_out(model: ir.Model, start: str, end: str, kind: ir.DataType) -> onnx.ModelProto:
+    """The part of the file between two values, as a model of its own with free shapes.
 
-
-def _between(extractor: Extractor, start: str, end: str) -> list[onnx.NodeProto]:
-    makers = {o: node for node in extractor.model.graph.node for o in node.output}
-    needed: set[str] = set()
-    todo = [end]
-    while todo:
-        name = todo.pop()
-        if name == start or name in needed or name not in makers:
-            continue
-        needed.add(name)
-        todo += makers[name].input
-    return [n for n in extractor.model.graph.node if any(o in needed for o in n.output)]
+    Raises:
+        ValueError: it has no such values, or what lies between them needs more.
+    """
+    part = ir.convenience.extract(model.graph, [start], [end])
+    part.initializers.pop(start, None)
+    for value, own in ((part.inputs[0], kind), (part.outputs[0], ir.DataType.FLOAT)):
+        value.type, value.shape = ir.TensorType(own), None
+    return ir.to_proto(ir.Model(part, ir_version=model.ir_version))
 
 
 def _difference(expected: Tensor, got: Tensor) -> float:
