@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 import bitwright as bw
-from bitwright.errors import RunDirectoryError
+from bitwright.errors import FileError, RunDirectoryError
 from bitwright.export.onnx_read import read_onnx
 from networks import pictures, small_network
 
@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_forced_to_the_disk_is_not_put_in_place(made, tmp_
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(FileError, match="No space"):
             result.export(path)
     assert path.read_bytes() == b"before"
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
