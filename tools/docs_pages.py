@@ -132,13 +132,20 @@ def members(kind: type) -> Iterator[str]:
         yield f"- `{name}{called}`: {plain(first)}"
 
 
+def is_called(thing: object) -> bool:
+    """Whether a user calls it: neither an error nor a protocol, which a user's class follows."""
+    if inspect.isclass(thing):
+        return not issubclass(thing, Exception) and not getattr(thing, "_is_protocol", False)
+    return callable(thing)
+
+
 def api() -> str:
     """docs/api.md: signature and docstring of every public name."""
     text = SIGN + API
     for name in bitwright.__all__:
         thing = getattr(bitwright, name)
         text += f"## {name}\n\n"
-        if callable(thing) and not (inspect.isclass(thing) and issubclass(thing, Exception)):
+        if is_called(thing):
             text += f"```text\n{signed(name, thing)}\n```\n\n"
         doc = inspect.getdoc(thing) or ""
         if not doc.startswith(f"{name}("):
