@@ -9,12 +9,16 @@ if TYPE_CHECKING:
     from bitwright.allocation.allocate import allocate
     from bitwright.errors import BitwrightError, InputError
     from bitwright.graph.capture import capture
+    from bitwright.graph.choice import Choice
     from bitwright.graph.observe import observe
     from bitwright.graph.simulate import stitch
-    from bitwright.graph.target import load_target
+    from bitwright.graph.target import Target, load_target
+    from bitwright.methods.problem import Method
+    from bitwright.pipeline.plan import Plan
     from bitwright.pipeline.quantize import quantize
     from bitwright.pipeline.result import Result
     from bitwright.pipeline.runs import load
+    from bitwright.recipe.values import Recipe
     from bitwright.sensitivity.table import measure_losses
     from bitwright.solving import Configuration, Work, solve
     from bitwright.solving.assembly import assemble
@@ -25,9 +29,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BitwrightError",
+    "Choice",
     "Configuration",
     "InputError",
+    "Method",
+    "Plan",
+    "Recipe",
     "Result",
+    "Target",
     "Work",
     "allocate",
     "assemble",
@@ -48,9 +57,14 @@ __all__ = [
 # table alone (allocate, frontier, explain) answers before torch would have been imported.
 _HOMES = {
     "BitwrightError": "errors",
+    "Choice": "graph.choice",
     "Configuration": "solving",
     "InputError": "errors",
+    "Method": "methods.problem",
+    "Plan": "pipeline.plan",
+    "Recipe": "recipe.values",
     "Result": "pipeline.result",
+    "Target": "graph.target",
     "Work": "solving",
     "allocate": "allocation.allocate",
     "assemble": "solving.assembly",

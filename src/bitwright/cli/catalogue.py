@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bitwright.errors import RecipeError, unknown
-from bitwright.evaluation.metrics import METRICS
+from bitwright.evaluation.metrics import METRICS, metric
 from bitwright.graph.target import BUILT_IN, load_target
 from bitwright.methods.catalogue import METHODS, method
 from bitwright.pipeline.check import make_recipe
 from bitwright.prepare import names as rewrites
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe import values as recipes
+from bitwright.recipe.registered import find_registered, load_registered
 from bitwright.tuning.catalogue import ABOUT, REFINE, tuning_steps
 
 ListedRows = list[dict[str, str]]
@@ -35,7 +38,7 @@ def methods() -> ListedRows:
         *(
             _row(name, "method", (m.needs.data, m.needs.labels, m.needs.backward), m.needs.paper)
             | {"cost": m.needs.cost}
-            for name, m in METHODS.items()
+            for name, m in {**METHODS, **_registered("method")}.items()
         ),
         *(
             _row(name, "prepare", (name in rewrites.WITH_DATA, False, False), about.paper)
@@ -86,12 +89,19 @@ def _distilling() -> str:
 
 def targets() -> ListedRows:
     """The built-in targets."""
-    return [{"name": n, "description": load_target(n).description} for n in BUILT_IN]
+    names = (*BUILT_IN, *find_registered("target"))
+    return [{"name": n, "description": load_target(n).description} for n in names]
 
 
 def metrics() -> ListedRows:
     """The metrics of --eval."""
-    return [{"name": m.name, "description": m.text} for m in METRICS.values()]
+    own = [metric(name) for name in find_registered("metric")]
+    return [{"name": m.name, "description": m.text} for m in (*METRICS.values(), *own)]
+
+
+def _registered(kind: str) -> dict[str, Any]:
+    """What other distributions register."""
+    return {name: load_registered(kind, name) for name in find_registered(kind)}
 
 
 def _row(name: str, key: str, needs: tuple[bool, bool, bool], paper: str) -> dict[str, str]:

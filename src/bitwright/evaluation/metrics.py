@@ -16,6 +16,7 @@ from bitwright.errors import DataError, RecipeError, unknown
 from bitwright.evaluation import class_metrics, squad
 from bitwright.graph.answers import Outcome
 from bitwright.recipe.names import UNNAMED, refuse_unnamed
+from bitwright.recipe.registered import load_registered
 from bitwright.sources.guard import Foreign
 from bitwright.sources.specs import load_object
 
@@ -235,6 +236,9 @@ def metric(given: str | Metric | Callable[..., Any]) -> Metric:
         return METRICS[given]
     refuse_unnamed("metric", given, "metric=...")
     if ":" not in given:
+        found = load_registered("metric", given)
+        if found is not None:
+            return found if isinstance(found, Metric) else _own(found, given, given)
         raise RecipeError(
             unknown("metric", given, METRICS, "--metric") + " Or FILE.py:FUNCTION of your own."
         )

@@ -13,6 +13,7 @@ from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import ALLOWED_BITS
 from bitwright.numerics.grid import Grid
 from bitwright.recipe.names import OPERATORS, TARGETS, refuse_unnamed
+from bitwright.recipe.registered import load_registered
 
 BUILT_IN = TARGETS
 READS = "reads"
@@ -91,6 +92,9 @@ def load_target(name: str) -> Target:
     if name in BUILT_IN:
         text = (resources.files("bitwright") / "targets" / f"{name}.toml").read_text()
         return parse_target(text, f"target {name}")
+    own: Target | None = load_registered("target", name)
+    if own is not None:
+        return own
     path = Path(name)
     if path.suffix != ".toml":
         raise RecipeError(

@@ -10,6 +10,7 @@ from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Catalogue, Method
 from bitwright.methods.quadratic import QuadraticSolver
 from bitwright.recipe.names import refuse_unnamed
+from bitwright.recipe.registered import load_registered
 
 METHODS: Catalogue = {
     "nearest": Nearest(),
@@ -22,12 +23,15 @@ METHODS: Catalogue = {
 
 
 def method(name: str) -> Method:
-    """The method of that name.
+    """The method of that name, built in or registered by another distribution.
 
     Raises:
         RecipeError: unknown name.
     """
     refuse_unnamed("method", name, "method=...")
-    if name not in METHODS:
+    if name in METHODS:
+        return METHODS[name]
+    found: Method | None = load_registered("method", name)
+    if found is None:
         raise RecipeError(unknown("method", name, METHODS, "--method"))
-    return METHODS[name]
+    return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from typing_extensions import Unpack
 
 from bitwright.engine.progress import Progress
 from bitwright.engine.random_state import own_random
@@ -16,6 +17,7 @@ from bitwright.errors import ModelError
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.job import Job, store_at
 from bitwright.pipeline.objects import as_words
+from bitwright.pipeline.options import Options
 from bitwright.pipeline.plan import Plan
 from bitwright.pipeline.repeat import of_python
 from bitwright.pipeline.result import Result
@@ -35,7 +37,7 @@ def quantize(
     progress: Progress | bool | None = None,
     store: str | Path | None = None,
     workers: int | str = 1,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Result:
     """Quantise a trained network with a few hundred unlabelled samples.
 
@@ -50,7 +52,8 @@ def quantize(
             Progress of your own receives it.
         store: a directory where solved units are kept: running again takes up what is there.
         workers: processes for the parallel mode; the result is the same, bit for bit.
-        options: any key of a recipe, such as scheme="w4a8" or target="ort-cpu".
+        options: any key of a recipe, such as scheme="w4a8" or target="ort-cpu". A method, a target,
+            a metric, range rules and tuning steps may be objects of your own (docs/extending.md).
 
     Returns:
         The result: `result.model` is an ordinary nn.Module with the same inputs and outputs.

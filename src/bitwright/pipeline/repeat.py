@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Container
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bitwright.export import rundir
 from bitwright.graph.target import BUILT_IN
 from bitwright.pipeline.check import make_recipe
 from bitwright.recipe.names import is_unnamed
+from bitwright.recipe.registered import find_registered
 from bitwright.recipe.values import Recipe
 from bitwright.sources.specs import resolve_spec
 
@@ -32,14 +34,17 @@ def resolved(recipe: Recipe) -> Recipe:
         eval=resolve_spec(recipe.eval),
         weights=absolute(recipe.weights),
         target=recipe.target
-        if recipe.target.split("+")[0] in BUILT_IN or is_unnamed(recipe.target)
+        if _is_word("target", recipe.target.split("+")[0], BUILT_IN)
         else absolute(recipe.target),
-        metric=recipe.metric if _is_word(recipe.metric) else resolve_spec(recipe.metric),
+        metric=recipe.metric
+        if _is_word("metric", recipe.metric, METRICS)
+        else resolve_spec(recipe.metric),
     )
 
 
-def _is_word(name: str) -> bool:
-    return name in METRICS or is_unnamed(name)
+def _is_word(kind: str, name: str, built_in: Container[str]) -> bool:
+    """Whether a name is that of no file."""
+    return name in built_in or is_unnamed(name) or name in find_registered(kind)
 
 
 def of_python(recipe: Recipe, no_data: bool) -> Recipe:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bitwright.errors import RecipeError, unknown
+from bitwright.recipe.registered import find_registered
 
 METHODS = ("nearest", "aciq", "quadratic", "adaquant", "adaquant-paper", "adaround")
 RANGES = ("aciq", "kl", "lp", "minmax", "mse", "percentile")
@@ -34,7 +35,7 @@ def check_name(kind: str, name: str, known: Iterable[str], place: str = "") -> N
     Raises:
         RecipeError: it is not; with the nearest that is.
     """
-    if name not in known and not is_unnamed(name):
+    if name not in known and not is_unnamed(name) and name not in find_registered(kind):
         raise RecipeError(unknown(kind, name, known, place))
 
 
@@ -66,7 +67,8 @@ def check_metric(name: str) -> None:
     Raises:
         RecipeError: neither.
     """
-    if name not in METRICS and ":" not in name and not is_unnamed(name):
+    known = name in METRICS or ":" in name or is_unnamed(name)
+    if not known and name not in find_registered("metric"):
         raise RecipeError(
             unknown("metric", name, METRICS, "--metric") + " Or FILE.py:FUNCTION of your own."
         )

@@ -22,7 +22,7 @@ def run_key(keyed: Callable[..., object], work: Work, mode: str, edges: Edges) -
     """
     ranges = sorted((k, inputs_key((qp,))) for k, qp in edges.items()) if mode != "parallel" else ()
     return digest(
-        code_version(keyed, type(work.method)),
+        code_version(keyed, type(work.method), *_rules_of(work)),
         work.graph.digest(),
         work.data,
         work.target,
@@ -35,6 +35,12 @@ def run_key(keyed: Callable[..., object], work: Work, mode: str, edges: Edges) -
         work.by_output,
         ranges,
     )
+
+
+def _rules_of(work: Work) -> list[type]:
+    """The class of a range rule that was handed to the method as an object."""
+    rule = getattr(work.method, "weight_range", "")
+    return [] if isinstance(rule, str) else [type(rule)]
 
 
 def unit_key(base: str, unit: Unit, choice: Choice, grids: Grids) -> str:

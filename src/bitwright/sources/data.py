@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from bitwright.errors import DataError
+from bitwright.recipe.registered import load_registered
 from bitwright.sources.arity import Arity
 from bitwright.sources.arrays import npz_dataset
 from bitwright.sources.batches import (
@@ -52,7 +53,11 @@ def load_data(
     parsed = parse_data(spec)
     if parsed.kind == "none":
         return no_data()
-    if parsed.kind in ("file", "module"):
+    if parsed.kind == "source":
+        name, _, rest = spec.partition(":")
+        source = load_registered("source", name)
+        dataset = _walked(lambda: source(rest), spec, _plain_guard, takes)
+    elif parsed.kind in ("file", "module"):
         dataset = _function_dataset(parsed, takes)
     elif parsed.kind == "npz":
         dataset = _checked(npz_dataset(parsed.path, spec))

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bitwright.errors import DataError, InputError, ModelError, RecipeError, unknown
+from bitwright.recipe.registered import find_registered
 from bitwright.sources.guard import Foreign, absent, shortened
 
 ZOOS = ("timm", "torchvision", "hf")
@@ -43,7 +44,7 @@ _MODULE = re.compile(r"^(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[
 class Spec:
     """A parsed MODEL or D.
 
-    `kind` is file, module, timm, torchvision, hf, pt2, folder, npz, jsonl or none; `target` is the
+    `kind` is file, module, timm, torchvision, hf, pt2, folder, npz, jsonl, source or none; `target` is the
     file, folder, module or name; `function` belongs to file and module alone.
     """
 
@@ -106,11 +107,19 @@ def _check_text(what: str, spec: str, error: type[InputError]) -> None:
         )
 
 
+def _is_registered(spec: str) -> bool:
+    """Whether a D is NAME:REST, of a source that another distribution registers."""
+    name, colon, _ = spec.partition(":")
+    return bool(colon) and name.isidentifier() and name in find_registered("source")
+
+
 def parse_data(spec: str) -> Spec:
     """A D, or DataError with the accepted forms."""
     _check_text("data", spec, DataError)
     if spec == "none":
         return Spec(spec, "none")
+    if _is_registered(spec):
+        return Spec(spec, "source")
     python = _parse_python(spec, DataError)
     if python is not None:
         return python
@@ -157,7 +166,7 @@ def check_object(spec: str, error: type[InputError]) -> None:
 def resolve_spec(spec: str) -> str:
     """The same spec with its file or folder made absolute: it then works from any directory."""
     prefix, colon, name = spec.partition(":")
-    if spec == "none" or (colon and prefix in ("timm", "torchvision")):
+    if spec == "none" or (colon and prefix in ("timm", "torchvision")) or _is_registered(spec):
         return spec
     if colon and prefix == "hf" and name:
         return f"hf:{Path(name).expanduser().absolute()}"

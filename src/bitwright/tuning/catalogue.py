@@ -8,6 +8,7 @@ from typing import Any
 
 from bitwright.errors import RecipeError, unknown
 from bitwright.recipe.names import is_unnamed
+from bitwright.recipe.registered import find_registered
 
 BN, BN_PAPER, BIAS, SCALES, REFINE = "bn", "bn-paper", "bias", "scales", "refine"
 BIAS_ANALYTIC, BIAS_EMPIRICAL = "bias-analytic", "bias-empirical"
@@ -101,8 +102,9 @@ def tuning_steps(text: str) -> tuple[str, ...]:
     """
     steps = tuple(part.strip() for part in text.split(",") if part.strip())
     for step in steps:
-        if step not in STEPS and not is_unnamed(step):
-            raise RecipeError(unknown("step", step, STEPS, "--tune"))
+        if step in STEPS or is_unnamed(step) or step in find_registered("tuning step"):
+            continue
+        raise RecipeError(unknown("step", step, STEPS, "--tune"))
     return steps
 
 

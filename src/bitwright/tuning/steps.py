@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 from bitwright.engine.progress import Progress
 from bitwright.evaluation.judge import Loss
 from bitwright.methods.problem import Method
+from bitwright.recipe.registered import load_registered
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples
 from bitwright.tuning.catalogue import ABOUT, REFINE, tuning_steps
@@ -89,6 +90,8 @@ def make_step(name: str, seed: int = 0, **more: Any) -> TuningStep:
         RecipeError: an unknown step.
     """
     (name,) = tuning_steps(name)
+    if name not in ABOUT:
+        return cast(TuningStep, load_registered("tuning step", name))
     module, _, kind = ABOUT[name].home.partition(":")
     home = getattr(importlib.import_module(f"bitwright.tuning.{module}"), kind)
     made = home(**ABOUT[name].settings, **more)
