@@ -44,8 +44,8 @@ _MODULE = re.compile(r"^(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[
 class Spec:
     """A parsed MODEL or D.
 
-    `kind` is file, module, timm, torchvision, hf, pt2, folder, npz, jsonl, source or none; `target` is the
-    file, folder, module or name; `function` belongs to file and module alone.
+    `kind` is file, module, timm, torchvision, hf, pt2, folder, npz, jsonl, source or none; `target`
+    is the file, folder, module or name; `function` belongs to file and module alone.
     """
 
     text: str
