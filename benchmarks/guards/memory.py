@@ -3,23 +3,19 @@
     python -m benchmarks.guards.memory [--images 256] [--method quadratic] [--mode sequential]
 
 The network is written here by hand and its weights are random: accuracy means nothing, sizes are
-real. The peak is that of the whole process, as the kernel counts it, over all stages of the run.
-Writes docs/measured/memory.md and benchmarks/results/memory.csv.
+real. The peak is that of the whole process, as the kernel counts it, over all stages of the run;
+more than --most ends with 1. Writes docs/measured/memory.md and benchmarks/results/memory.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.tables import MEASURED, RESULTS, markdown
+from benchmarks.command import bitwright
+from benchmarks.tables import MEASURED, RESULTS, markdown, read_csv, write_csv
 
 NETWORK = """
 import torch
@@ -82,47 +78,35 @@ def images():
 """
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--method", default="quadratic")
     parser.add_argument("--mode", default="sequential")
+    parser.add_argument("--most", type=int, default=3500, help="MB that a run may hold")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        file, out = Path(folder) / "net.py", Path(folder) / "run"
+        file = Path(folder) / "net.py"
         file.write_text(NETWORK.replace("{batches}", str(-(-arguments.images // 16))))
-        command = [
-            sys.executable, "-m", "bitwright.cli", "quantize", f"{file}:network",
-            "--data", f"{file}:images", "--calib", str(arguments.images), "--scheme", "w4a8",
-            "--keep", "first,last=w8a8", "--method", arguments.method, "--mode", arguments.mode,
-            "--out", str(out), "--quiet",
-        ]  # fmt: skip
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        metrics = json.loads((out / "metrics.json").read_text())
-    peaks = {s["name"]: s["peak_rss_mb"] for s in metrics["stages"]}
+        done = bitwright(
+            Path(folder) / "run", "quantize", f"{file}:network", "--data", f"{file}:images",
+            "--calib", arguments.images, "--scheme", "w4a8", "--keep", "first,last=w8a8",
+            "--method", arguments.method, "--mode", arguments.mode,
+        )  # fmt: skip
+        peaks = {s["name"]: s["peak_rss_mb"] for s in done.read("metrics.json")["stages"]}
     row = {
         "images": arguments.images,
         "method": arguments.method,
         "mode": arguments.mode,
         "peak_mb": round(max(peaks.values())),
         "stage": max(peaks, key=peaks.__getitem__),
-        "processor_s": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),
-        "exit": done.returncode,
+        "processor_s": round(done.processor_s),
+        "exit": done.code,
     }
-    path = RESULTS / "memory.csv"
-    rows = []
-    if path.is_file():
-        with path.open(newline="") as lines:
-            keys = ("images", "method", "mode")
-            rows = [r for r in csv.DictReader(lines) if any(r[k] != str(row[k]) for k in keys)]
+    keys = ("images", "method", "mode")
+    rows = [r for r in read_csv(RESULTS / "memory.csv") if any(r[k] != row[k] for k in keys)]
     rows.append(row)
-    with path.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, list(row), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(RESULTS / "memory.csv", rows)
     columns = {name: "{" + name + "}" for name in row}
     text = [
         "# Peak memory of a run",
@@ -138,7 +122,11 @@ def main() -> None:
     ]
     (MEASURED / "memory.md").write_text("\n".join(text))
     print(row)
+    if row["peak_mb"] > arguments.most:
+        print(f"{row['peak_mb']} MB, more than {arguments.most}")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
-import os
-import resource
 import shlex
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import Done, bitwright
 from benchmarks.guards.road_chart import chart
 from benchmarks.tables import (
     MEASURED,
@@ -50,8 +46,8 @@ RUNS = (
     ("resnet56", *CIFAR, "paper", "w4a8"),
     ("efficientnet_lite0", *PHOTOS, "paper", "w4a8"),
 )
-# What `quantize` promises: 0 done, 1 done but a promise failed.
-FINISHED = (0, 1)
+# What must not get worse: every file is verified, and agreement falls by no more than this.
+FALL = 0.005
 
 
 def options(row: tuple[str, ...], root: str) -> list[str]:
@@ -70,28 +66,18 @@ def name_of(row: tuple[str, ...]) -> str:
 
 def measure(row: tuple[str, ...], root: Path, out: Path, threads: int) -> dict[str, Any]:
     """Run the command in a process of its own and read its run directory."""
-    command = [sys.executable, "-m", "bitwright.cli", *options(row, str(root)), "--out", str(out)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.perf_counter()
-    done = subprocess.run(command, env=env, check=False)
-    seconds = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode not in FINISHED:
-        raise SystemExit(f"{name_of(row)}: the command ended with {done.returncode}")
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    done = bitwright(out, *options(row, str(root)), threads=threads, quiet=False)
     return {
         "network": row[0], "target": row[3], "scheme": row[4], "method": "nearest",
-        **figures(out), "exit": done.returncode, "seconds": seconds, "processor_seconds": used,
-        "threads": threads,
+        **figures(done), "exit": done.code, "seconds": done.seconds,
+        "processor_seconds": done.processor_s, "threads": threads,
     }  # fmt: skip
 
 
-def figures(out: Path) -> dict[str, Any]:
+def figures(done: Done) -> dict[str, Any]:
     """What a run directory says."""
-    metrics = json.loads((out / "metrics.json").read_text())
-    verified = json.loads((out / "verify.json").read_text())
-    census = json.loads((out / "census.json").read_text())
+    metrics, verified = done.read("metrics.json"), done.read("verify.json")
+    census = done.read("census.json")
     units = verified["units"]
     size = metrics["size"]
     stages = {stage["name"]: stage for stage in metrics["stages"]}
@@ -115,7 +101,7 @@ def figures(out: Path) -> dict[str, Any]:
         "onnx_ratio": size["onnx_bytes"] / size["float_bytes"],
         "observe_seconds": stages["observe"]["seconds"],
         "solve_seconds": stages["solve"]["seconds"],
-        "peak_mb": max(stage["peak_rss_mb"] for stage in metrics["stages"]),
+        "peak_mb": done.peak_mb,
     }
 
 
@@ -144,9 +130,7 @@ def short(rows: list[dict[str, Any]]) -> str:
     kept = [
         {**row, "verdict": verdict(row)}
         for row in rows
-        if any(
-            fnmatch.fnmatch(f"{row['network']}-{row['target']}-{row['scheme']}", p) for p in SHORT
-        )
+        if any(fnmatch.fnmatch(name_of_row(row), p) for p in SHORT)
     ]
     return markdown(kept, SHORT_COLUMNS)
 
@@ -208,7 +192,21 @@ def ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [found[key] for key in ((r[0], r[3], r[4]) for r in RUNS) if key in found]
 
 
-def main() -> None:
+def name_of_row(row: dict[str, Any]) -> str:
+    return f"{row['network']}-{row['target']}-{row['scheme']}"
+
+
+def worse(row: dict[str, Any], before: dict[str, Any] | None) -> list[str]:
+    """What is beyond its bound, in words; `before` is what the repository had."""
+    name, said = name_of_row(row), []
+    if not row["verified"]:
+        said.append(f"{name}: not verified")
+    if before is not None and row["agreement"] < before["agreement"] - FALL:
+        said.append(f"{name}: agreement {row['agreement']:.2%}, it was {before['agreement']:.2%}")
+    return said
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--only", default="*", help="pattern such as 'resnet*' or '*-w4a8'")
@@ -217,20 +215,24 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page again, measure nothing")
     args = parser.parse_args()
     root = data_root(args.data_root)
-    rows = read_csv(CSV)
+    rows, beyond = read_csv(CSV), []
     with tempfile.TemporaryDirectory() as folder:
         for row in () if args.page else RUNS:
             if not fnmatch.fnmatch(name_of(row), args.only):
                 continue
             print(f"== {name_of(row)}", flush=True)
+            before = {name_of_row(r): r for r in rows}
             rows.append(measure(row, root, Path(args.runs or folder) / name_of(row), args.threads))
+            beyond += worse(rows[-1], before.get(name_of(row)))
             write_csv(CSV, ordered(rows))
     rows = ordered(rows)
     (MEASURED / "road.md").write_text(page(rows, args.threads))
     (MEASURED / "road.svg").write_text(chart(rows))
     put_between_markers(ROOT / "README.md", short(rows))
     print(f"wrote {MEASURED / 'road.md'}")
+    print("\n".join(beyond) or "within the bounds")
+    return 1 if beyond else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,17 +1,16 @@
 """Every method and recipe at every scheme: top-1, agreement, seconds, peak memory.
 
     python -m benchmarks.study.methods --data-root DIR [--only resnet20 ...] [--methods brecq ...]
-        [--schemes w4a4 ...] [--parts table dfq calib seeds length] [--length 0.3] [--rewrites]
+        [--schemes w4a4 ...] [--parts table dfq calib seeds]
 
 Each run is one `bitwright quantize` in a process of its own, verified in ONNX Runtime; rows that
-are in benchmarks/results/methods.csv already are not repeated unless --again is given. Several of
-these may run side by side: each adds its row to what the file then holds. Parts:
-`table`, all methods; `dfq`, one scale for each weight, where equalisation matters; `calib`, small
-calibration sets drawn anew (figure 1 of the paper); `seeds`, BRECQ and AdaRound with three seeds;
-`length`, what is lost where the gradient methods take SHORT of their steps. --length shortens those
-of the table, which marks such rows.
---rewrites instead checks on every network of the zoo that rewrites leave its answers unchanged.
-Writes docs/measured/methods_table.md.
+are in benchmarks/results/methods.csv or methods_parts.csv already are not repeated unless --again
+is given. Several of these may run side by side: each adds its row to what the file then holds.
+Parts: `table`, all methods; `dfq`, one scale for each weight, where equalisation matters; `calib`,
+small calibration sets drawn anew (figure 1 of the paper); `seeds`, BRECQ and AdaRound with three
+seeds. What is lost where gradient methods take fewer steps, and whether rewrites leave answers
+unchanged on the networks of the zoo, are closed questions: their rows and their part of the page
+stay. Writes docs/measured/methods_table.md.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import fcntl
-import importlib.util
 import json
-import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,10 +27,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.solve import DATA, KEEP, SUBSET
+from benchmarks.command import bitwright
+from benchmarks.data import DATA
+from benchmarks.study.solve import KEEP, SUBSET
 from benchmarks.tables import MEASURED, RESULTS
 
-RESULT = RESULTS / "methods.csv"
 REWRITES = RESULTS / "rewrites.csv"
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "mobilenet_v2_dogs")
 SCHEMES = ("w8a8", "w4a8", "w4a4", "w3a3")
@@ -76,58 +73,6 @@ DFQ = {
     "dfq": METHODS["dfq"],
     "ocs": METHODS["ocs"],
 }  # fmt: skip
-# The file against the simulation, on so many samples of each run: 256 are the command's own, of
-# which ONNX Runtime's integer kernels take longer than a whole method where photos are concerned.
-VERIFY_SAMPLES = 64
-PLAIN = """
-from bitwright import cli
-from bitwright.pipeline import result
-result.VERIFY_SAMPLES = {samples}
-{more}
-cli.main()
-"""
-# A share of the steps of every method that descends, their schedules drawn together; the solver
-# they begin at, batch-norm and bias tuning stay as they are.
-SHORTER = """
-from dataclasses import replace
-from bitwright.methods.catalogue import METHODS
-from bitwright.tuning import qat
-from bitwright.tuning.catalogue import ABOUT
-from bitwright.tuning.steps import make_step
-
-def shorter(made):
-    return replace(made, iterations=max(1, round({length} * made.iterations)))
-
-for name in ("adaquant", "adaround"):
-    METHODS[name] = shorter(METHODS[name])
-for name in ("brecq", "qat-kld", "qat-kld-last"):
-    fewer = {{"iterations": shorter(make_step(name)).iterations}}
-    ABOUT[name] = replace(ABOUT[name], settings={{**ABOUT[name].settings, **fewer}})
-qat.EPOCHS = max(1, round({length} * qat.EPOCHS))
-qat.FALLS = tuple(round({length} * epoch) for epoch in qat.FALLS)
-"""
-# ZeroQ's inputs are the same whatever the scheme: they are made once for all that one call of this
-# script measures, and each row counts the seconds.
-DISTILL_ONCE = """
-import json, time
-from pathlib import Path
-import torch
-from bitwright.pipeline import distilled as distilling
-
-make, made = distilling.distil, Path({made!r})
-
-def distil(*given):
-    if made.is_file():
-        return torch.load(made)
-    start, spent = time.perf_counter(), time.process_time()
-    found = make(*given)
-    seconds = [time.perf_counter() - start, time.process_time() - spent]
-    torch.save(found, made)
-    made.with_suffix(".json").write_text(json.dumps(seconds))
-    return found
-
-distilling.distil = distil
-"""
 SHORT = 0.3
 CALIB = (10, 100, 1000)
 # Where most of a run's time would go into the tests, their first so many; 0 for all.
@@ -198,34 +143,21 @@ def seeds(networks: list[str], schemes: list[str], methods: list[str]) -> Iterat
                     yield row("seeds", "resnet56", "w4a4", method, seed=seed)
 
 
-def length(networks: list[str], schemes: list[str], methods: list[str]) -> Iterator[dict[str, str]]:
-    for network in ("resnet20", "mobilenet_v2_dogs"):
-        if network in networks and "w4a4" in schemes:
-            for method in DESCENDING:
-                if method in methods:
-                    yield row("length", network, "w4a4", method)
-
-
 Select = Callable[[list[str], list[str], list[str]], Iterator[dict[str, str]]]
 PARTS: dict[str, Select] = {
-    "table": table, "dfq": dfq, "calib": calib, "seeds": seeds, "length": length,
+    "table": table, "dfq": dfq, "calib": calib, "seeds": seeds,
 }  # fmt: skip
 
 
-def measure(root: Path, run: dict[str, str], length: float, shared: Path) -> dict[str, object]:
-    """One run in a fresh folder, of some length; `shared` is kept from run to run."""
+def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
+    """One run in a fresh folder."""
     network, method = run["network"], run["method"]
     options = (DFQ if run["part"] == "dfq" else METHODS)[method]
     calibration, test = DATA[network]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
         data = f"{root}/loaders.py:{calibration}"
-        more = SHORTER.format(length=length) if length < 1 else ""
-        made = shared / f"{network}.pt"
-        before_s = times_of(made) if method == "zeroq" else (0.0, 0.0)
         if method == "zeroq":
             data = "none"
-            more = DISTILL_ONCE.format(made=str(made))
         elif int(run["calib"]) < 1000:
             loader = Path(folder) / "subset.py"
             loader.write_text(SUBSET.format(root=str(root), loader=calibration, **run))
@@ -235,23 +167,13 @@ def measure(root: Path, run: dict[str, str], length: float, shared: Path) -> dic
             loader = Path(folder) / "first.py"
             loader.write_text(FIRST.format(root=str(root), test=test, **run))
             tests = f"{loader}:first"
-        script = PLAIN.format(samples=VERIFY_SAMPLES, more=more)
-        command = [
-            sys.executable, "-c", script, "quantize", f"{root}/models.py:{network}",
-            "--data", data, "--eval", tests, *options,
-            "--scheme", run["scheme"], "--keep", KEEP, "--target", run["target"],
-            "--calib", run["calib"], "--seed", run["seed"], "--out", str(out), "--quiet",
-        ]  # fmt: skip
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        if not (out / "metrics.json").is_file():
-            raise SystemExit(f"exit {done.returncode}: {' '.join(command)}")
-        metrics = json.loads((out / "metrics.json").read_text())
-        verified = json.loads((out / "verify.json").read_text())
-        seen = on_samples_seen(out, data) if run["part"] == "calib" else {}
+        done = bitwright(
+            Path(folder) / "run", "quantize", f"{root}/models.py:{network}", "--data", data,
+            "--eval", tests, *options, "--scheme", run["scheme"], "--keep", KEEP,
+            "--target", run["target"], "--calib", run["calib"], "--seed", run["seed"],
+        )  # fmt: skip
+        metrics, verified, peak = done.read("metrics.json"), done.read("verify.json"), done.peak_mb
+        seen = on_samples_seen(done.out, data) if run["part"] == "calib" else {}
     own = [s for s in metrics["stages"] if s["name"] in STAGES or s["name"].startswith("tune")]
     return {
         **run,
@@ -259,34 +181,22 @@ def measure(root: Path, run: dict[str, str], length: float, shared: Path) -> dic
         "top1": metrics["quantized"]["top1"],
         "agreement": metrics["agreement"],
         "kl": metrics["kl"],
-        "weight_bytes": metrics["size"]["weight_bytes"],
-        "method_s": sum(s["seconds"] for s in own) + before_s[0],
-        "processor_s": spent + before_s[1],
-        "peak_mb": max(s["peak_rss_mb"] for s in metrics["stages"]),
-        "runtime_agreement": verified["agreement"],
+        "method_s": sum(s["seconds"] for s in own),
+        "processor_s": done.processor_s,
+        "peak_mb": peak,
         "verified": verified["passed"],
-        "length": length if method in DESCENDING else 1.0,
-        "tuning_kept": "; ".join(f"{t['step']} {t['kept']}" for t in metrics["tuning"]),
+        "length": 1.0,
         "seen_agreement": seen.get("agreement", ""),
         "seen_kl": seen.get("kl", ""),
     }
 
 
-def times_of(made: Path) -> tuple[float, float]:
-    """The wall and processor seconds that inputs took which are there already."""
-    written = made.with_suffix(".json")
-    if not written.is_file():
-        return 0.0, 0.0
-    wall, processor = json.loads(written.read_text())
-    return wall, processor
-
-
 def on_samples_seen(run: Path, data: str) -> dict[str, Any]:
     """Agreement and KL on the calibration samples themselves: what is better there was learned."""
-    from bitwright.engine.progress import Progress
-    from bitwright.pipeline.runs import evaluate, load_run
-
-    return evaluate(load_run(run), data, "agreement", Progress())
+    command = [sys.executable, "-m", "bitwright.cli", "evaluate", str(run), "--eval", data]
+    command += ["--metric", "agreement", "--json"]
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
+    return found
 
 
 def page(rows: list[dict[str, str]]) -> str:
@@ -303,7 +213,9 @@ def page(rows: list[dict[str, str]]) -> str:
         "thread; processor s that of the whole command, evaluation and verification in ONNX",
         "Runtime included; both are means over the schemes, taken beside other work on the same",
         "two cores over several sessions: they tell magnitudes. Memory is the peak of any stage.",
-        f"Each file is verified in ONNX Runtime, later rows on {VERIFY_SAMPLES} samples, not 256.",
+        "Each file is verified in ONNX Runtime, later rows on 64 samples, not 256.",
+        "The rows are in benchmarks/results/methods.csv and methods_parts.csv,",
+        "rounded to four or five digits.",
         *_marked(rows),
     ]
     lines += _overview([r for r in rows if r["part"] == "table"])
@@ -513,92 +425,6 @@ def _rewrites() -> list[str]:
     return lines
 
 
-def rewrites(root: Path) -> None:
-    """Float answers before and after each rewrite that is to leave them, on every network."""
-    from benchmarks.guards.zoo.models import ZOO
-
-    spec = importlib.util.spec_from_file_location("models", root / "models.py")
-    assert spec is not None and spec.loader is not None
-    models = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(models)
-    builders = {**{name: getattr(models, name) for name in DATA}, **ZOO}
-    rows = known(REWRITES)
-    there = {r["network"] for r in rows}
-    for name, build in builders.items():
-        if name in there:
-            continue
-        try:
-            rows += _rewritten(name, build())
-        except Exception as error:  # noqa: BLE001 - networks that need a package or do not export
-            print(f"{name}: {type(error).__name__}: {error}"[:200], flush=True)
-            continue
-        print(rows[-3:], flush=True)
-        save(REWRITES, rows)
-
-
-def _rewritten(name: str, net: Any) -> list[dict[str, str]]:
-    """One network's differences, by step."""
-    import torch
-
-    import bitwright as bw
-    from benchmarks.guards.zoo.models import call
-    from bitwright.graph.choice import Choice
-    from bitwright.graph.target import load_target
-    from bitwright.prepare.joints import find_joints
-    from bitwright.prepare.steps import apply_steps
-
-    graph = bw.capture(net, net.example_inputs)
-    args, kwargs = call(net.example_inputs)
-    choices = {unit.name: Choice(4, 8) for unit in graph.units}
-    rows = []
-    with torch.no_grad():
-        want = _exactly(graph, args, kwargs)
-        single = graph.answer.of(graph.module(*args, **kwargs))
-        for step in ("equalize", "factorize", "ocs"):
-            made = apply_steps(graph, step, choices, load_target("paper"))
-            got = _exactly(made, args, kwargs)
-            places = len(find_joints(graph))
-            if step == "ocs":
-                places = sum("inputs instead of" in n.text for n in made.notes)
-            rows.append(
-                {
-                    "network": name,
-                    "step": step,
-                    "places": str(places),
-                    "difference": f"{_apart(got, want):.3g}",
-                    "float32": f"{_apart(single, want):.3g}",
-                }
-            )
-    return rows
-
-
-def _exactly(graph: Any, args: Any, kwargs: Any) -> Any:
-    """A network's answers in float64, so that only what a rewrite changed makes a difference."""
-    import copy
-
-    import torch
-    from torch import Tensor
-    from torch.utils._pytree import tree_map
-
-    def wide(value: Any) -> Any:
-        if value is torch.float32:
-            return torch.float64
-        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    module = copy.deepcopy(graph.module).double()
-    # Operators may name the type of what they make.
-    for node in module.graph.nodes:
-        node.args, node.kwargs = tree_map(wide, (node.args, node.kwargs))
-    module.recompile()
-    args, kwargs = tree_map(wide, (args, kwargs))
-    return graph.answer.of(module(*args, **kwargs))
-
-
-def _apart(got: Any, want: Any) -> float:
-    """The largest difference, relative to the largest answer."""
-    return float((got - want).abs().max() / want.abs().max().clamp_min(1e-30))
-
-
 def known(path: Path) -> list[dict[str, str]]:
     """Rows that were measured before."""
     if not path.is_file():
@@ -614,8 +440,19 @@ def save(path: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def add(path: Path, found: dict[str, str]) -> None:
-    """Put one row in the place of its like, in what the file holds by now."""
+def file_of(part: str) -> Path:
+    """The table of all methods, or what stands beside it."""
+    return RESULTS / ("methods.csv" if part == "table" else "methods_parts.csv")
+
+
+def measured() -> list[dict[str, str]]:
+    """All rows."""
+    return [*known(file_of("table")), *known(file_of(""))]
+
+
+def add(found: dict[str, str]) -> None:
+    """Put one row in the place of its like, in what its file holds by now."""
+    path = file_of(found["part"])
     with (Path(tempfile.gettempdir()) / f"{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows = [r for r in known(path) if any(r[k] != found[k] for k in IDENTITY)]
@@ -636,22 +473,18 @@ def runs(arguments: argparse.Namespace) -> Iterator[dict[str, str]]:
     """What was asked for and is not there yet, or only at less of its length."""
     for part in arguments.parts:
         for run in PARTS[part](arguments.only, arguments.schemes, arguments.methods):
-            there = like(run, known(RESULT))
-            wanted = arguments.length if part == "table" else 0.0
-            if arguments.again or not there or taken(there) < wanted:
+            there = like(run, measured())
+            if arguments.again or not there or (part == "table" and taken(there) < 1):
                 yield run
 
 
-def of_table(run: dict[str, str], root: Path, length: float, shared: Path) -> dict[str, Any]:
+def of_run(run: dict[str, str], root: Path) -> dict[str, Any]:
     """One row; the whole calibration set is part of the table, too."""
-    if run["part"] == "length":
-        return measure(root, run, SHORT, shared)
     if run["part"] == "table":
-        there = like(run, [r for r in known(RESULT) if r["part"] == "calib"], IDENTITY[1:])
+        there = like(run, [r for r in measured() if r["part"] == "calib"], IDENTITY[1:])
         if there:
             return dict(there | run)
-        return measure(root, run, length, shared)
-    return measure(root, run, 1.0, shared)
+    return measure(root, run)
 
 
 def main() -> None:
@@ -661,26 +494,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--schemes", nargs="*", default=list(SCHEMES))
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=["table"])
-    parser.add_argument("--length", type=float, default=1.0, help="share of the steps")
-    parser.add_argument("--rewrites", action="store_true")
     parser.add_argument("--pages", action="store_true", help="write the page, measure nothing")
     parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
-    if not 0 < arguments.length <= 1:
-        parser.error(f"--length {arguments.length:g}: a share of the steps, above 0, at most 1")
     root = arguments.data_root.absolute()
     if not (root / "models.py").is_file():
         print(f"no benchmark data at {arguments.data_root}: nothing measured")
         return
-    if arguments.rewrites:
-        rewrites(root)
-    elif not arguments.pages:
-        with tempfile.TemporaryDirectory() as shared:
-            for run in runs(arguments):
-                found = of_table(run, root, arguments.length, Path(shared))
-                add(RESULT, {k: str(v) for k, v in found.items()})
-                print(found, flush=True)
-    (MEASURED / "methods_table.md").write_text(page(known(RESULT)))
+    for run in () if arguments.pages else runs(arguments):
+        found = of_run(run, root)
+        add({k: str(v) for k, v in found.items()})
+        print(found, flush=True)
+    (MEASURED / "methods_table.md").write_text(page(measured()))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,34 +22,18 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+import bitwright as bw
+from benchmarks.data import batches_of, network_of
 from benchmarks.tables import MEASURED, data_root, markdown
+from bitwright.engine.progress import Event, Progress
 
 Answers = Callable[[Tensor], Tensor]
 
 
-def batches(root: Path, name: str) -> list[tuple[Tensor, Tensor | None]]:
-    """A loader's batches as pairs."""
-    sys.path.insert(0, str(root))
-    import loaders
-
-    found = getattr(loaders, name)()
-    return [(b[0], b[1]) if isinstance(b, (tuple, list)) else (b, None) for b in found]
-
-
-def network(root: Path) -> nn.Module:
-    """A fresh float network."""
-    sys.path.insert(0, str(root))
-    import models
-
-    return models.resnet20().eval()
-
-
 def ours(root: Path, method: str) -> tuple[Answers, float]:
     """Our solver through the Python API."""
-    import bitwright as bw
-    from bitwright.engine.progress import Event, Progress
 
     def tell(event: Event) -> None:
         # What follows is evaluation on the calibration samples, which the peer does not do.
@@ -59,8 +42,8 @@ def ours(root: Path, method: str) -> tuple[Answers, float]:
 
     clock: list[float] = []
     result = bw.quantize(
-        network(root), [x for x, _ in batches(root, "cifar_calib")], method=method,
-        mode="sequential", scheme="w4a4", keep="first,last=w8a8", calib=1000,
+        network_of(root, "resnet20"), [x for x, _ in batches_of(root, "cifar_calib")],
+        method=method, mode="sequential", scheme="w4a4", keep="first,last=w8a8", calib=1000,
         progress=Progress([tell]),
     )  # fmt: skip
     return result.model, clock[0]
@@ -73,7 +56,7 @@ def aimet(root: Path, iterations: int) -> tuple[Answers, float]:
     from aimet_torch.cross_layer_equalization import equalize_model
     from aimet_torch.v2.quantsim import QuantizationSimModel
 
-    net, images = network(root), [x for x, _ in batches(root, "cifar_calib")]
+    net, images = network_of(root, "resnet20"), [x for x, _ in batches_of(root, "cifar_calib")]
     dummy = images[0][:1]
     equalize_model(net, input_shapes=tuple(dummy.shape), dummy_input=dummy)
     edges = [net.conv1, net.linear]
@@ -106,10 +89,10 @@ def measured(root: Path, label: str, make: Callable[[], tuple[Answers, float]]) 
     started = time.process_time()
     model, ended = make()
     seconds = ended - started
-    reference = network(root)
+    reference = network_of(root, "resnet20")
     same = right = count = 0
     with torch.no_grad():
-        for x, y in batches(root, "cifar_test_jpeg"):
+        for x, y in batches_of(root, "cifar_test_jpeg"):
             wanted, got = reference(x).argmax(1), model(x).argmax(1)
             same += int((wanted == got).sum())
             right += int((got == y).sum())

@@ -13,24 +13,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.command import bitwright
+from benchmarks.data import DATA
 from benchmarks.tables import MEASURED, RESULTS
 
-DATA = {
-    "resnet20": ("cifar_calib", "cifar_test_jpeg"),
-    "resnet56": ("cifar_calib", "cifar_test_jpeg"),
-    "efficientnet_lite0": ("lite0_calib", "lite0_val"),
-    "mobilenet_v1": ("mobilenet_calib", "mobilenet_val"),
-    "mobilenet_v2_dogs": ("dogs_calib", "dogs_test"),
-}
 KEEP = "first,last=w8a8"
 RUNS = [
     (network, scheme, mode, keep)
@@ -69,25 +59,18 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
     keep = KEEP if run["first and last"] == "w8a8" else ""
     calibration, test = DATA[network]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
         data = f"{root}/loaders.py:{calibration}"
         if int(run["calib"]) < 1000:
             loader = Path(folder) / "subset.py"
             loader.write_text(SUBSET.format(root=str(root), loader=calibration, **run))
             data = f"{loader}:subset"
-        command = [
-            sys.executable, "-m", "bitwright.cli", "quantize", f"{root}/models.py:{network}",
+        done = bitwright(
+            Path(folder) / "run", "quantize", f"{root}/models.py:{network}",
             "--data", data, "--eval", f"{root}/loaders.py:{test}",
             "--scheme", run["scheme"], "--method", run["method"], "--mode", run["mode"],
             "--keep", keep, "--calib", run["calib"], "--seed", run["seed"],
-            "--out", str(out), "--quiet",
-        ]  # fmt: skip
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        metrics = json.loads((out / "metrics.json").read_text())
-        verified = json.loads((out / "verify.json").read_text())
+        )  # fmt: skip
+        metrics, verified, peak = done.read("metrics.json"), done.read("verify.json"), done.peak_mb
     stages = {s["name"]: s for s in metrics["stages"]}
     return {
         **run,
@@ -96,10 +79,10 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
         "agreement": metrics["agreement"],
         "kl": metrics["kl"],
         "solve_s": stages["solve"]["seconds"],
-        "processor_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "peak_mb": max(s["peak_rss_mb"] for s in metrics["stages"]),
+        "processor_s": done.processor_s,
+        "peak_mb": peak,
         "runtime_agreement": verified["agreement"],
-        "exit": done.returncode,
+        "exit": done.code,
     }
 
 

@@ -15,7 +15,6 @@ import bitwright as bw
 from bitwright.allocation.latency_csv import (
     COLUMNS,
     REST_ROW,
-    check_latencies,
     read_latencies,
     write_latencies,
 )
@@ -381,11 +380,3 @@ def test_no_file_and_an_empty_one(tmp_path):
     (tmp_path / "latency.csv").write_text(",".join(COLUMNS) + "\n")
     with pytest.raises(RunDirectoryError, match="holds no latencies"):
         read_latencies(tmp_path / "latency.csv")
-
-
-def test_a_table_must_hold_a_menu(table):
-    check_latencies(table, {"a": (W8,)}, "t.csv")
-    with pytest.raises(RunDirectoryError, match=r"t\.csv holds no latency of unit 'b' at w8a8"):
-        check_latencies(table, {"b": (W8,)}, "t.csv")
-    with pytest.raises(RunDirectoryError, match=r"unknown unit 'c' in t\.csv"):
-        check_latencies(table, {"c": (W8,)}, "t.csv")

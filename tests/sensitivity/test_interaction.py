@@ -1,4 +1,4 @@
-"""Pairwise terms and whole allocations against plain full passes, and what they are made of."""
+"""Pairwise terms against plain full passes, and what they are made of."""
 
 from __future__ import annotations
 
@@ -15,18 +15,13 @@ from bitwright.graph.capture import capture
 from bitwright.graph.change import with_changes
 from bitwright.graph.choice import Choice, parse_scheme
 from bitwright.sensitivity.interaction import (
-    ALLOCATIONS,
-    additivity,
-    allocation_groups,
     choose_pairs,
     neighbours,
     pair_deltas,
     pair_groups,
     pair_name,
     pair_term,
-    predict_loss,
     quadratic_terms,
-    random_allocations,
 )
 from bitwright.sensitivity.measure import Delta, MeasuredLosses, collect, measure, measure_table
 from nearest_menu import solve_menu, stitched_losses
@@ -71,38 +66,11 @@ def test_a_unit_at_its_base_choice_does_not_interact(solved, single):
     assert pair_term(single, both, pair, choices).loss == pytest.approx(0.0, abs=1e-9)
 
 
-def test_whole_allocations_by_full_passes(solved):
-    menu = {unit: list(of) for unit, of in solved.changes.items()}
-    allocations = random_allocations(menu, 5, seed=3)
-    mixed = run(solved, allocation_groups(solved.changes, allocations))
-    for index, allocation in enumerate(allocations):
-        changes = [solved.changes[u][c] for u, c in allocation.items()]
-        assignment = with_changes(solved.base, [c for c in changes if c is not None])
-        want = stitched_losses(solved, assignment)
-        np.testing.assert_allclose(mixed.values[ALLOCATIONS][index], want, rtol=1e-4, atol=1e-9)
-
-
-def test_additivity_of_a_small_network(solved, single):
-    """The sum of the deltas ranks allocations; with every pair measured it does so no worse."""
-    units = [u.name for u in solved.graph.units]
-    menu = {unit: list(solved.changes[unit]) for unit in units}
-    pairs = list(itertools.combinations(units, 2))
-    both = run(solved, pair_groups(solved.changes, {pair: [(W2A4, W2A4)] for pair in pairs}))
-    terms = quadratic_terms(single, pair_deltas(single, both, pairs))
-    allocations = random_allocations(menu, 20, seed=1)
-    mixed = run(solved, allocation_groups(solved.changes, allocations))
-    found = additivity(single, mixed, allocations, terms)
-    assert found.rank > 0.85 and found.rank_pairwise > found.rank - 0.05
-    assert len(found.predicted) == len(found.pairwise) == len(found.measured) == 20
-    assert found.predicted[0] == pytest.approx(predict_loss(single, allocations[0]))
-    assert additivity(single, mixed, allocations).rank_pairwise is None
-
-
 def test_other_samples_are_refused(solved, single):
-    groups = allocation_groups(solved.changes, [dict.fromkeys(solved.changes, W4A4)])
-    fewer = run(solved, groups, solved.chunks[:2])
+    pair, choices = ("stem", "project"), (W2A4, W4A4)
+    fewer = run(solved, pair_groups(solved.changes, {pair: [choices]}), solved.chunks[:2])
     with pytest.raises(DataError, match="24 and 16 samples"):
-        additivity(single, fewer, [{}])
+        pair_term(single, fewer, pair, choices)
 
 
 # ---- which pairs -----------------------------------------------------------------------------
@@ -163,6 +131,14 @@ def quadratic_measured():
     return single, MeasuredLosses(zero, {pair_name(("a", "b")): every}, True)
 
 
+def predict_loss(single, allocation, terms=None):
+    """The sum of single losses and of the pairs' terms."""
+    total = sum(single.delta(unit, choice).loss for unit, choice in allocation.items())
+    for (a, b), of in (terms or {}).items():
+        total += of[allocation[a], allocation[b]]
+    return total
+
+
 def test_one_measured_term_gives_all_of_a_quadratic_loss():
     single, both = quadratic_measured()
     every = pair_deltas(single, both, [("a", "b")])
@@ -211,14 +187,3 @@ def test_no_allocation_is_predicted_to_lose_less_than_nothing():
     assert min(losses) == pytest.approx(0.0, abs=1e-9)
     two = quadratic_terms(single, dict(list(told.items())[:1]))
     assert two["a", "b"][W4A4, W4A4] == pytest.approx(-1.9)  # two alone may all but cancel
-
-
-def test_random_allocations_span_the_range():
-    menu = {f"u{i}": [Choice(8, 8), Choice(4, 4), Choice(2, 4)] for i in range(40)}
-    menu["one"] = [Choice(8, 8)]
-    made = random_allocations(menu, 60, seed=0)
-    assert made == random_allocations(menu, 60, seed=0) != random_allocations(menu, 60, seed=1)
-    assert made[:5] == random_allocations(menu, 5, seed=0)
-    bits = [np.mean([c.w_bits for u, c in a.items() if u != "one"]) for a in made]
-    assert min(bits) < 3.5 and max(bits) > 6.5
-    assert all(a["one"] == Choice(8, 8) for a in made)

@@ -31,17 +31,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import bitwright as bw
 from benchmarks.guards.zoo.models import KNOWN_REASONS, ZOO
 from benchmarks.guards.zoo.tables import page
 from benchmarks.tables import MEASURED
-from bitwright.export.onnx_file import export_onnx
-from bitwright.export.packed import load_packed, save_packed
-from bitwright.export.samples import flat_example
 from bitwright.export.verify import verify
-from bitwright.graph.execute import bind, first_tensor, walk
-from bitwright.graph.simulate import stitch
 
 RESULTS = Path("/tmp/bitwright-zoo/results.jsonl")
 PAGE = MEASURED / "zoo.md"
@@ -84,6 +80,12 @@ def fresh(inputs: object, size: int, generator: torch.Generator) -> Any:
     return tuple(renew("", value) for value in inputs)
 
 
+def answers(net: torch.nn.Module, inputs: Any) -> list[Tensor]:
+    """All tensors that a network gives."""
+    given = net(**inputs) if isinstance(inputs, dict) else net(*inputs)
+    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+
+
 class Row(dict[str, Any]):
     """One network's result, filled as far as it comes; `phase` is where it is."""
 
@@ -121,20 +123,19 @@ def examine(row: Row, name: str, target: str) -> None:
     batches = [fresh(example, size, generator) for size in sizes]
     with tempfile.TemporaryDirectory() as folder:
         row.at("packed")
-        packed = Path(folder) / "model.safetensors"
-        save_packed(packed, graph, result.assignment)
-        again = stitch(graph, load_packed(packed).assignment)
-        flat = bind(graph, batches[0])
-        first, second = (first_tensor(walk(m, flat)) for m in (result.model, again))
-        if not torch.equal(first, second):
+        out = Path(folder) / "run"
+        result.save(out, verify=False)
+        row["packed_bytes"], row["onnx_bytes"] = (
+            (out / name).stat().st_size for name in ("model.safetensors", "model.onnx")
+        )
+        again = bw.load(out, model)
+        with torch.no_grad():
+            first, second = (answers(net, batches[0]) for net in (result.model, again))
+        if not all(map(torch.equal, first, second)):
             raise AssertionError("model.safetensors read back computes something else")
-        row.at("export")
-        file = Path(folder) / "model.onnx"
-        marked = stitch(graph, result.assignment, marks=True)
-        export_onnx(graph, marked, flat_example(graph, batches[0]), file)
-        row["packed_bytes"], row["onnx_bytes"] = packed.stat().st_size, file.stat().st_size
         row.at("verify")
-        found = verify(file, graph, marked, batches)
+        marked = bw.stitch(graph, result.assignment, marks=True)
+        found = verify(out / "model.onnx", graph, marked, batches)
     row["verify"] = {k: v for k, v in found.items() if k != "units"}
     row["units_checked"] = len(found["units"])
     row["worst_unit"] = max(found["units"].values(), default=None)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.command import bitwright
 from benchmarks.study.paper.networks import NETWORKS, Scale, test_data
 
 
@@ -20,24 +16,18 @@ def quantized(
     """The figures of one run of the command; exit code and verification are among them."""
     network = NETWORKS[name]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [
-            sys.executable, "-m", "bitwright.cli", "quantize", f"{root}/models.py:{name}",
+        arguments = [
+            "quantize", f"{root}/models.py:{name}",
             "--data", f"{root}/loaders.py:{network.calibration}",
-            "--eval", test_data(root, network, scale, Path(folder)),
-            "--calib", str(scale.calib), "--out", str(out), "--quiet",
+            "--eval", test_data(root, network, scale, Path(folder)), "--calib", str(scale.calib),
         ]  # fmt: skip
         for key, value in options.items():
-            command += [f"--{key.replace('_', '-')}", value]
+            arguments += [f"--{key.replace('_', '-')}", value]
         if store is not None:
-            command += ["--store", str(store)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        metrics = json.loads((out / "metrics.json").read_text())
-        verified = json.loads((out / "verify.json").read_text())
-        allocation = json.loads((out / "allocation.json").read_text())["choices"]
+            arguments += ["--store", str(store)]
+        done = bitwright(Path(folder) / "run", *arguments)
+        metrics, verified, peak = done.read("metrics.json"), done.read("verify.json"), done.peak_mb
+        allocation = done.read("allocation.json")["choices"]
     bits = [(c["w_bits"], c["a_bits"]) for c in allocation.values()]
     return {
         "float_top1": metrics["float"]["top1"],
@@ -48,9 +38,9 @@ def quantized(
         "size": metrics["size"]["ratio"],
         "w4a4_units": bits.count((4, 4)) / len(bits),
         "units": len(bits),
-        "processor_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "peak_mb": max(s["peak_rss_mb"] for s in metrics["stages"]),
+        "processor_s": done.processor_s,
+        "peak_mb": peak,
         "unit_error": max(verified["units"].values(), default=0.0),
         "runtime_agreement": verified["agreement"],
-        "exit": done.returncode,
+        "exit": done.code,
     }

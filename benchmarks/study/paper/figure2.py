@@ -9,27 +9,15 @@ from pathlib import Path
 
 import torch
 
+import bitwright as bw
+from benchmarks.data import batches_of, network_of
 from benchmarks.study.paper.draw import Picture, lines
 from benchmarks.study.paper.networks import KEEP, NETWORKS, test_data
 from benchmarks.study.paper.records import Records
 from benchmarks.study.paper.study import Study, percent
 from benchmarks.tables import markdown
-from bitwright.engine.memory import keep_heap
-from bitwright.engine.progress import Progress
-from bitwright.evaluation.compare import compare
-from bitwright.evaluation.forward import forward_of
-from bitwright.evaluation.metrics import metric
 from bitwright.methods.adaquant import LEARNED, AdaQuant
 from bitwright.methods.catalogue import METHODS
-from bitwright.pipeline.check import make_recipe
-from bitwright.pipeline.job import Job
-from bitwright.pipeline.objects import Objects
-from bitwright.pipeline.plan import Plan
-from bitwright.pipeline.result import Result
-from bitwright.pipeline.run import run as run_job
-from bitwright.sources.batches import rebatch
-from bitwright.sources.data import load_data
-from bitwright.sources.models import load_model
 
 IDENTITY = ("network", "run")
 RUNS = {
@@ -81,25 +69,23 @@ def run(study: Study) -> None:
 
 
 def _measured(study: Study, name: str, label: str) -> dict[str, object]:
-    keep_heap()
     torch.set_num_threads(1)
     kind, learned = RUNS[label]
     network, scale = NETWORKS[name], study.scale
     chosen = METHODS[kind]
     if isinstance(chosen, AdaQuant):
         chosen = replace(chosen, learned=learned, warm=False)
-    options = {"method": kind, "mode": "sequential", "scheme": "w4a4", "keep": KEEP,
+    options = {"method": chosen, "mode": "sequential", "scheme": "w4a4", "keep": KEEP,
                "calib": scale.calib}  # fmt: skip
-    loaded = load_model(f"{study.root}/models.py:{name}")
-    data = load_data(f"{study.root}/loaders.py:{network.calibration}")
-    plan = Plan.of(make_recipe("fixed", options), Objects(method=chosen))
-    job = Job(loaded.module, data, plan, loaded.example_inputs)
-    result = run_job(job, Progress())
     with tempfile.TemporaryDirectory() as folder:
-        test = load_data(test_data(study.root, network, scale, Path(folder)))
-        graph = result.graph
-        forwards = forward_of(graph, graph.module), forward_of(graph, result.model)
-        found = compare(*forwards, rebatch(test, 50), metric("top1"))
+        place, _, function = test_data(study.root, network, scale, Path(folder)).rpartition(":")
+        result = bw.quantize(
+            network_of(study.root, name),
+            batches_of(study.root, network.calibration),
+            evaluation=batches_of(Path(place).parent, function, Path(place).stem),
+            **options,
+        )
+    found = result.metrics
     moves = _moves(result)
     total = sum(moves.values())
     return {
@@ -109,7 +95,7 @@ def _measured(study: Study, name: str, label: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _moves(result: Result) -> Counter[int]:
+def _moves(result: bw.Result) -> Counter[int]:
     """Final integer less the nearest one on the same grid, weight by weight."""
     found: Counter[int] = Counter()
     for unit in result.graph.units:

@@ -11,32 +11,27 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import bitwright as bw
+from benchmarks.data import batches_of, network_of, parts_of
 from benchmarks.study.paper.networks import KEEP, NETWORKS, Scale, test_data
-from bitwright.allocation.allocate import IP, SOLVERS, allocate
 from bitwright.allocation.table import Table
-from bitwright.engine.memory import keep_heap
 from bitwright.engine.progress import Progress
-from bitwright.evaluation.compare import compare
-from bitwright.evaluation.forward import forward_of
-from bitwright.evaluation.metrics import metric
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.job import Job, captured, prepare, store_at
 from bitwright.pipeline.plan import Plan as Meaning
 from bitwright.pipeline.plan import choices_of, menu_of
-from bitwright.pipeline.run import tune_job
 from bitwright.pipeline.tabulate import measured_menu
 from bitwright.sensitivity.table import Base
-from bitwright.solving import Configuration
-from bitwright.sources.batches import Dataset, rebatch
-from bitwright.sources.data import load_data
-from bitwright.sources.models import load_model
+from bitwright.sources.data import as_dataset
 
 Choices = Mapping[str, Choice]
-UNIFORM = "uniform"
+IP, UNIFORM = "ip", "uniform"
+SOLVERS = (IP, "greedy-accuracy", "greedy-compression")
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,6 @@ class Plan:
 
 def measured(root: Path, plan: Plan, scale: Scale, store: Path | None) -> list[dict[str, object]]:
     """A row for every budget and stage."""
-    keep_heap()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         work = _Study.of(root, plan, scale, Path(folder), store)
@@ -78,10 +72,10 @@ def measured(root: Path, plan: Plan, scale: Scale, store: Path | None) -> list[d
 @dataclass(frozen=True, eq=False)
 class _Study:
     plan: Plan
-    job: Job
+    samples: Any
     base: Base
     table: Table
-    test: Dataset
+    test: Any
     float_answers: list[torch.Tensor]
 
     @classmethod
@@ -95,15 +89,16 @@ class _Study:
         }  # fmt: skip
         meant = Meaning.of(make_recipe("light", options))
         torch.manual_seed(plan.seed)
-        loaded = load_model(f"{root}/models.py:{plan.network}")
-        data = load_data(f"{root}/loaders.py:{network.calibration}")
-        test = load_data(test_data(root, network, scale, folder))
+        model = network_of(root, plan.network)
+        data = as_dataset(batches_of(root, network.calibration))
+        place, _, function = test_data(root, network, scale, folder).rpartition(":")
+        test = batches_of(Path(place).parent, function, Path(place).stem)
         kept = store_at(store)
-        job, graph = captured(Job(loaded.module, data, meant, loaded.example_inputs, store=kept))
+        job, graph = captured(Job(model, data, meant, model.example_inputs, store=kept))
         menu, base = menu_of(graph, meant), choices_of(graph, meant)
         seen = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
         prepared = replace(prepare(job, graph, seen, Progress()), menu=menu)
-        return cls(plan, job, *measured_menu(job, prepared, Progress()), test, [])
+        return cls(plan, prepared.samples, *measured_menu(job, prepared, Progress()), test, [])
 
     def rows(self, budget: str) -> Iterator[dict[str, object]]:
         """All ways to choose the bits, then the steps after the integer program."""
@@ -114,9 +109,7 @@ class _Study:
             if stage != IP:
                 continue
             for trail in self.plan.trails:
-                tuned_by = replace(self.job.recipe, tune=",".join(trail))
-                job = replace(self.job, plan=self.job.plan.under(tuned_by))
-                tuned = tune_job(job, self.base.prepared, start, Progress())
+                tuned = bw.tune(start, self.samples, trail)
                 # Steps that were undone leave the network as it was: it is not run again.
                 kept = tuple(report.stage for report in tuned.reports if report.kept)
                 if kept not in figures:
@@ -128,20 +121,20 @@ class _Study:
         for solver in SOLVERS:
             if solver not in (IP, *self.plan.beside):
                 continue
-            allocation = allocate(self.table, budget, solver=solver)
+            allocation = bw.allocate(self.table, budget, solver=solver)
             if allocation.rows is not None:
                 found[solver] = dict(allocation.choices)
             if solver == IP and allocation.uniform is not None and UNIFORM in self.plan.beside:
                 wanted = allocation.uniform.choice
                 found[UNIFORM] = {
-                    unit: wanted if wanted in self.base.prepared.menu[unit] else choice
+                    unit: wanted if wanted in self.base.menu[unit] else choice
                     for unit, choice in allocation.choices.items()
                 }
         return found
 
-    def _stitched(self, choices: Choices) -> Configuration:
+    def _stitched(self, choices: Choices) -> bw.Configuration:
         solutions = self.base.solutions
-        return Configuration.of(solutions.work, solutions.solved, choices, solutions.edges)
+        return bw.Configuration.of(solutions.work, solutions.solved, choices, solutions.edges)
 
     def _row(
         self, budget: str, stage: str, choices: Choices, figures: Mapping[str, float]
@@ -153,23 +146,29 @@ class _Study:
         whole = weights if name == "size" else sum(1024 * r.macs for r in rows)
         return {"budget": budget, "stage": stage, "cost": cost / whole, **figures}
 
-    def _figures(self, found: Configuration) -> dict[str, float]:
-        graph = self.base.prepared.graph
-        quantized = forward_of(graph, found.module())
+    def _figures(self, found: bw.Configuration) -> dict[str, float]:
         if not self.float_answers:
-            plain = forward_of(graph, graph.module)
-            with torch.no_grad():
-                self.float_answers.extend(plain(b.inputs) for b in rebatch(self.test, 50))
-        known = iter(self.float_answers)
-        batches = rebatch(self.test, 50)
-        seen = compare(lambda _: next(known), quantized, batches, metric("top1"))
+            self.float_answers.append(self._answers(self.base.graph.module))
+        reference, scores = self.float_answers[0], self._answers(found.module())
+        labels = torch.cat([labels for _, labels in self.test])
+        answers = reference.argmax(-1)
+        apart = torch.nn.functional.kl_div(
+            scores.log_softmax(-1),
+            reference.log_softmax(-1),
+            reduction="batchmean",
+            log_target=True,
+        )
         return {
-            "top1": seen["quantized"]["top1"],
-            "float_top1": seen["float"]["top1"],
-            "agreement": seen["agreement"],
-            "kl": seen["kl"],
-            "samples": seen["samples"],
+            "top1": float((scores.argmax(-1) == labels).double().mean()),
+            "float_top1": float((answers == labels).double().mean()),
+            "agreement": float((scores.argmax(-1) == answers).double().mean()),
+            "kl": float(apart),
+            "samples": len(labels),
         }
+
+    def _answers(self, module: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([module(images) for images, _ in parts_of(self.test, 50)])
 
 
 def identity(plan: Plan) -> dict[str, object]:

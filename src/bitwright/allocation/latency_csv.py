@@ -12,7 +12,7 @@ from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyT
 from bitwright.allocation.table import parse_csv, read_choice, read_text
 from bitwright.engine.cells import guard
 from bitwright.engine.files import write_atomically
-from bitwright.errors import RunDirectoryError, unknown
+from bitwright.errors import RunDirectoryError
 from bitwright.graph.choice import FLOAT, Choice
 
 # What is no unit; brackets, since a module may be called `rest`.
@@ -128,22 +128,3 @@ def _conditions(texts: Mapping[str, str], place: str) -> Conditions:
     return Conditions(
         texts["target"], whole("batch"), whole("threads"), texts["processor"], texts["onnxruntime"]
     )
-
-
-def check_latencies(
-    table: LatencyTable, menu: Mapping[str, tuple[Choice, ...]], place: str
-) -> None:
-    """A table must hold every choice of a menu.
-
-    Raises:
-        RunDirectoryError: naming the unit and the choice that are not there.
-    """
-    for unit, choices in menu.items():
-        if unit not in table.choices:
-            raise RunDirectoryError(unknown("unit", unit, table.units, place))
-        for choice in choices:
-            if (unit, choice) not in table.cells:
-                raise RunDirectoryError(
-                    f"{place} holds no latency of unit {unit!r} at {choice}. Measure again: "
-                    f"'bitwright measure MODEL --menu ...' with {choice} in the menu."
-                )

@@ -1,4 +1,4 @@
-"""How far unit by unit losses add up: pairwise terms, and whole allocations against their sum."""
+"""How far unit by unit losses add up: the terms of pairs of units."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from bitwright.graph.change import Change
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.variants import Groups, Variant
-from bitwright.sensitivity.estimate import rank_agreement
 from bitwright.sensitivity.measure import Delta, MeasuredLosses, delta_of
 
 UnitPair = tuple[str, str]
@@ -27,7 +25,6 @@ UnitChanges = Mapping[str, Mapping[Choice, Change | None]]
 ChosenUnits = Mapping[str, Choice]
 PairTerms = Mapping[UnitPair, Mapping[ChoicePair, float]]
 
-ALLOCATIONS = "allocations"
 JOINS = 2
 
 
@@ -215,97 +212,6 @@ def _loss(single: MeasuredLosses, unit: str, choice: Choice) -> float:
     return single.delta(unit, choice).loss
 
 
-def random_allocations(
-    menu: Mapping[str, Sequence[Choice]], count: int, seed: int
-) -> tuple[ChosenUnits, ...]:
-    """Random allocations that span the range from coarse to fine.
-
-    Drawing every choice evenly would give nothing but average networks: so each allocation draws
-    how frequent the places of the menu are in it (Dirichlet, all mixtures alike), then every unit's
-    place from that.
-    """
-    made = []
-    longest = max((len(choices) for choices in menu.values()), default=1)
-    for index in range(count):
-        generator = np.random.default_rng([seed, index])
-        frequencies = generator.dirichlet(np.ones(longest))
-        allocation: dict[str, Choice] = {}
-        for unit, choices in menu.items():
-            weights = frequencies[: len(choices)]
-            total = float(weights.sum())
-            likely = weights / total if total > 0.0 else None
-            allocation[unit] = choices[int(generator.choice(len(choices), p=likely))]
-        made.append(allocation)
-    return tuple(made)
-
-
-def allocation_groups(changes: UnitChanges, allocations: Sequence[ChosenUnits]) -> Groups:
-    """Whole allocations as variants of one group, by their place in the sequence."""
-    return {ALLOCATIONS: {i: _changes(changes, a) for i, a in enumerate(allocations)}}
-
-
-def predict_loss(
-    single: MeasuredLosses, allocation: ChosenUnits, terms: PairTerms | None = None
-) -> float:
-    """The loss change that unit by unit measurement predicts for an allocation.
-
-    Equation: sum_u delta_u(c_u) + sum over the pairs of d_ab(c_a, c_b).
-    """
-    total = sum(_loss(single, unit, choice) for unit, choice in allocation.items())
-    for (a, b), measured in (terms or {}).items():
-        if a in allocation and b in allocation:
-            total += measured.get((allocation[a], allocation[b]), 0.0)
-    return total
-
-
-@dataclass(frozen=True)
-class Additivity:
-    """Predicted and measured loss changes of some allocations, and how well their ranks agree.
-
-    `pairwise` is the prediction with pairwise terms, where there are any. `rank` and
-    `rank_pairwise` are Spearman's rho with the measured values.
-    """
-
-    allocations: tuple[ChosenUnits, ...]
-    predict_loss: tuple[float, ...]
-    pairwise: tuple[float, ...] | None
-    measured: tuple[Delta, ...]
-    rank: float
-    rank_pairwise: float | None
-
-
-def additivity(
-    single: MeasuredLosses,
-    mixed: MeasuredLosses,
-    allocations: Sequence[ChosenUnits],
-    terms: PairTerms | None = None,
-) -> Additivity:
-    """Compare the sum of single deltas with whole allocations, with and without pairwise terms.
-
-    Args:
-        single: the table's measurement.
-        mixed: the measurement of `allocation_groups` on the same chunks.
-        allocations: the same allocations.
-        terms: pairwise terms, from `quadratic_terms`.
-
-    Raises:
-        DataError: the two were measured on other samples.
-    """
-    _check_same_samples(single, mixed)
-    measured = tuple(mixed.delta(ALLOCATIONS, i) for i in range(len(allocations)))
-    losses = [delta.loss for delta in measured]
-    sums = tuple(predict_loss(single, a) for a in allocations)
-    pairwise = tuple(predict_loss(single, a, terms) for a in allocations) if terms else None
-    return Additivity(
-        tuple(allocations),
-        sums,
-        pairwise,
-        measured,
-        rank_agreement(sums, losses),
-        rank_agreement(pairwise, losses) if pairwise else None,
-    )
-
-
 def _check_same_samples(one: MeasuredLosses, other: MeasuredLosses) -> None:
     same = one.base.shape == other.base.shape and np.allclose(one.base, other.base, 1e-4, 1e-9)
     if not same:
@@ -313,8 +219,3 @@ def _check_same_samples(one: MeasuredLosses, other: MeasuredLosses) -> None:
             f"losses of {one.base.shape[1]} and {other.base.shape[1]} samples do not belong "
             "together: measure both on the same chunks, against the same base."
         )
-
-
-def chosen_deltas(single: MeasuredLosses, choices: Mapping[str, Any]) -> dict[str, float]:
-    """One loss change of each unit, at the choice given for it."""
-    return {unit: _loss(single, unit, choice) for unit, choice in choices.items()}
