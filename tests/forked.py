@@ -156,7 +156,7 @@ def assert_told_apart(run: Path) -> bool:
     """A run that calls itself whole is whole; one that does not is refused. Which of the two."""
     if not (run / rundir.RECIPE).exists():
         return False
-    found = rundir.opened(run)
+    found = rundir.open_folder(run)
     assert found.manifest is not None, "a half run looks like one of an earlier version"
     for name, stated in found.manifest.files.items():
         if name != rundir.LOG:

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from bitwright.engine import lock
-from bitwright.engine.lock import held, owner
+from bitwright.engine.lock import hold, owner
 from bitwright.errors import FileError, RunDirectoryError
 
 
@@ -23,7 +23,7 @@ def child_holding(path) -> int:
     ready, done = os.pipe()
     child = os.fork()
     if child == 0:
-        with held(path):
+        with hold(path):
             os.write(done, b"x")
             time.sleep(60)
         os._exit(0)
@@ -40,7 +40,7 @@ def kill(child: int) -> None:
 
 def test_the_file_names_its_owner_and_goes_with_it(tmp_path):
     path = tmp_path / "run.lock"
-    with held(path):
+    with hold(path):
         name = json.loads(path.read_text())
         assert name["pid"] == os.getpid() and name["host"] == socket.gethostname()
         assert set(name) == {"pid", "host", "start"}
@@ -53,14 +53,14 @@ def test_a_second_process_is_refused_at_once_and_a_dead_one_is_followed(tmp_path
     child = child_holding(path)
     try:
         started = time.monotonic()
-        with pytest.raises(RunDirectoryError, match=rf"by process {child} on"), held(path):
+        with pytest.raises(RunDirectoryError, match=rf"by process {child} on"), hold(path):
             pass
         assert owner(path).startswith(f"process {child} on ")
         assert time.monotonic() - started < 5 and path.exists()
     finally:
         kill(child)
     assert path.exists() and owner(path) == ""  # left by the dead
-    with held(path):
+    with hold(path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -69,12 +69,12 @@ def test_another_thread_is_refused_too(tmp_path):
 
     def second():
         try:
-            with held(path):
+            with hold(path):
                 told.append("held")
         except RunDirectoryError as error:
             told.append(str(error))
 
-    with held(path):
+    with hold(path):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join()
@@ -87,7 +87,7 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_parent(tmp_path):
     ready, done = os.pipe()
     parent = os.fork()
     if parent == 0:
-        with held(path):
+        with hold(path):
             worker = os.fork()
             if worker == 0:
                 time.sleep(30)
@@ -100,7 +100,7 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_parent(tmp_path):
     time.sleep(0.1)
     kill(parent)
     try:
-        with held(path):
+        with hold(path):
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
@@ -110,7 +110,7 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_parent(tmp_path):
 def test_whatever_a_dead_one_left_is_taken_over(tmp_path, content):
     path = tmp_path / "run.lock"
     path.write_text(content)
-    with held(path):
+    with hold(path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_plain_file_is_no_lock(tmp_path, kind):
     target.write_text("kept")
     {"link": lambda: path.symlink_to(target), "fifo": lambda: os.mkfifo(path),
      "folder": path.mkdir}[kind]()  # fmt: skip
-    with pytest.raises((RunDirectoryError, FileError)), held(path):
+    with pytest.raises((RunDirectoryError, FileError)), hold(path):
         pass
     assert target.read_text() == "kept"
 
@@ -142,10 +142,10 @@ def test_where_the_file_system_holds_no_locks_the_name_decides(tmp_path, monkeyp
     path.write_text(json.dumps(name))
     monkeypatch.setattr(fcntl, "flock", none)
     if free:
-        with held(path):
+        with hold(path):
             assert str(os.getpid()) in path.read_text()
         return
-    with pytest.raises(RunDirectoryError, match="if it has ended already, remove"), held(path):
+    with pytest.raises(RunDirectoryError, match="if it has ended already, remove"), hold(path):
         pass
 
 
@@ -160,6 +160,6 @@ def test_a_lock_that_was_removed_while_it_was_waited_for(tmp_path, monkeypatch):
             once.append(path.unlink())
 
     monkeypatch.setattr(lock.fcntl, "flock", removed)
-    with held(path):
+    with hold(path):
         assert path.exists()
     assert once

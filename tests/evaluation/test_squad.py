@@ -23,7 +23,7 @@ from bitwright.evaluation import squad
     ],
 )
 def test_normalisation(text, want):
-    assert squad.normalised(text) == want
+    assert squad.normalise(text) == want
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import bitwright as bw
-from bitwright.export.kernels import kernels_note, lacks_vnni, may_overflow, overflowing
+from bitwright.export.kernels import find_overflowing, kernels_note, lacks_vnni, may_overflow
 from bitwright.graph.simulate import stitch
 from bitwright.numerics.grid import Grid
 from networks import Chain, pictures, seeded, small_network
@@ -88,7 +88,7 @@ def test_units_whose_bits_can_overflow(scheme, keep, target, found):
     options = {"scheme": scheme, "keep": keep, "target": target}
     result = bw.quantize(small_network(width=8), [pictures(4, size=8)], **options)
     marked = stitch(result.graph, result.assignment, marks=True)
-    assert overflowing(marked) == found
+    assert find_overflowing(marked) == found
 
 
 def test_padding_between_the_input_and_its_unit_is_seen_through():
@@ -96,4 +96,4 @@ def test_padding_between_the_input_and_its_unit_is_seen_through():
 
     net = seeded(lambda: Chain(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3))).eval()
     result = bw.quantize(net, [pictures(4, size=8)], target="ort-cpu")
-    assert overflowing(stitch(result.graph, result.assignment, marks=True)) == ["m1"]
+    assert find_overflowing(stitch(result.graph, result.assignment, marks=True)) == ["m1"]

@@ -9,7 +9,7 @@ import pytest
 from bitwright.cli.commands import run_quantize
 from bitwright.engine.progress import Progress
 from bitwright.errors import BitwrightError
-from bitwright.export.leftovers import no_empty_folders, nothing_begun
+from bitwright.export.leftovers import remove_files_on_failure, remove_folders_on_failure
 from bitwright.export.rundir import LOG, RECIPE, STORE, RunDirectory
 
 MINE = """
@@ -87,6 +87,10 @@ def test_what_an_earlier_failure_left_goes_with_the_next_one(tmp_path):
     out.mkdir()
     for name in (RECIPE, LOG):
         (out / name).write_text("")
-    with pytest.raises(KeyboardInterrupt), no_empty_folders(out), nothing_begun(RunDirectory(out)):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        remove_folders_on_failure(out),
+        remove_files_on_failure(RunDirectory(out)),
+    ):
         raise KeyboardInterrupt
     assert not out.exists() and tmp_path.is_dir()

@@ -11,7 +11,7 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.export import verify as verification
-from bitwright.export.rounding import undecided
+from bitwright.export.rounding import count_undecided
 from bitwright.graph.execute import bind, first_tensor, walk
 from bitwright.graph.simulate import stitch
 from networks import pictures, small_network
@@ -42,8 +42,8 @@ def test_a_tie_within_rounding_is_undecided(marked):
     scores = expected.clone()
     other = swap(scores, 3, 1e-9)
     # The simulation's own scores differ from those made up here by more than rounding in row 3.
-    assert undecided(module, flat, scores, other, units) in (0, 1)
-    assert undecided(module, flat, expected, expected, units) == 0
+    assert count_undecided(module, flat, scores, other, units) in (0, 1)
+    assert count_undecided(module, flat, expected, expected, units) == 0
 
 
 def test_a_clear_answer_is_never_excused(marked):
@@ -52,7 +52,7 @@ def test_a_clear_answer_is_never_excused(marked):
     rows = torch.arange(len(expected))
     other = expected.clone()
     other[rows, best], other[rows, worst] = expected[rows, worst], expected[rows, best]
-    assert undecided(module, flat, expected, other, {}) == 0
+    assert count_undecided(module, flat, expected, other, {}) == 0
 
 
 class Tie(nn.Module):
@@ -77,9 +77,9 @@ def test_scores_that_differ_by_the_last_bit_are_undecided():
     exchanged = expected[:, [1, 0, 2]]
     different = int((expected.argmax(1) != exchanged.argmax(1)).sum())
     assert different == 8
-    assert undecided(module, flat, expected, exchanged, {"layer": 1e-6}) == 8
+    assert count_undecided(module, flat, expected, exchanged, {"layer": 1e-6}) == 8
     # Where the whole output is off by more than rounding, no row is excused.
-    assert undecided(module, flat, expected, exchanged + 1e-3, {"layer": 1e-6}) == 0
+    assert count_undecided(module, flat, expected, exchanged + 1e-3, {"layer": 1e-6}) == 0
 
 
 def test_many_samples_excuse_nothing(monkeypatch, tmp_path):
@@ -97,7 +97,7 @@ def test_many_samples_excuse_nothing(monkeypatch, tmp_path):
         return int((expected.argmax(-1) != got.argmax(-1)).sum())
 
     monkeypatch.setattr(verification._Whole, "run", exchanged)
-    monkeypatch.setattr(verification, "undecided", all_of_them)
+    monkeypatch.setattr(verification, "count_undecided", all_of_them)
     found = result.verify(path)
     assert found["agreement"] < 0.9 and found["undecided"] > 0 and found["passed"]
     monkeypatch.setattr(verification, "FEW_SAMPLES", 64)

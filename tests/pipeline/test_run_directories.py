@@ -15,7 +15,7 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.engine.digest import digest
-from bitwright.engine.lock import held
+from bitwright.engine.lock import hold
 from bitwright.engine.manifest import parse_manifest
 from bitwright.engine.store import Store
 from bitwright.errors import RunWarning
@@ -190,7 +190,7 @@ def test_a_link_inside_a_store_is_not_written_through(tmp_path):
 
 def test_a_second_run_into_the_same_folder_is_refused_at_once(run, made):
     before = {p.name: p.read_bytes() for p in run.iterdir()}
-    with held(run / "run.lock"):
+    with hold(run / "run.lock"):
         for command in ([*made[1], "--out", run], [*made[1], "--scheme", "w4a4", "--out", run]):
             assert f"is being written by process {os.getpid()} on" in said(live(command))
         for reader in ("report", "verify", "export", "allocate", "frontier"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from bitwright.report.rates import about_few, counted, interval
+from bitwright.report.rates import about_few, interval, say_count
 
 
 @pytest.mark.parametrize("samples", [1, 2, 10, 50, 333, 5000])
@@ -29,9 +29,9 @@ def test_intervals_are_shown_rounded_outwards():
 
 
 def test_counted():
-    assert counted(1, "sample") == "1 sample"
-    assert counted(0, "sample") == "0 samples"
-    assert counted(2, "unit is", "units are") == "2 units are"
+    assert say_count(1, "sample") == "1 sample"
+    assert say_count(0, "sample") == "0 samples"
+    assert say_count(2, "unit is", "units are") == "2 units are"
 
 
 def test_few_samples():

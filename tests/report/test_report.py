@@ -246,7 +246,7 @@ def test_units_are_weighed_by_weight_and_input_where_no_output_was_measured():
         row |= {"weight_sqnr_db": 25.0, "input_sqnr_db": 20.0 if index != 7 else 6.0}
         row.pop("sqnr_db")
     assert "--keep blocks.7.conv=w8a8" in rendered(data).text
-    kept = report_text.kept_db(data.census["units"])
+    kept = report_text.compute_kept_db(data.census["units"])
     assert kept["blocks.7.conv"] == pytest.approx(5.946, abs=1e-3)  # 10^-2.5 + 10^-0.6 of noise
     assert "blocks.49.conv" not in kept  # float
 
@@ -322,14 +322,14 @@ def test_percent_never_rounds_up_to_everything(value, shown):
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_345_678, "2.35 MB"), (None, "–")],
 )
 def test_bytes(value, shown):
-    assert report_text.shown_bytes(value) == shown
+    assert report_text.show_bytes(value) == shown
 
 
 def test_differences_have_no_negative_zero():
-    assert report_text.shown_difference("top1", 0.5, 0.4999999) == "0.00 points"
-    assert report_text.shown_difference("top1", 0.5, 0.6) == "+10.00 points"
-    assert report_text.shown_difference("spearman", 0.5, 0.25) == "-25.00 points"
-    assert report_text.shown_difference("loss", 0.5, 0.25) == "-0.25"
+    assert report_text.show_difference("top1", 0.5, 0.4999999) == "0.00 points"
+    assert report_text.show_difference("top1", 0.5, 0.6) == "+10.00 points"
+    assert report_text.show_difference("spearman", 0.5, 0.25) == "-25.00 points"
+    assert report_text.show_difference("loss", 0.5, 0.25) == "-0.25"
 
 
 def test_strip_has_one_column_a_unit():

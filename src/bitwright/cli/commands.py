@@ -23,7 +23,7 @@ from bitwright.engine.workers import read_workers
 from bitwright.errors import InputError, ModelError, RecipeError
 from bitwright.export import rundir
 from bitwright.export.generation import claimed, updating
-from bitwright.export.leftovers import no_empty_folders, nothing_begun
+from bitwright.export.leftovers import remove_files_on_failure, remove_folders_on_failure
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example
 from bitwright.graph.capture import capture
@@ -76,9 +76,9 @@ def run_quantize(
     check_device(made.device)
     plan = Plan.of(made)
     with (
-        no_empty_folders(out),
+        remove_folders_on_failure(out),
         claimed(out, recipes.to_toml(made), force) as directory,
-        nothing_begun(directory),
+        remove_files_on_failure(directory),
         logged(progress, directory),
     ):
         if not trust.remember(directory.path, vars(made)):

@@ -16,8 +16,8 @@ from rich.text import Text
 from bitwright.engine.progress import Event, Progress
 from bitwright.errors import InterruptedRun
 from bitwright.export.rundir import finite
-from bitwright.report.rates import counted
-from bitwright.report.texts import shown_count
+from bitwright.report.rates import say_count
+from bitwright.report.texts import show_count
 from bitwright.report.warnings import CLEARLY, about_float
 
 _PLAIN_SECONDS = 10.0
@@ -159,7 +159,7 @@ def duration(seconds: float | None) -> str:
 def _samples(plan: Mapping[str, Any]) -> str:
     """How many samples a run would calibrate on, as far as that is known."""
     count = plan["calibration_samples"]
-    return counted(count, "sample") if plan["samples_counted"] else f"at most {count} samples"
+    return say_count(count, "sample") if plan["samples_counted"] else f"at most {count} samples"
 
 
 def doctor_lines(found: Mapping[str, Any]) -> list[str]:
@@ -177,7 +177,7 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
             f"{row['activation'] or '-'}{extra}"
         )
     plan = found["plan"]
-    lines += ["", f"{counted(len(rows), 'unit is', 'units are')} quantised. What stays in float:"]
+    lines += ["", f"{say_count(len(rows), 'unit is', 'units are')} quantised. What stays in float:"]
     lines += [f"  {o['count']:4} x {o['op']}: {o['reason']}" for o in found["census"]["float_ops"]]
     weights = found["census"]["float_weights"]
     if weights["size"] > CLEARLY:
@@ -196,8 +196,8 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
 
 def _work(plan: Mapping[str, Any]) -> str:
     """The multiply-accumulates of a sample: of the units, of the rest, and what is not counted."""
-    parts = [f"{shown_count(plan['macs_per_sample'])} MACs a sample in units"]
-    parts += [f"{shown_count(n)} in {name} (float)" for name, n in plan["float_macs"].items()]
+    parts = [f"{show_count(plan['macs_per_sample'])} MACs a sample in units"]
+    parts += [f"{show_count(n)} in {name} (float)" for name, n in plan["float_macs"].items()]
     if plan["uncounted"]:
         parts.append(f"those of {', '.join(plan['uncounted'])} are not counted")
     return ", ".join(parts)

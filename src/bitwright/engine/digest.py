@@ -51,7 +51,7 @@ def _feed(feed: ByteFeed, value: Any, place: str) -> None:
         for index, item in enumerate(value):
             _feed(feed, item, f"{place}[{index}]")
     elif isinstance(value, (Mapping, set, frozenset)):
-        _unordered(feed, value, place)
+        _feed_unordered(feed, value, place)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         _dataclass(feed, value, place)
     else:
@@ -92,23 +92,23 @@ def _class_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _unordered(
+def _feed_unordered(
     feed: ByteFeed, value: Mapping[Any, Any] | set[Any] | frozenset[Any], at: str
 ) -> None:
     if isinstance(value, Mapping):
         parts = sorted(
-            _alone(key, f"a key of {at}") + _alone(item, f"{at}[{key!r}]")
+            _digest_alone(key, f"a key of {at}") + _digest_alone(item, f"{at}[{key!r}]")
             for key, item in value.items()
         )
     else:
-        parts = sorted(_alone(item, f"an item of {at}") for item in value)
+        parts = sorted(_digest_alone(item, f"an item of {at}") for item in value)
     feed(b"{" if isinstance(value, Mapping) else b"<")
     feed(_length(len(parts)))
     for part in parts:
         feed(part)
 
 
-def _alone(value: Any, place: str) -> bytes:
+def _digest_alone(value: Any, place: str) -> bytes:
     sha = hashlib.sha256()
     _feed(sha.update, value, place)
     return sha.digest()

@@ -88,7 +88,7 @@ def _results(
     function: Function, items: NamedItems, workers: int | str, shared: Any
 ) -> Generator[tuple[int, Any], None, None]:
     if workers == 1:
-        yield from _here(function, items, shared)
+        yield from _run_here(function, items, shared)
         return
     task = encode(WorkerTask(function, shared, WorkerSettings.current()))
     crew: Crew = (
@@ -98,13 +98,13 @@ def _results(
     )
     finished = False
     try:
-        yield from _with(crew, items)
+        yield from _run_with(crew, items)
         finished = True
     finally:
         crew.close(finished)
 
 
-def _with(crew: Crew, items: NamedItems) -> Iterator[tuple[int, Any]]:
+def _run_with(crew: Crew, items: NamedItems) -> Iterator[tuple[int, Any]]:
     names: dict[int, str] = {}
     waiting = True
     while waiting or names:
@@ -119,21 +119,21 @@ def _with(crew: Crew, items: NamedItems) -> Iterator[tuple[int, Any]]:
             index, outcome = crew.take()
             called = names.pop(index)
             if outcome.error is not None:
-                raise _named(outcome.error, called) from outcome.cause()
+                raise _add_name(outcome.error, called) from outcome.cause()
             yield index, outcome.result
 
 
-def _here(function: Function, items: NamedItems, shared: Any) -> Iterator[tuple[int, Any]]:
+def _run_here(function: Function, items: NamedItems, shared: Any) -> Iterator[tuple[int, Any]]:
     for index, called, item in items:
         with one_thread():
             try:
                 result = function(shared, item)
             except BitwrightError as error:
-                raise _named(error, called) from error
+                raise _add_name(error, called) from error
         yield index, result
 
 
-def _named(error: BaseException, called: str) -> BaseException:
+def _add_name(error: BaseException, called: str) -> BaseException:
     """The same error, its message with the name of the job where it is one of ours."""
     if not isinstance(error, BitwrightError) or called in str(error):
         return error

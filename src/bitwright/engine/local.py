@@ -52,7 +52,7 @@ class LocalCrew:
         try:
             send(worker, message)
         except (BrokenPipeError, ConnectionResetError):
-            raise self._died(worker) from None
+            raise self._explain_end(worker) from None
 
     def take(self) -> tuple[int, TaskOutcome]:
         """Wait for the next job to be done: a worker that dies closes its pipe, which wakes us."""
@@ -61,7 +61,7 @@ class LocalCrew:
         try:
             outcome = decode(receive(worker))
         except (EOFError, ConnectionResetError):
-            raise self._died(worker) from None
+            raise self._explain_end(worker) from None
         index, _ = self._jobs.pop(worker)
         self._idle.append(worker)
         assert isinstance(outcome, TaskOutcome)
@@ -83,7 +83,7 @@ class LocalCrew:
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe(duplex=True)
-        with _interrupts_held_back(), _main_hidden(not self._keep_main):
+        with _hold_interrupts_back(), _hide_main(not self._keep_main):
             process = self._context.Process(
                 target=_work, args=(theirs, _Handed(self._file)), name="bitwright-worker"
             )
@@ -92,7 +92,7 @@ class LocalCrew:
         theirs.close()
         return ours
 
-    def _died(self, worker: Connection) -> WorkerError:
+    def _explain_end(self, worker: Connection) -> WorkerError:
         process = self._processes[worker]
         process.join(_PATIENCE_S)
         code = process.exitcode
@@ -114,10 +114,10 @@ class _Handed:
         self._descriptor = descriptor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _taken, (DupFd(self._descriptor),)
+        return _take_handle, (DupFd(self._descriptor),)
 
 
-def _taken(handle: Any) -> int:
+def _take_handle(handle: Any) -> int:
     return int(handle.detach())
 
 
@@ -131,7 +131,7 @@ def _context() -> ForkServerContext | SpawnContext:
 
 
 @contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def _hold_interrupts_back() -> Iterator[None]:
     """Start processes that never see Ctrl-C: the caller does, and ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -141,7 +141,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _main_hidden(hide: bool) -> Iterator[None]:
+def _hide_main(hide: bool) -> Iterator[None]:
     """Keep a worker from running the user's script, which it would import as its main module.
 
     A script need then not protect its own call by `if __name__ == "__main__"`.

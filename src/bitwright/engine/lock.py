@@ -41,7 +41,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def hold(path: Path) -> Iterator[None]:
     """Hold the lock of a file while inside; the file is removed afterwards.
 
     Raises:
@@ -49,7 +49,7 @@ def held(path: Path) -> Iterator[None]:
         FileError: it cannot be made.
     """
     with told(path):
-        descriptor = _taken(path)
+        descriptor = _take(path)
     _held.add(descriptor)
     try:
         yield
@@ -72,7 +72,7 @@ def owner(path: Path) -> str:
     except BlockingIOError:
         this = _name_of_this()
         ours = all(_read(descriptor).get(key) == this[key] for key in ("pid", "host"))
-        return "" if ours else _named(descriptor)
+        return "" if ours else _read_name(descriptor)
     except OSError:
         return ""
     finally:
@@ -80,14 +80,14 @@ def owner(path: Path) -> str:
     return ""
 
 
-def _taken(path: Path) -> int:
+def _take(path: Path) -> int:
     while True:
         descriptor = os.open(path, _OPEN, 0o666)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise RunDirectoryError(f"{path} is no plain file. Remove it.")
             _lock(descriptor, path)
-            if _still_there(descriptor, path):
+            if _is_still_there(descriptor, path):
                 _write_name(descriptor, path)
                 return descriptor
         except BaseException:
@@ -112,8 +112,8 @@ def _lock(descriptor: int, path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunDirectoryError(
-            f"{path.parent} is being written by {_named(descriptor)}. Wait until that has ended, "
-            "or name another folder."
+            f"{path.parent} is being written by {_read_name(descriptor)}. Wait until that has "
+            "ended, or name another folder."
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
@@ -121,7 +121,7 @@ def _lock(descriptor: int, path: Path) -> None:
         # Some network file systems hold no locks: then the name is all that there is.
         if _may_live(descriptor):
             raise RunDirectoryError(
-                f"{path.parent} is being written by {_named(descriptor)}. Wait until that has "
+                f"{path.parent} is being written by {_read_name(descriptor)}. Wait until that has "
                 f"ended; if it has ended already, remove {path}."
             ) from None
 
@@ -141,7 +141,7 @@ def _may_live(descriptor: int) -> bool:
     return True
 
 
-def _still_there(descriptor: int, path: Path) -> bool:
+def _is_still_there(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def _read(descriptor: int) -> dict[str, Any]:
     return name if isinstance(name, dict) else {}
 
 
-def _named(descriptor: int) -> str:
+def _read_name(descriptor: int) -> str:
     name = _read(descriptor)
     if not name:
         return "another process"

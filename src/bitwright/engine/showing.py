@@ -56,7 +56,7 @@ class Shown:
         elif event.kind == "end":
             self._write(f"{event.stage:<14} {event.seconds:6.1f} s", ends=True)
         elif self.live and self.clock() - self.written >= _SECONDS:
-            self._write(_under_way(event)[:_WIDTH], ends=False)
+            self._write(_describe(event)[:_WIDTH], ends=False)
 
     def _write(self, line: str, ends: bool) -> None:
         out: TextIO = sys.stdout
@@ -69,7 +69,7 @@ class Shown:
         out.flush()
 
 
-def _under_way(event: Event) -> str:
+def _describe(event: Event) -> str:
     if not event.done:
         return f"{event.stage:<14} ..."
     if not event.total:

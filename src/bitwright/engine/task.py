@@ -92,10 +92,10 @@ def perform(task: Callable[[], WorkerTask], item: Message) -> Message:
         ready = task()
         return encode(TaskOutcome(ready.function(ready.shared, decode(item))))
     except Exception as error:  # noqa: BLE001 - told to the caller, who raises it
-        return _failed(error)
+        return _pack_error(error)
 
 
-def _failed(error: Exception) -> Message:
+def _pack_error(error: Exception) -> Message:
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     try:
         # An error whose constructor wants more than its message pickles but does not unpickle, and

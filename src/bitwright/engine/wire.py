@@ -142,9 +142,9 @@ def from_bytes(content: bytes | mmap.mmap) -> Message:
     """Read what `to_bytes` or `to_file` wrote; the tensors use this memory where it is writable."""
     count, length = struct.unpack("<2q", content[:16])
     sizes = struct.unpack(f"<{count}q", content[16 : 16 + 8 * count])
-    start = _aligned(16 + 8 * count)
+    start = _align(16 + 8 * count)
     head = content[start : start + length]
-    start = _aligned(start + length)
+    start = _align(start + length)
     parts = []
     for size in sizes:
         if size == 0:
@@ -154,7 +154,7 @@ def from_bytes(content: bytes | mmap.mmap) -> Message:
         else:
             parts.append(torch.empty(size, dtype=torch.uint8))
             parts[-1].numpy().data[:] = memoryview(content)[start : start + size]
-        start = _aligned(start + size)
+        start = _align(start + size)
     return Message(head, tuple(parts))
 
 
@@ -175,7 +175,7 @@ def from_file(descriptor: int) -> Message:
     return from_bytes(mmap.mmap(descriptor, length, access=mmap.ACCESS_COPY))
 
 
-def _aligned(offset: int) -> int:
+def _align(offset: int) -> int:
     return -(-offset // ALIGN) * ALIGN
 
 
@@ -184,4 +184,4 @@ def _write(write: Callable[[Any], object], message: Message) -> None:
     fixed = struct.pack(f"<{2 + len(sizes)}q", len(sizes), len(message.head), *sizes)
     for piece in (fixed, message.head, *(part.numpy().data for part in message.parts)):
         write(piece)
-        write(bytes(_aligned(len(piece)) - len(piece)))
+        write(bytes(_align(len(piece)) - len(piece)))

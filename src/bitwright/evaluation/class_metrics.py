@@ -26,7 +26,7 @@ class Scored:
     labels: Tensor
 
 
-def scored(outputs: Tensor, labels: object, name: str) -> Scored:
+def score_rows(outputs: Tensor, labels: object, name: str) -> Scored:
     """Outputs as rows of class scores, each with its label.
 
     Classes lie along axis 1 of images and along the last axis otherwise, whichever leaves the shape
@@ -69,7 +69,7 @@ def _class_axis(outputs: Tensor, labels: Tensor) -> int | None:
     return None
 
 
-def _known(found: Scored, ignored: int, name: str) -> Scored:
+def _select_known(found: Scored, ignored: int, name: str) -> Scored:
     """The rows whose label counts.
 
     Raises:
@@ -95,13 +95,13 @@ def top5(outputs: Tensor, labels: object) -> tuple[float, int]:
 
     Of equal scores the first class is the higher one, as argmax has it.
     """
-    found = scored(outputs, labels, "top5")
+    found = score_rows(outputs, labels, "top5")
     if found.scores.shape[1] <= TOP:
         raise DataError(
             f"the metric top5 says nothing of a network with {found.scores.shape[1]} classes: the "
             "label is always among the five highest. Use --metric top1."
         )
-    rows = _known(found, IGNORED_TOKEN, "top5")
+    rows = _select_known(found, IGNORED_TOKEN, "top5")
     own = rows.scores.gather(1, rows.labels[:, None])
     index = torch.arange(rows.scores.shape[1], device=rows.scores.device)
     before = (rows.scores == own) & (index < rows.labels[:, None])
@@ -125,7 +125,7 @@ class Confusion:
 
     def add(self, outputs: Tensor, labels: object) -> None:
         """Take in a batch of outputs."""
-        rows = _known(scored(outputs, labels, self.name), IGNORED_PIXEL, self.name)
+        rows = _select_known(score_rows(outputs, labels, self.name), IGNORED_PIXEL, self.name)
         classes = rows.scores.shape[1]
         pairs = rows.labels.cpu() * classes + rows.scores.argmax(1).cpu()
         found = torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
@@ -169,7 +169,7 @@ class Perplexity:
 
     def add(self, outputs: Tensor, labels: object) -> None:
         """Take in a batch of outputs [N, T, words] with labels [N, T]."""
-        rows = _known(scored(outputs, labels, "perplexity"), IGNORED_TOKEN, "perplexity")
+        rows = _select_known(score_rows(outputs, labels, "perplexity"), IGNORED_TOKEN, "perplexity")
         own = rows.scores.double().log_softmax(1).gather(1, rows.labels[:, None])
         self.total -= float(own.sum())
         self.count += own.numel()

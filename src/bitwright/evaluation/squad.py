@@ -21,7 +21,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 AnswerPlace = tuple[int, int] | None
 
 
-def normalised(answer: str) -> str:
+def normalise(answer: str) -> str:
     """Lower case, without punctuation, articles and repeated white space.
 
     >>> normalised("The  Beatles' (an) album!")
@@ -33,7 +33,7 @@ def normalised(answer: str) -> str:
 
 def exact_match(prediction: str, truth: str) -> float:
     """1 where both are the same after normalisation."""
-    return float(normalised(prediction) == normalised(truth))
+    return float(normalise(prediction) == normalise(truth))
 
 
 def f1(prediction: str, truth: str) -> float:
@@ -45,7 +45,7 @@ def f1(prediction: str, truth: str) -> float:
     >>> f1("in the garden", "garden of Eden")
     0.4
     """
-    said, true = normalised(prediction).split(), normalised(truth).split()
+    said, true = normalise(prediction).split(), normalise(truth).split()
     common = sum((Counter(said) & Counter(true)).values())
     if not common:
         return 0.0

@@ -40,19 +40,19 @@ def capture_free(model: nn.Module, example: ExampleInputs) -> ModelGraph:
     except CaptureError:
         # What this one raises is not about sizes.
         graph = capture(model, example)
-        return _noted(graph, f"{SIZES} stay fixed: torch.export follows the network only so.")
+        return _add_note(graph, f"{SIZES} stay fixed: torch.export follows the network only so.")
     if not takes_free_images(graph.inputs):
-        return _noted(graph, _why_fixed(graph))
+        return _add_note(graph, _why_fixed(graph))
     found = _obstacle(model, graph, example)
     if isinstance(found, str):
-        return _noted(capture(model, example), f"{SIZES} stay fixed: {found}")
+        return _add_note(capture(model, example), f"{SIZES} stay fixed: {found}")
     steps = f" in steps of {found} pixels" if found > 1 else ""
     fixed = [s.name for s in graph.inputs if len(s.shape) == 4 and None not in s.shape[2:]]
     but = f", but those of {', '.join(fixed)}" if fixed else ""
-    return _noted(graph, f"{SIZES} are free{steps}{but}: tried on larger images.")
+    return _add_note(graph, f"{SIZES} are free{steps}{but}: tried on larger images.")
 
 
-def _noted(graph: ModelGraph, text: str) -> ModelGraph:
+def _add_note(graph: ModelGraph, text: str) -> ModelGraph:
     return replace(graph, notes=(*graph.notes, Note("--dynamic", text)))
 
 

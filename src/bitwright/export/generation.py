@@ -23,7 +23,7 @@ from bitwright.engine.files import (
     told,
     write_atomically,
 )
-from bitwright.engine.lock import held
+from bitwright.engine.lock import hold
 from bitwright.engine.manifest import Manifest, seal
 from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
@@ -44,13 +44,13 @@ def claimed(path: Path, recipe: str, force: bool = False) -> Iterator[RunDirecto
         RunDirectoryError: somebody writes it now, or it holds another run or other files.
         FileError: it cannot be written.
     """
-    present = _made(path)
+    present = _make(path)
     if not _is_ours(present):
         raise RunDirectoryError(
             f"--out {path} is not empty and holds no run (it has {min(present)!r}). Name an empty "
             "or a new folder."
         )
-    with held(path / LOCK):
+    with hold(path / LOCK):
         _clean(path)
         if _is_another(path, recipe):
             if not force:
@@ -59,12 +59,12 @@ def claimed(path: Path, recipe: str, force: bool = False) -> Iterator[RunDirecto
                     "asked for). Name another folder, or replace this run with --force."
                 )
             _remove_run(path)
-        run = rundir.opened(path)
+        run = rundir.open_folder(path)
         if not set(_names(path)) - _BEFORE:
             # First of all: a recipe alone would look like a run of an earlier version.
             _write(run, Manifest(pending=tuple(sorted(rundir.WRITTEN))))
         write_atomically(run[RECIPE], recipe.encode())
-        yield rundir.opened(path)
+        yield rundir.open_folder(path)
 
 
 @contextlib.contextmanager
@@ -76,9 +76,9 @@ def updating(path: Path) -> Iterator[RunDirectory]:
         FileError: it cannot be written.
     """
     rundir.existing(path)
-    with held(path / LOCK):
+    with hold(path / LOCK):
         _clean(path)
-        yield rundir.opened(path)
+        yield rundir.open_folder(path)
 
 
 @dataclass
@@ -180,7 +180,7 @@ def _write(run: RunDirectory, manifest: Manifest) -> None:
     write_atomically(run[MANIFEST], manifest.text())
 
 
-def _made(path: Path) -> list[str]:
+def _make(path: Path) -> list[str]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         return _names(path)

@@ -56,7 +56,7 @@ def may_overflow(input_bits: int, weight_bits: int) -> bool:
     return 2 * Grid(input_bits).qmax * max(-weights.qmin, weights.qmax) > _MOST
 
 
-def overflowing(marked: fx.GraphModule) -> list[str]:
+def find_overflowing(marked: fx.GraphModule) -> list[str]:
     """The units of a simulation whose bits allow that, by name."""
     found = []
     for node in marked.graph.nodes:

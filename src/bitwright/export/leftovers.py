@@ -15,7 +15,7 @@ _BEGUN = (LOG, RECIPE, MANIFEST)
 
 
 @contextlib.contextmanager
-def no_empty_folders(out: Path) -> Iterator[None]:
+def remove_folders_on_failure(out: Path) -> Iterator[None]:
     """Remove the folders that were made for a run which then failed, where they are empty.
 
     A folder that the user made stays; one that holds what an earlier attempt left is a run's.
@@ -33,7 +33,7 @@ def no_empty_folders(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def nothing_begun(run: RunDirectory) -> Iterator[None]:
+def remove_files_on_failure(run: RunDirectory) -> Iterator[None]:
     """Remove what a failed run has written into a folder, unless running again can take it up.
 
     Inside the claim on the folder: nobody else writes there. Solved units and every file of a whole

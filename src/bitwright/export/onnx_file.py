@@ -20,7 +20,7 @@ from bitwright.errors import CaptureError
 from bitwright.export.onnx_names import name_axes, name_outputs
 from bitwright.export.onnx_rewrite import rewrite
 from bitwright.export.onnx_schema import translation_table
-from bitwright.export.opset import TRANSLATED, chosen
+from bitwright.export.opset import TRANSLATED, choose_opset
 from bitwright.export.opset_of_file import need_of_module, stamp
 from bitwright.graph.capture import quiet_torch
 from bitwright.graph.model_graph import InputSpec, ModelGraph
@@ -62,7 +62,7 @@ def export_onnx(
         CaptureError: torch.onnx cannot translate an operator of the network.
         RecipeError: the opset is too low for the types or the operators.
     """
-    written = chosen(opset, need_of_module(module))
+    written = choose_opset(opset, need_of_module(module))
     model = _translate(module, example, graph.inputs, max(written, TRANSLATED))
     values = rewrite(model, written, target or Target("any runtime"))
     _strip(model)
@@ -138,13 +138,13 @@ def _flat_signature(module: fx.GraphModule) -> fx.GraphModule:
         graph.erase_node(node)
     kept = [leaf for leaf in leaves if _is_tensor(leaf)]
     # One ONNX name cannot be an input and an output: an input handed through gets a copy.
-    graph.output(tuple(_copied(graph, n) if n.op == "placeholder" else n for n in kept))
+    graph.output(tuple(_copy(graph, n) if n.op == "placeholder" else n for n in kept))
     flat = fx.GraphModule(module, graph)
     flat.eval()
     return flat
 
 
-def _copied(graph: fx.Graph, node: fx.Node) -> fx.Node:
+def _copy(graph: fx.Graph, node: fx.Node) -> fx.Node:
     copy = graph.call_function(torch.ops.aten.clone.default, (node,))
     copy.meta = dict(node.meta)
     return copy

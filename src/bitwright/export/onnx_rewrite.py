@@ -96,7 +96,7 @@ def container(bits: int, signed: bool) -> tuple[ir.DataType, int]:
     return kind, width
 
 
-def _packed(array: np.ndarray, kind: ir.DataType, name: str) -> ir.Tensor:
+def _pack(array: np.ndarray, kind: ir.DataType, name: str) -> ir.Tensor:
     """An integer tensor in its container; types below eight bits are packed when written."""
     return ir.Tensor(array.astype(kind.numpy()), name=name, dtype=kind)
 
@@ -119,10 +119,10 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> list[Sum]:
     if bits == 32 or points == 1:
         stem = name if bits == 32 else f"{name}.weight"
         own = _Integers(q, scale, zero, bits, signed or bits == 32)
-        substitute(graph, node, tape, _stored(graph, tape, node, own, stem))
+        substitute(graph, node, tape, _store_integers(graph, tape, node, own, stem))
         return []
     parts = tuple(
-        _stored(graph, tape, node, part, f"{name}.weight{index + 1}")
+        _store_integers(graph, tape, node, part, f"{name}.weight{index + 1}")
         for index, part in enumerate(_points(_Integers(q, scale, zero, bits, signed), points))
     )
     total = add_up(tape, parts, f"{name}.weight.float")
@@ -152,7 +152,9 @@ def _points(whole: _Integers, points: int) -> Iterator[_Integers]:
         yield _Integers(q.numpy(), scale, zero, own.grid.bits, own.grid.signed)
 
 
-def _stored(graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: str) -> ir.Value:
+def _store_integers(
+    graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: str
+) -> ir.Value:
     """The numbers of an initialiser in its container: what dequantises it is recorded."""
     kind, _ = container(own.bits, own.signed)
     zero = np.broadcast_to(own.zero, own.scale.shape)
@@ -164,7 +166,7 @@ def _stored(graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: st
         flat_scale, zero = (
             blocks(torch.from_numpy(np.array(v)), block).numpy() for v in (own.scale, zero)
         )
-    q = store(graph, _packed(own.q, kind, f"{stem}.q"))
+    q = store(graph, _pack(own.q, kind, f"{stem}.q"))
     if own.bits == 2:
         # Its optimiser gives 2-bit weights to kernels that have none: it finds them widened.
         kind = ir.DataType.INT8 if own.signed else ir.DataType.UINT8
@@ -172,7 +174,7 @@ def _stored(graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: st
     scale = ir.Tensor(flat_scale.astype(np.float32), name=f"{stem}.scale")
     inputs = [q, store(graph, scale)]
     if np.any(zero) or _feeds_gemm(node):
-        zeros = _packed(zero.reshape(flat_scale.shape), kind, f"{stem}.zero")
+        zeros = _pack(zero.reshape(flat_scale.shape), kind, f"{stem}.zero")
         inputs.append(store(graph, zeros))
     attributes = {} if axis is None else {"axis": axis}
     if block is not None:
@@ -199,12 +201,12 @@ def _quantize_dequantize(graph: ir.Graph, node: ir.Node, part_bits: int) -> list
     low, high = _grid(bits, signed)
     scale = store(graph, ir.Tensor(_array(node.inputs[1]).reshape(()), name=f"{name}.scale"))
     zero_value = _array(node.inputs[2]).reshape(())
-    zero = store(graph, _packed(zero_value, kind, f"{name}.zero"))
+    zero = store(graph, _pack(zero_value, kind, f"{name}.zero"))
     tape = Tape()
     q = add(tape, "QuantizeLinear", [node.inputs[0], scale, zero], f"{name}.q")
     if bits != width:
         limits = [
-            store(graph, _packed(np.array(v), kind, f"{name}.{w}"))
+            store(graph, _pack(np.array(v), kind, f"{name}.{w}"))
             for v, w in ((low, "low"), (high, "high"))
         ]
         q = add(tape, "Clip", [q, *limits], f"{name}.clip")
@@ -241,7 +243,7 @@ def _digits(
         masked = add(tape, "BitwiseAnd", [high, mask], f"{stem}.digit")
         cast = add(tape, "Cast", [masked], f"{stem}.q", to=int(kind))
         scale = ir.Tensor(digit.scale.numpy().reshape(()), name=f"{stem}.scale")
-        zero = _packed(digit.zero_point.numpy().reshape(()), kind, f"{stem}.zero")
+        zero = _pack(digit.zero_point.numpy().reshape(()), kind, f"{stem}.zero")
         inputs = [cast, store(graph, scale), store(graph, zero)]
         parts.append(add(tape, "DequantizeLinear", inputs, f"{stem}.float"))
     return tuple(parts)

@@ -38,25 +38,25 @@ def rows_of_table(graph: ir.Graph, node: ir.Node, kind: ir.DataType, unit: str) 
         return add(tape, op, inputs, f"{node.outputs[0].name}.{name}", **attributes)
 
     layer = graph.initializers.get(f"{unit}.weight.q")
-    table = layer or _stored(graph, gather.inputs[0], kind, f"{stem}.q")
+    table = layer or _store_as(graph, gather.inputs[0], kind, f"{stem}.q")
     if kind in _WIDE:
         table = call("Cast", [table], "wide", to=int(_WIDE[kind]))
     found = call("Gather", [table, gather.inputs[1]], "rows", axis=0)
     value = call("Cast", [found], "number", to=int(ir.DataType.FLOAT))
     if np.any(_constant(zero)):
-        value = call("Sub", [value, _looked_up(graph, zero, f"{stem}.zero", call)], "centred")
-    value = call("Mul", [value, _looked_up(graph, scale, f"{stem}.scale", call)], "float")
+        value = call("Sub", [value, _look_up(graph, zero, f"{stem}.zero", call)], "centred")
+    value = call("Mul", [value, _look_up(graph, scale, f"{stem}.scale", call)], "float")
     substitute(graph, node, tape, value)
 
 
-def _looked_up(graph: ir.Graph, value: ir.Value, stem: str, call: object) -> ir.Value:
+def _look_up(graph: ir.Graph, value: ir.Value, stem: str, call: object) -> ir.Value:
     """The scales or zero points of the rows: looked up like them where each row has its own."""
     assert callable(call)
     stored = ir.DataType.FLOAT
     gather = value.producer()
     if gather is None or gather.op_type != "Gather":
-        return _stored(graph, value, stored, stem)
-    table = _stored(graph, gather.inputs[0], stored, stem)
+        return _store_as(graph, value, stored, stem)
+    table = _store_as(graph, gather.inputs[0], stored, stem)
     leaf = stem.rpartition(".")[2]
     made: ir.Value = call("Gather", [table, gather.inputs[1]], f"{leaf}.rows", axis=0)
     return made
@@ -70,7 +70,7 @@ def _constant(value: ir.Value) -> np.ndarray:
     return np.asarray(source.const_value.numpy())
 
 
-def _stored(graph: ir.Graph, value: ir.Value | None, kind: ir.DataType, name: str) -> ir.Value:
+def _store_as(graph: ir.Graph, value: ir.Value | None, kind: ir.DataType, name: str) -> ir.Value:
     """The tensor in its container, stored once under its name."""
     assert value is not None and value.const_value is not None, "tables are stored"
     array = value.const_value.numpy().astype(kind.numpy())

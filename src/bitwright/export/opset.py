@@ -49,7 +49,7 @@ def need_of_choices(choices: Iterable[Choice]) -> Need:
     return found
 
 
-def chosen(asked: int, need: Need) -> int:
+def choose_opset(asked: int, need: Need) -> int:
     """The opset to write: what is asked for, or (0) the usual one, or what is needed above it.
 
     Raises:

@@ -29,12 +29,12 @@ FLOAT_EPSILON = float(torch.finfo(torch.float32).eps)
 SAME_DIRECTION = 0.99
 
 
-def comparable(answer: Answer, result: Any) -> Tensor:
+def take_comparable(answer: Answer, result: Any) -> Tensor:
     """What is compared of a result: the tensor of answers, of embeddings that of every token."""
     return answer.raw(result) if answer.kind == EMBEDDING else answer.of(result)
 
 
-def agreeing(answer: Answer, expected: Tensor, got: Tensor) -> Tensor:
+def find_agreeing(answer: Answer, expected: Tensor, got: Tensor) -> Tensor:
     """Which rows answer alike: the same entry is largest, or vectors point the same way."""
     want, have = class_rows(expected), class_rows(got)
     if answer.kind == EMBEDDING:
@@ -42,7 +42,7 @@ def agreeing(answer: Answer, expected: Tensor, got: Tensor) -> Tensor:
     return want.argmax(-1) == have.argmax(-1)
 
 
-def undecided(
+def count_undecided(
     marked: fx.GraphModule,
     flat: tuple[Any, ...],
     expected: Tensor,
@@ -66,7 +66,7 @@ def undecided(
         answer: what the outputs mean.
     """
     want, have = class_rows(expected).double(), class_rows(got).double()
-    twins = (comparable(answer, _disturbed(marked, flat, units, seed)) for seed in range(TWINS))
+    twins = (take_comparable(answer, _disturb(marked, flat, units, seed)) for seed in range(TWINS))
     noise = torch.stack([class_rows(twin).double() - want for twin in twins])
     largest = noise.square().mean(dim=(1, 2)).sqrt().max()
     if not (have - want).square().mean().sqrt() <= SLACK * largest:
@@ -74,7 +74,7 @@ def undecided(
     if answer.kind == EMBEDDING:
         moved = noise.square().sum(-1).sqrt().amax(0)
         explained = (have - want).square().sum(-1).sqrt() <= SLACK * moved
-        return int((~agreeing(answer, expected, got) & explained).sum())
+        return int((~find_agreeing(answer, expected, got) & explained).sum())
     answers = torch.stack([want.argmax(-1), have.argmax(-1)], dim=-1)
     scores = want.gather(-1, answers)
     margin = scores[:, 0] - scores[:, 1]
@@ -83,7 +83,7 @@ def undecided(
     return int(((answers[:, 0] != answers[:, 1]) & (margin <= reach)).sum())
 
 
-def _disturbed(
+def _disturb(
     marked: fx.GraphModule, flat: tuple[Any, ...], units: Mapping[str, float], seed: int
 ) -> Any:
     generator = torch.Generator().manual_seed(seed)

@@ -171,13 +171,13 @@ def existing(path: Path) -> RunDirectory:
             f"{str(path)!r} holds no {RECIPE}, so it is not a run directory. Name the folder that "
             "'bitwright quantize' wrote (--out)."
         )
-    run = opened(path)
+    run = open_folder(path)
     if run.manifest is None:
         warnings.warn(unsealed(path), RunWarning, stacklevel=2)
     return run
 
 
-def opened(path: Path) -> RunDirectory:
+def open_folder(path: Path) -> RunDirectory:
     """A folder with the manifest that it has, if any.
 
     Raises:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.errors import RunDirectoryError
-from bitwright.export.kernels import AGREEMENT, kernels_note, lacks_vnni, overflowing
+from bitwright.export.kernels import AGREEMENT, find_overflowing, kernels_note, lacks_vnni
 from bitwright.export.onnx_file import output_places, unit_values
 from bitwright.export.onnx_read import read_onnx
-from bitwright.export.rounding import agreeing, comparable, undecided
+from bitwright.export.rounding import count_undecided, find_agreeing, take_comparable
 from bitwright.export.runtime import RUNTIME_ERRORS, first_line, session
 from bitwright.export.speed import compare_speed
 from bitwright.graph.answers import Answer
@@ -74,12 +74,12 @@ def verify(
         if not samples:
             few = tuple(t[:UNIT_SAMPLES] if isinstance(t, Tensor) else t for t in flat)
             found["units"] = verify_units(model, marked, few)
-        expected = comparable(answer, walk(marked, flat))
+        expected = take_comparable(answer, walk(marked, flat))
         for flag, runtime in whole.items():
             got = runtime.run(flat, expected)
             missed = 0 if got is None else tallies[flag].add(expected, got)
             if got is not None and missed and not flag and samples < FEW_SAMPLES:
-                doubtful += undecided(marked, flat, expected, got, found["units"], answer)
+                doubtful += count_undecided(marked, flat, expected, got, found["units"], answer)
         samples += expected.shape[0]
         progress(samples)
     found["samples"], found["undecided"] = samples, doubtful
@@ -87,7 +87,7 @@ def verify(
     found |= tallies[False].result()
     found["optimized"] = {**tallies[True].result(), "operators": _optimized_operators(path)}
     found["optimized"]["note"] = kernels_note(
-        found["agreement"], found["optimized"]["agreement"], overflowing(marked), lacks_vnni()
+        found["agreement"], found["optimized"]["agreement"], find_overflowing(marked), lacks_vnni()
     )
     units = found.get("units", {})
     found["other_size"] = _at_another_size(whole[False], graph, marked, few, units)
@@ -124,17 +124,17 @@ def _at_another_size(
     if not step:
         return None
     flat = tuple(resized(graph.inputs, few, step))
-    expected = comparable(graph.answer, walk(marked, flat))
+    expected = take_comparable(graph.answer, walk(marked, flat))
     try:
         got = runtime.run(flat, expected)
     except RunDirectoryError:  # an output of another shape
         got = None
     if got is None:
         return {"larger_by": step, "agreement": 0.0}
-    agree = agreeing(graph.answer, expected, got)
+    agree = find_agreeing(graph.answer, expected, got)
     same = int(agree.sum())
     if same < agree.numel():
-        same += undecided(marked, flat, expected, got, units, graph.answer)
+        same += count_undecided(marked, flat, expected, got, units, graph.answer)
     return {"larger_by": step, "agreement": same / max(agree.numel(), 1)}
 
 
@@ -244,7 +244,7 @@ class _Whole:
             for p in self.places
         ]
         if all(isinstance(leaves[i], Tensor) for i in self.answer.leaves):
-            got = comparable(self.answer, leaves)
+            got = take_comparable(self.answer, leaves)
             if got.shape == like.shape:
                 return got
         raise RunDirectoryError(
@@ -263,7 +263,7 @@ class _EndToEnd:
 
     def add(self, expected: Tensor, got: Tensor) -> int:
         """Take in a batch; returns how many answers differ."""
-        agree = agreeing(self.answer, expected, got)
+        agree = find_agreeing(self.answer, expected, got)
         same, rows = int(agree.sum()), agree.numel()
         self.same += same
         self.rows += rows

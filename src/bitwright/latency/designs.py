@@ -96,10 +96,10 @@ def plan(menu: Menus) -> TimingPlan:
             uniform[kernel(choice)] = Design(str(choice), own)
             covered |= taken
     made = TimingPlan(full, uniform, ())
-    return replace(made, mixed=tuple(_mixed(made, menu)))
+    return replace(made, mixed=tuple(_mix(made, menu)))
 
 
-def _mixed(made: TimingPlan, menu: Menus) -> Iterator[Mixed]:
+def _mix(made: TimingPlan, menu: Menus) -> Iterator[Mixed]:
     floats = {kernel(c): c for unit in made.row for c in menu[unit] if not c.a_bits}
     grounds = {seen: design for seen, design in made.uniform.items() if seen[1]}
     for seen, choice in floats.items():
@@ -156,7 +156,7 @@ def tabulate(
 
     def cell(unit: str, choice: Choice) -> LatencyCell:
         enter, leave = (borders.get((unit, kernel(choice), side), 0.0) for side in (ENTER, LEAVE))
-        return LatencyCell(_alone(made, timings, unit, choice), enter, leave)
+        return LatencyCell(_time_alone(made, timings, unit, choice), enter, leave)
 
     cells = {
         (unit, choice): cell(unit, choice) for unit, own in made.menu.items() for choice in own
@@ -169,7 +169,9 @@ def tabulate(
     return LatencyTable(tuple(made.menu), cells, rest, conditions)
 
 
-def _alone(made: TimingPlan, timings: Mapping[Design, Timing], unit: str, choice: Choice) -> float:
+def _time_alone(
+    made: TimingPlan, timings: Mapping[Design, Timing], unit: str, choice: Choice
+) -> float:
     """A unit in the network that has its choice everywhere."""
     seen = kernel(choice)
     own = [made.uniform[seen]] if seen in made.uniform else []
@@ -190,7 +192,7 @@ def _borders(
         timing, choices = timings[mixed.design], mixed.design.choices
         rest = (timing.rest - _rest(made, timings, choices)) / max(len(mixed.apart), 1)
         for unit, sides in _strange_sides(made.row, choices).items():
-            alone = _alone(made, timings, unit, choices[unit])
+            alone = _time_alone(made, timings, unit, choices[unit])
             change = timing.units.get(unit, LEAST_UNIT_MS) - alone
             change += rest if unit in mixed.apart else 0.0
             for side in sides:

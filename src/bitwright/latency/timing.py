@@ -138,7 +138,7 @@ class _Runs:
         names = {i.name for i in self.plain.get_inputs()}
         self.feed = {name: array for name, array in feed.items() if name in names}
         self.seconds: list[float] = []
-        self.inner = max(1, math.ceil(LEAST_MS / 1000 / max(self._timed(2), 1e-7)))
+        self.inner = max(1, math.ceil(LEAST_MS / 1000 / max(self._time(2), 1e-7)))
 
     def _session(self, profiled: bool) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -158,7 +158,7 @@ class _Runs:
         except RUNTIME_ERRORS as error:
             raise _refused(error) from error
 
-    def _timed(self, inner: int) -> float:
+    def _time(self, inner: int) -> float:
         """Seconds of one run; one more goes before, to bring its weights into the caches."""
         try:
             self.plain.run(None, self.feed)
@@ -171,7 +171,7 @@ class _Runs:
 
     def repeat(self) -> None:
         """Time the network once, and once with the profiler, warm in both cases."""
-        self.seconds.append(self._timed(self.inner))
+        self.seconds.append(self._time(self.inner))
         self.profiled.run(None, self.feed)
         self.profiled.run(None, self.feed)
 

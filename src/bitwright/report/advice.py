@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bitwright.report.rates import FEW_SAMPLES, counted
+from bitwright.report.rates import FEW_SAMPLES, say_count
 from bitwright.report.speed_words import speed_advice
-from bitwright.report.texts import Summary, kept_db, number, percent
+from bitwright.report.texts import Summary, compute_kept_db, number, percent
 
 GOOD_AGREEMENT, GOOD_DROP = 0.98, 0.005
 FEW_CALIBRATION = 256
@@ -30,7 +30,7 @@ def advice(
         )  # fmt: skip
     if summary.samples is not None and summary.samples < FEW_SAMPLES:
         found.append(
-            (f"Measured on {counted(summary.samples, 'sample')}: one answer is "
+            (f"Measured on {say_count(summary.samples, 'sample')}: one answer is "
              f"{percent(1 / max(summary.samples, 1))}. Give more:", "--eval DATA")
         )  # fmt: skip
     if summary.slow:
@@ -81,7 +81,7 @@ def _about_loss(
     if coarse:
         found.append(("The answers differ too much. Use more bits:", "--scheme w8a8"))
     if calibration is None or calibration < FEW_CALIBRATION:
-        seen = "" if calibration is None else f" than {counted(calibration, 'sample')}"
+        seen = "" if calibration is None else f" than {say_count(calibration, 'sample')}"
         found.append((f"More calibration data{seen} make better ranges:", "--data DATA --calib N"))
     found.append(("Another rounding method may lose less:", "bitwright list methods"))
     return found
@@ -93,7 +93,7 @@ def _is_coarse(unit: Mapping[str, Any]) -> bool:
 
 def _weak_units(units: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
     """Units that keep far less of their signal than the median, worst first."""
-    measured = kept_db(units)
+    measured = compute_kept_db(units)
     if len(measured) < 3:
         return []
     limit = statistics.median(measured.values()) - WEAK_DB

@@ -37,7 +37,7 @@ def size_bars(metrics: Mapping[str, Any], files: Mapping[str, int]) -> list[Bar]
     return [
         Bar(
             name,
-            text.shown_bytes(value) + (f" ({value / whole:.3f} of float)" if whole else ""),
+            text.show_bytes(value) + (f" ({value / whole:.3f} of float)" if whole else ""),
             0.0,
             100 * value / most,
         )
@@ -62,7 +62,7 @@ def _stage(stage: Mapping[str, Any]) -> str:
     if peak is not None:
         parts.append(f"peak {peak:.0f} MB")
     parts += [
-        f"{text.metric_name(key)} {text.shown_metric(key, value)}"
+        f"{text.metric_name(key)} {text.show_metric(key, value)}"
         for key, value in stage.items()
         if key not in _STAGE_KEYS
     ]

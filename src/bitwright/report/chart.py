@@ -43,7 +43,7 @@ def draw(frontier: Frontier, ran: Sequence[Ran] = ()) -> str:
     low, high = min(across), max(across)
     x = line(low, high, LEFT, WIDTH - RIGHT)
     bend = max(max(map(abs, up)) * _STRAIGHT, 1e-12)
-    y = _bent(min(up), max(up), bend)
+    y = _bend(min(up), max(up), bend)
     below, height = panels(ran, x, _HEIGHT)
     whole = int(height) + (16 if ran else 0)
     parts = [
@@ -74,7 +74,7 @@ def _thin(points: Sequence[Point]) -> Sequence[Point]:
     return [p for i, p in enumerate(points) if i % every == 0 or p.knee or i == len(points) - 1]
 
 
-def _bent(low: float, high: float, bend: float) -> MarkPlace:
+def _bend(low: float, high: float, bend: float) -> MarkPlace:
     """asinh: straight near 0, logarithmic far from it, on both sides."""
     place = line(
         math.asinh(low / bend), math.asinh(high / bend), _HEIGHT - _BOTTOM, float(_TOP)
@@ -129,14 +129,14 @@ def _path(points: Sequence[Point], x: MarkPlace, y: MarkPlace, name: str) -> str
 
 
 def _dots(points: Sequence[Point], x: MarkPlace, y: MarkPlace, name: str) -> list[str]:
-    return [dot(x(p.used), y(p.loss), name, _told(p), 3) for p in points]
+    return [dot(x(p.used), y(p.loss), name, _describe(p), 3) for p in points]
 
 
 def _knees(points: Sequence[Point], x: MarkPlace, y: MarkPlace) -> list[str]:
-    return [dot(x(p.used), y(p.loss), "exact", f"knee: {_told(p)}", 5) for p in points]
+    return [dot(x(p.used), y(p.loss), "exact", f"knee: {_describe(p)}", 5) for p in points]
 
 
-def _told(point: Point) -> str:
+def _describe(point: Point) -> str:
     share = f" ({point.share:.4f} of float)" if point.share is not None else ""
     return f"{point.used:g}{share}, loss {point.loss:.4g}"
 

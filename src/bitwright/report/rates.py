@@ -41,7 +41,7 @@ def interval(rate: float | None, samples: float | None) -> Interval | None:
     return Interval(low, high)
 
 
-def counted(count: float, noun: str, plural: str = "") -> str:
+def say_count(count: float, noun: str, plural: str = "") -> str:
     """A number and its noun, in the singular where there is one."""
     return f"{count:.0f} {noun if count == 1 else plural or noun + 's'}"
 
@@ -50,7 +50,7 @@ def about_few(agreement: float | None, samples: float | None, answers: str = "")
     """What so few samples cannot tell; empty where there are enough."""
     if samples is None or samples >= FEW_SAMPLES:
         return ""
-    said = f"measured on {counted(samples, 'sample')} only"
+    said = f"measured on {say_count(samples, 'sample')} only"
     found = None if answers == "embedding" else interval(agreement, samples)
     if found is None:
         return f"{said}."

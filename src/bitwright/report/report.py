@@ -17,8 +17,8 @@ from bitwright.report import svg
 from bitwright.report import texts as text
 from bitwright.report.advice import advice
 from bitwright.report.bars import size_bars, stage_bars
-from bitwright.report.rates import counted
-from bitwright.report.speed_words import speed_told
+from bitwright.report.rates import say_count
+from bitwright.report.speed_words import describe_speed
 from bitwright.report.summary import accuracy_rows
 from bitwright.report.words import facts, float_operators, notes
 
@@ -104,7 +104,7 @@ def render_report(data: ReportData) -> str:
         verification=_verification(data.verify),
         sizes=size_bars(data.metrics, data.files),
         bops=text.number(data.metrics.get("bops_ratio")),
-        files=[(name, text.shown_bytes(size)) for name, size in data.files.items()],
+        files=[(name, text.show_bytes(size)) for name, size in data.files.items()],
         strips=_strips(units),
         legend=_legend(units),
         table=_table(units, data.verify),
@@ -125,9 +125,7 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(
-        bits=text.shown_bits, bits_class=svg.bits_class, percent=text.percent
-    )
+    environment.globals.update(bits=text.show_bits, bits_class=svg.bits_class, percent=text.percent)
     source = resources.files("bitwright.report").joinpath("report.html.j2")
     return environment.from_string(source.read_text("utf-8"))
 
@@ -140,23 +138,23 @@ def _measured_on(metrics: Mapping[str, Any]) -> str:
     if samples is None:
         return ""
     on = metrics.get("evaluated_on", "data given")
-    return f"Measured on {counted(samples, 'sample')} of the {on}. {text.LEGEND}."
+    return f"Measured on {say_count(samples, 'sample')} of the {on}. {text.LEGEND}."
 
 
 def _verification(verify: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """What verify.json says of the whole network."""
     if not verify:
         return []
-    facts = [("passed", text.shown_value(verify.get("passed")))]
+    facts = [("passed", text.show_value(verify.get("passed")))]
     for key, name in (("agreement", "answers that agree"), ("samples", "samples")):
         if key in verify:
             facts.append((name, text.with_interval(key, verify[key], verify.get("samples"))))
     for key in ("max_difference", "max_relative_difference", "tolerance", "first_failure"):
         if key in verify:
             found = text.number(verify[key])
-            shown = text.shown_value(verify[key]) if found is None else f"{found:.3g}"
+            shown = text.show_value(verify[key]) if found is None else f"{found:.3g}"
             facts.append((key.replace("_", " "), shown))
-    told = speed_told(verify)
+    told = describe_speed(verify)
     return [*facts, ("speed", told)] if told else facts
 
 
@@ -167,7 +165,7 @@ def _strips(units: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     found = []
     for name, key in (("weights", "w_bits"), ("inputs", "a_bits")):
         columns = [
-            (_bits(unit, key), f"{unit.get('name')}: {text.shown_bits(unit.get(key))}")
+            (_bits(unit, key), f"{unit.get('name')}: {text.show_bits(unit.get(key))}")
             for unit in units
         ]
         found.append((name, svg.strip(columns, f"bits of the {name}, one column a unit")))
@@ -230,10 +228,10 @@ def _cells(
         TableCell("×".join(map(str, shape)) if isinstance(shape, (list, tuple)) else text.MISSING),
         _bits_cell(unit, "w_bits"),
         _bits_cell(unit, "a_bits"),
-        _cell(text.shown_count(unit.get("points", 1)), unit.get("points", 1)),
-        _cell(text.shown_count(unit.get("params")), unit.get("params")),
-        _cell(text.shown_count(unit.get("macs")), unit.get("macs")),
-        *(_cell(text.shown_decibels(unit.get(key)), unit.get(key)) for key in _SQNR.values()),
+        _cell(text.show_count(unit.get("points", 1)), unit.get("points", 1)),
+        _cell(text.show_count(unit.get("params")), unit.get("params")),
+        _cell(text.show_count(unit.get("macs")), unit.get("macs")),
+        *(_cell(text.show_decibels(unit.get(key)), unit.get(key)) for key in _SQNR.values()),
         _difference(str(unit.get("name")), differences, verify or {}),
     ]
 
@@ -245,7 +243,7 @@ def _cell(shown: str, value: object) -> TableCell:
 
 def _bits_cell(unit: Mapping[str, Any], key: str) -> TableCell:
     bits = _bits(unit, key)
-    return TableCell(text.shown_bits(unit.get(key)), bits or 99.0, f"bits {svg.bits_class(bits)}")
+    return TableCell(text.show_bits(unit.get(key)), bits or 99.0, f"bits {svg.bits_class(bits)}")
 
 
 def _difference(name: str, differences: Mapping[str, Any], verify: Mapping[str, Any]) -> TableCell:
@@ -268,7 +266,7 @@ def _histogram(entry: Mapping[str, Any]) -> dict[str, Any]:
     what = str(entry.get("what", "values"))
     title = f"{entry.get('unit', '?')}: {what}"
     chart = svg.histogram(edges, counts, ends, f"histogram of {title}")
-    parts = [f"{text.shown_bits(entry.get('bits'))} bits"]
+    parts = [f"{text.show_bits(entry.get('bits'))} bits"]
     if chart is not None:
         lost = svg.outside(edges, counts, ends)
         parts += [f"range {ends[0]:.4g} to {ends[1]:.4g}", f"about {text.percent(lost, 2)} outside"]

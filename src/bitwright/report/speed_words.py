@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bitwright.report.texts import compared, mapping, number, slowdown
+from bitwright.report.texts import compare_times, mapping, number, slowdown
 
 # Targets of which integer kernels are to follow one another or read integers.
 FAST = ("ort-cpu", "ort-linear")
 
 
-def speed_told(verify: Mapping[str, Any] | None) -> str:
+def describe_speed(verify: Mapping[str, Any] | None) -> str:
     """Both times in one line; empty where the file was not timed."""
     speed, ratio = mapping((verify or {}).get("speed")), slowdown(verify)
     before, after = number(speed.get("float_ms")), number(speed.get("quantized_ms"))
     if ratio is None or before is None or after is None:
         return ""
     return (
-        f"{after:.3g} ms a run, {before:.3g} ms in float: {compared(ratio)} "
+        f"{after:.3g} ms a run, {before:.3g} ms in float: {compare_times(ratio)} "
         "(ONNX Runtime, one thread, this processor, a short measurement)"
     )
 

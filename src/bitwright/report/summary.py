@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from bitwright.report import texts as text
-from bitwright.report.rates import about_few, counted
-from bitwright.report.speed_words import speed_advice, speed_told
+from bitwright.report.rates import about_few, say_count
+from bitwright.report.speed_words import describe_speed, speed_advice
 from bitwright.report.warnings import warning_lines
 
 _WIDTH = 12
@@ -43,7 +43,7 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
             text.metric_name(name),
             text.with_interval(name, value, samples),
             text.with_interval(name, metrics["quantized"].get(name), samples),
-            text.shown_difference(name, value, metrics["quantized"].get(name)),
+            text.show_difference(name, value, metrics["quantized"].get(name)),
         )
         for name, value in metrics.get("float", {}).items()
     ]
@@ -60,7 +60,7 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
         text.with_interval("agreement", agreement, samples)
     )  # fmt: skip
     on = metrics.get("evaluated_on", "the data given")
-    told = f"{shown} of {counted(samples, 'sample')} ({on}), KL {metrics['kl']:.2g}"
+    told = f"{shown} of {say_count(samples, 'sample')} ({on}), KL {metrics['kl']:.2g}"
     lines.append(_line("agreement", told))
     few = about_few(agreement, samples, metrics.get("answers", ""))
     if few:
@@ -77,7 +77,7 @@ def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]
             text.metric_name(key),
             text.with_interval(key, before.get(key), samples),
             text.with_interval(key, after.get(key), samples),
-            text.shown_difference(key, before.get(key), after.get(key)),
+            text.show_difference(key, before.get(key), after.get(key)),
         )
         for key in dict.fromkeys((*before, *after))
     ]
@@ -98,7 +98,7 @@ def short(title: str, metrics: Mapping[str, Any]) -> str:
     agreement, samples = (text.number(metrics.get(key)) for key in ("agreement", "samples"))
     parts = [title]
     if agreement is not None and samples is not None:
-        parts.append(f"agreement {text.percent(agreement)} of {counted(samples, 'sample')}")
+        parts.append(f"agreement {text.percent(agreement)} of {say_count(samples, 'sample')}")
     ratio = text.number(text.mapping(metrics.get("size")).get("weight_ratio"))
     if ratio is not None:
         parts.append(f"weights {ratio:.3f} of float")
@@ -130,7 +130,7 @@ def as_html(title: str, metrics: Mapping[str, Any], notes: Sequence[str]) -> str
 def _on(metrics: Mapping[str, Any]) -> str:
     samples = text.number(metrics.get("samples")) or 0
     few = about_few(text.number(metrics.get("agreement")), samples, metrics.get("answers", ""))
-    where = f"{counted(samples, 'sample')} of the {metrics.get('evaluated_on', 'data given')}"
+    where = f"{say_count(samples, 'sample')} of the {metrics.get('evaluated_on', 'data given')}"
     return f"On {where}; {text.LEGEND}." + (f" Warning: {few}" if few else "")
 
 
@@ -145,8 +145,8 @@ def _sizes(size: Mapping[str, Any]) -> list[str]:
     files = {"model.safetensors": "file_bytes", "model.onnx": "onnx_bytes"}
     # Before anything is written, the weights are all that is known.
     files = files if size.get("file_bytes") else {"quantised weights": "weight_bytes"}
-    parts = [f"{text.shown_bytes(whole)} float"] + [
-        f"{name} {text.shown_bytes(size[key])} ({size[key] / whole:.3f})"
+    parts = [f"{text.show_bytes(whole)} float"] + [
+        f"{name} {text.show_bytes(size[key])} ({size[key] / whole:.3f})"
         for name, key in files.items()
         if size.get(key)
     ]
@@ -164,8 +164,8 @@ def _verification(found: Mapping[str, Any]) -> list[str]:
     lines = [
         _line(
             "verify",
-            f"{state}: {good} of {counted(len(units), 'unit')} agree to "
-            f"{found['tolerance']:g}; end to end {agree} of {counted(samples, 'answer')} "
+            f"{state}: {good} of {say_count(len(units), 'unit')} agree to "
+            f"{found['tolerance']:g}; end to end {agree} of {say_count(samples, 'answer')} "
             f"agree, {optimised} with optimisations",
         )
     ]
@@ -181,7 +181,7 @@ def _verification(found: Mapping[str, Any]) -> list[str]:
 
 def _speed(found: Mapping[str, Any], target: str) -> list[str]:
     """The file's time beside float's; what to do where it is slower."""
-    told, ratio = speed_told(found), text.slowdown(found)
+    told, ratio = describe_speed(found), text.slowdown(found)
     if not told or ratio is None:
         return []
     lines = [_line("speed", told)]

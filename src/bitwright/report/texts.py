@@ -56,7 +56,7 @@ def metric_name(key: str) -> str:
     return _NAMES.get(key, key.replace("_", " "))
 
 
-def shown_metric(key: str, value: object, digits: int = 2) -> str:
+def show_metric(key: str, value: object, digits: int = 2) -> str:
     """Rates in percent, other metrics as plain numbers."""
     found = number(value)
     if found is None:
@@ -64,7 +64,7 @@ def shown_metric(key: str, value: object, digits: int = 2) -> str:
     return percent(found, digits) if key in _RATES else f"{found:.4g}"
 
 
-def shown_difference(key: str, before: object, after: object, digits: int = 2) -> str:
+def show_difference(key: str, before: object, after: object, digits: int = 2) -> str:
     """Quantised minus float: points for rates."""
     first, second = number(before), number(after)
     if first is None or second is None:
@@ -75,7 +75,7 @@ def shown_difference(key: str, before: object, after: object, digits: int = 2) -
     return f"{points:+.{digits}f} points" if points else f"{0:.{digits}f} points"
 
 
-def shown_interval(key: str, value: object, samples: object) -> str:
+def show_interval(key: str, value: object, samples: object) -> str:
     """The 95 % interval of a rate, such as [89.5, 99.6]; empty where none is known."""
     found = interval(number(value), number(samples)) if key in PROPORTIONS else None
     return "" if found is None else str(found)
@@ -83,7 +83,7 @@ def shown_interval(key: str, value: object, samples: object) -> str:
 
 def with_interval(key: str, value: object, samples: object) -> str:
     """A metric, and its interval where it is a rate."""
-    return f"{shown_metric(key, value)} {shown_interval(key, value, samples)}".rstrip()
+    return f"{show_metric(key, value)} {show_interval(key, value, samples)}".rstrip()
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -95,7 +95,7 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def shown_bytes(value: object) -> str:
+def show_bytes(value: object) -> str:
     """Bytes, kB or MB (powers of ten)."""
     found = number(value)
     if found is None:
@@ -105,7 +105,7 @@ def shown_bytes(value: object) -> str:
     return f"{found / 1000:.1f} kB" if found < 1e6 else f"{found / 1e6:.2f} MB"
 
 
-def shown_count(value: object) -> str:
+def show_count(value: object) -> str:
     """A count with k, M or G."""
     found = number(value)
     if found is None:
@@ -116,13 +116,13 @@ def shown_count(value: object) -> str:
     return f"{found:.0f}"
 
 
-def shown_decibels(value: object) -> str:
+def show_decibels(value: object) -> str:
     """Signal to noise in dB."""
     found = number(value)
     return MISSING if found is None else f"{found:.1f} dB"
 
 
-def shown_bits(value: object) -> str:
+def show_bits(value: object) -> str:
     """Bits of a unit; 0 stands for float."""
     found = number(value)
     if found is None:
@@ -130,12 +130,12 @@ def shown_bits(value: object) -> str:
     return f"{found:.0f}" if found else "float"
 
 
-def shown_value(value: object) -> str:
+def show_value(value: object) -> str:
     """Any value of a record as one line of text."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {shown_value(part)}" for key, part in value.items()) or "none"
+        return ", ".join(f"{key}: {show_value(part)}" for key, part in value.items()) or "none"
     if isinstance(value, (list, tuple)):
-        return ", ".join(shown_value(part) for part in value) or "none"
+        return ", ".join(show_value(part) for part in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
@@ -166,7 +166,7 @@ class Summary:
     @property
     def sure(self) -> str:
         """The interval of the agreement; a mean cosine has none."""
-        return "" if self.vectors else shown_interval("agreement", self.agreement, self.samples)
+        return "" if self.vectors else show_interval("agreement", self.agreement, self.samples)
 
     @property
     def drop(self) -> float | None:
@@ -237,7 +237,7 @@ def summarise(
     )
 
 
-def kept_db(units: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def compute_kept_db(units: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """How much of its signal each quantised unit keeps, in dB, by one measure for all of them.
 
     The SQNR of its output where that was measured for all; else what the noises of its weight and
@@ -296,7 +296,7 @@ def slowdown(verify: Mapping[str, Any] | None) -> float | None:
     return number(mapping((verify or {}).get("speed")).get("ratio"))
 
 
-def compared(ratio: float) -> str:
+def compare_times(ratio: float) -> str:
     """A time relative to float's, in words.
 
     >>> compared(1.51), compared(0.5), compared(1.0)
@@ -313,9 +313,9 @@ def verdict(summary: Summary) -> str:
     if summary.metric is not None and summary.drop is not None:
         key = summary.metric
         parts.append(
-            f"{metric_name(key)} {shown_metric(key, summary.after, 1)} against "
-            f"{shown_metric(key, summary.before, 1)} float "
-            f"({shown_difference(key, summary.before, summary.after, 1)})"
+            f"{metric_name(key)} {show_metric(key, summary.after, 1)} against "
+            f"{show_metric(key, summary.before, 1)} float "
+            f"({show_difference(key, summary.before, summary.after, 1)})"
         )
     if summary.agreement is not None:
         sure = summary.sure and f" {summary.sure}"
@@ -324,12 +324,12 @@ def verdict(summary: Summary) -> str:
         small = f"1/{1 / summary.ratio:.1f}" if summary.ratio < 1 else f"{summary.ratio:.1f} times"
         parts.append(f"model.safetensors {small} of float")
     if summary.slowdown is not None:
-        parts.append(compared(summary.slowdown))
+        parts.append(compare_times(summary.slowdown))
     measured = ", ".join(parts) or "nothing was measured"
-    return f"{summary.scheme}: {measured}; {_verified(summary)}."
+    return f"{summary.scheme}: {measured}; {_describe_verification(summary)}."
 
 
-def _verified(summary: Summary) -> str:
+def _describe_verification(summary: Summary) -> str:
     if summary.verified is None:
         return "not verified in ONNX Runtime"
     units = f"{summary.units_good} of {summary.units_checked} units agree"

@@ -15,7 +15,7 @@ from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import QParams, dequantize
 from bitwright.numerics.scores import noise_of_stats
 from bitwright.numerics.stats import Histogram, TensorStats
-from bitwright.report.texts import kept_db
+from bitwright.report.texts import compute_kept_db
 
 # Bounds of what a run's record grows by: units that are pictured, and bins of a picture.
 WORST, BINS = 4, 64
@@ -89,7 +89,7 @@ def as_solved(
     tells how good the rounding is. Of integers that tuning changed it tells nothing.
     """
     return {
-        name: start[name] if name in start and _same(start[name].q, new.q) else _unmeasured(new)
+        name: start[name] if name in start and _same(start[name].q, new.q) else _drop_figures(new)
         for name, new in tuned.items()
     }
 
@@ -98,14 +98,14 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and bool((a == b).all()))
 
 
-def _unmeasured(solution: UnitSolution) -> UnitSolution:
+def _drop_figures(solution: UnitSolution) -> UnitSolution:
     return replace(solution, loss_before=None, loss_after=None)
 
 
 def _worst(units: Sequence[Mapping[str, Any]], solved: SolvedNetwork) -> list[dict[str, Any]]:
     """Histograms of weights and inputs of the units that keep least of their signal."""
     found = []
-    kept = kept_db(units)
+    kept = compute_kept_db(units)
     for name in sorted(kept, key=lambda unit: kept[unit])[:WORST]:
         solution = solved.solutions[name]
         weight = solved.graph.tensor(solved.graph.unit(name).weight)

@@ -27,9 +27,9 @@ def float_operators(census: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         counts = operators.setdefault(str(row.get("reason", "")), Counter())
         counts[name] += 1 if count is None else max(int(count), 0)
     return [
-        *((_some(names), text.shown_count(len(names)), why) for why, names in units.items()),
+        *((_some(names), text.show_count(len(names)), why) for why, names in units.items()),
         *(
-            (_some(_times(counts)), text.shown_count(sum(counts.values())), why)
+            (_some(_times(counts)), text.show_count(sum(counts.values())), why)
             for why, counts in operators.items()
         ),
     ]
@@ -61,6 +61,6 @@ def notes(census: Mapping[str, Any]) -> list[str]:
 def facts(record: object) -> list[tuple[str, str]]:
     """A record as (name, value) lines."""
     return [
-        (str(key).replace("_", " "), text.shown_value(value))
+        (str(key).replace("_", " "), text.show_value(value))
         for key, value in text.mapping(record).items()
     ]

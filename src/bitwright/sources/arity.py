@@ -73,7 +73,7 @@ def _is_input(parameter: inspect.Parameter) -> bool:
     )
 
 
-def parted(
+def split_items(
     items: tuple[object, ...] | list[object], takes: Arity | None, place: str
 ) -> tuple[object, object | None]:
     """A loader's tuple as (inputs, target); the target is None where all are inputs.
@@ -124,7 +124,7 @@ def _is_integer(value: Tensor | np.ndarray[Any, Any]) -> bool:
     return value.dtype.kind in "iub"
 
 
-def _described(value: object) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return type(value).__name__
@@ -136,7 +136,7 @@ def _ambiguous(items: tuple[object, ...] | list[object], takes: Arity, place: st
     single = f"({inputs},)" if len(letters) == 2 else f"({inputs})"
     return (
         f"{place} has {len(items)} elements and the network takes {takes.text} by {takes.told}: "
-        f"the last element ({_described(items[-1])}) may be a target or an input. Write "
+        f"the last element ({_describe(items[-1])}) may be a target or an input. Write "
         f"({single}, {target}) if it is the target, (({inputs}, {target}), None) if all are "
         "inputs; or set example_inputs on the network."
     )
@@ -145,7 +145,7 @@ def _ambiguous(items: tuple[object, ...] | list[object], takes: Arity, place: st
 def _too_many(items: tuple[object, ...] | list[object], takes: Arity, place: str) -> str:
     most = takes.most or takes.least
     inputs = ", ".join(f"x{i}" for i in range(most)) if most > 1 else "x"
-    given = ", ".join(_described(item) for item in items)
+    given = ", ".join(_describe(item) for item in items)
     single = f"({inputs})" if most > 1 else inputs
     return (
         f"{place} has {len(items)} elements ({given}), but the network takes {takes.text} by "

@@ -19,7 +19,7 @@ import torch
 
 from bitwright.errors import DataError
 from bitwright.sources.batches import Batch, Dataset, as_batch
-from bitwright.sources.guard import absent, reason
+from bitwright.sources.guard import reason, say_absent
 
 BATCH = 50
 # Bounds on what is expanded at once. Values become four or eight bytes each.
@@ -45,7 +45,7 @@ def npz_dataset(path: Path, name: str) -> Dataset:
     array says nothing of the preprocessing that a network wants. Other integers stay integers.
     """
     if not path.is_file():
-        raise DataError(f"{absent('file', name)}. Check the path.")
+        raise DataError(f"{say_absent('file', name)}. Check the path.")
     x, y = _read_headers(path, name)
     if x.dtype.kind not in "fiub":
         raise DataError(f"'x' of {name} is an array of {x.dtype}, not of numbers.")
@@ -124,17 +124,17 @@ class StoredArray:
     def _rows(self, file: IO[bytes], step: int) -> Iterator[ArrayRows]:
         for start in range(0, self.shape[0], step):
             count = min(step, self.shape[0] - start)
-            data = _exactly(file, count * self._row[1])
+            data = _read_exactly(file, count * self._row[1])
             yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
     def _whole(self, file: IO[bytes], step: int) -> Iterator[ArrayRows]:
-        data = np.frombuffer(_exactly(file, self.in_memory), self.dtype)
+        data = np.frombuffer(_read_exactly(file, self.in_memory), self.dtype)
         whole = data.reshape(self.shape, order="F")
         for start in range(0, self.shape[0], step):
             yield np.ascontiguousarray(whole[start : start + step])
 
 
-def _exactly(file: IO[bytes], count: int) -> bytes:
+def _read_exactly(file: IO[bytes], count: int) -> bytes:
     data = file.read(count)
     if len(data) < count:
         raise ValueError("an array ends before its last row")
@@ -154,13 +154,13 @@ def _read_headers(path: Path, name: str) -> tuple[StoredArray, StoredArray | Non
                     f"{name} has no array 'x' (it has {names[:20]}). Save the inputs as 'x' and, "
                     "optional, the labels as 'y'."
                 )
-            x = _stored(archive, path, "x")
-            return x, _stored(archive, path, "y") if "y" in names else None
+            x = _find_stored(archive, path, "x")
+            return x, _find_stored(archive, path, "y") if "y" in names else None
     except _UNREADABLE as exc:
         raise DataError(f"cannot read {name}: {reason(exc)}. {_SAVE}.") from exc
 
 
-def _stored(archive: zipfile.ZipFile, path: Path, key: str) -> StoredArray:
+def _find_stored(archive: zipfile.ZipFile, path: Path, key: str) -> StoredArray:
     entry = f"{key}.npy"
     with archive.open(entry) as file:
         shape, fortran, dtype = _header(file)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import DataError, InputError
-from bitwright.sources.arity import Arity, parted
+from bitwright.sources.arity import Arity, split_items
 
 BatchInputs = tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -99,7 +99,7 @@ def as_batch(obj: object, place: str, takes: Arity | None = None) -> Batch:
         return obj
     given, target = obj, None
     if isinstance(obj, (tuple, list)):
-        given, target = parted(obj, takes, place)
+        given, target = split_items(obj, takes, place)
     inputs, own_labels = _split(given, place)
     labels = own_labels if target is None else target
     batch = Batch(inputs, None)

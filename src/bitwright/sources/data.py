@@ -25,7 +25,7 @@ from bitwright.sources.batches import (
 )
 from bitwright.sources.guard import Foreign
 from bitwright.sources.images import ImageOptions, ImagePreprocess, folder_dataset, list_images
-from bitwright.sources.repeated import Passes, repeated
+from bitwright.sources.repeated import Passes, repeat_passes
 from bitwright.sources.specs import Spec, load_function, parse_data
 from bitwright.sources.text import TextPreprocess, jsonl_dataset
 
@@ -56,16 +56,16 @@ def load_data(
     if parsed.kind == "source":
         name, _, rest = spec.partition(":")
         source = load_registered("source", name)
-        dataset = _walked(lambda: source(rest), spec, _plain_guard, takes)
+        dataset = _walk(lambda: source(rest), spec, _plain_guard, takes)
     elif parsed.kind in ("file", "module"):
         dataset = _function_dataset(parsed, takes)
     elif parsed.kind == "npz":
-        dataset = _checked(npz_dataset(parsed.path, spec))
+        dataset = _check(npz_dataset(parsed.path, spec))
     elif parsed.kind == "jsonl":
-        dataset = _checked(jsonl_dataset(parsed.path, preprocess, spec=spec))
+        dataset = _check(jsonl_dataset(parsed.path, preprocess, spec=spec))
     else:
         picture = _image_preprocess(preprocess, image, parsed)
-        dataset = _checked(folder_dataset(parsed.path, picture, spec=spec))
+        dataset = _check(folder_dataset(parsed.path, picture, spec=spec))
     return dataset if limit is None else take(dataset, limit)
 
 
@@ -104,9 +104,9 @@ def as_dataset(
                 "several passes are needed. Pass the list of its batches or the function that "
                 "makes it."
             )
-        return _walked(lambda: obj, name, _plain_guard, takes)
+        return _walk(lambda: obj, name, _plain_guard, takes)
     if callable(obj):
-        return _walked(obj, name, _plain_guard, takes)
+        return _walk(obj, name, _plain_guard, takes)
     raise DataError(
         f"{name} is of type {type(obj).__name__}. Pass a DataLoader, a list of batches, a tensor "
         f"or a function that returns batches. {ACCEPTED}."
@@ -126,10 +126,10 @@ def _function_dataset(spec: Spec, takes: Arity | None) -> Dataset:
     def guard(doing: str) -> Foreign:
         return function.guard(DataError, doing)
 
-    return _walked(function.call, spec.text, guard, takes)
+    return _walk(function.call, spec.text, guard, takes)
 
 
-def _walked(
+def _walk(
     call: Callable[[], object], name: str, guard: GuardFactory, takes: Arity | None
 ) -> Dataset:
     """A Dataset over what `call` returns."""
@@ -164,7 +164,7 @@ def _passes(
                 f"{ACCEPTED}."
             )
         if not isinstance(result, Iterator) and not kept:
-            result, said = repeated(result)
+            result, said = repeat_passes(result)
             kept[:] = [result]
             notes.extend(filter(None, (said,)))
         with guard(f"starting a pass over {name}"):
@@ -173,7 +173,7 @@ def _passes(
     return start
 
 
-def _checked(dataset: Dataset) -> Dataset:
+def _check(dataset: Dataset) -> Dataset:
     return replace(dataset, open=_stream(dataset.spec, dataset.open, _plain_guard).open)
 
 

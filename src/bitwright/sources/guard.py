@@ -68,13 +68,13 @@ class Foreign:
         return f"{self.doing} failed{at}: {reason(exc)}. {self.remedy}".rstrip()
 
 
-def absent(what: str, path: str | Path) -> str:
+def say_absent(what: str, path: str | Path) -> str:
     """`no file 'x.npz' (looked in FOLDER)`: the folder is named where the path depends on it."""
     looked = "" if Path(path).expanduser().is_absolute() else f" (looked in {Path.cwd()})"
     return f"no {what} {str(path)!r}{looked}"
 
 
-def shortened(text: str, length: int = 60) -> str:
+def shorten(text: str, length: int = 60) -> str:
     """The text in quotes, its end left out where it is long."""
     return repr(text if len(text) <= length else text[:length] + "...")
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from bitwright.errors import ModelError
 from bitwright.sources.batches import BatchInputs
-from bitwright.sources.guard import Foreign, reason, shortened
+from bitwright.sources.guard import Foreign, reason, shorten
 from bitwright.sources.images import ImagePreprocess
 from bitwright.sources.specs import Spec
 from bitwright.sources.text import TextPreprocess
@@ -119,7 +119,7 @@ def _network_class(
     names = getattr(config, "architectures", None) or []
     if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
         raise ModelError(
-            f"{name!r}: the architectures in config.json are {shortened(str(names))}: they must be "
+            f"{name!r}: the architectures in config.json are {shorten(str(names))}: they must be "
             'a list of names, such as ["BertForSequenceClassification"].'
         )
     if not names:
@@ -130,13 +130,13 @@ def _network_class(
     kind: Any = getattr(transformers, names[0], None) if names[0].isidentifier() else None
     if kind is None:
         raise ModelError(
-            f"{name!r}: architecture {shortened(names[0])} is not in transformers "
+            f"{name!r}: architecture {shorten(names[0])} is not in transformers "
             f"{transformers.__version__}. Update transformers, or build the network in a "
             "FILE.py:FUNCTION: code in the folder is never run."
         )
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise ModelError(
-            f"{name!r}: architecture {shortened(names[0])} is no class of networks in "
+            f"{name!r}: architecture {shorten(names[0])} is no class of networks in "
             "transformers. Name the class that the weights were saved from, such as "
             "BertForSequenceClassification."
         )

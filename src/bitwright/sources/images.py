@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bitwright.errors import DataError
 from bitwright.sources.batches import Batch, Dataset
-from bitwright.sources.guard import Foreign, absent, reason
+from bitwright.sources.guard import Foreign, reason, say_absent
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
 BATCH_SIZE = 50
@@ -214,7 +214,7 @@ def folder_dataset(
 def list_images(folder: Path) -> list[tuple[Path, int | None]]:
     """Files and labels in the order in which they are read."""
     if not folder.is_dir():
-        raise DataError(f"{absent('folder', folder)}. Check the path.")
+        raise DataError(f"{say_absent('folder', folder)}. Check the path.")
     flat = [p for p in _entries(folder) if _is_image(p)]
     by_class = [
         [(path, label) for path in sorted(kind.rglob("*")) if _is_image(path)]

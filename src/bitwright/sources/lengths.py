@@ -50,10 +50,10 @@ def batched(dataset: Dataset, size: int) -> Dataset:
 
 def _singles(batch: Batch) -> list[Batch]:
     """Every sample of a batch, cut to its own tokens."""
-    return [_trimmed(batch.cut(i, i + 1)) for i in range(batch.size)]
+    return [_trim(batch.cut(i, i + 1)) for i in range(batch.size)]
 
 
-def _trimmed(sample: Batch) -> Batch:
+def _trim(sample: Batch) -> Batch:
     """One sample without the positions that its mask leaves out at either end."""
     mask = sample.inputs.get(MASK) if isinstance(sample.inputs, dict) else None
     if mask is None or mask.dim() != 2:

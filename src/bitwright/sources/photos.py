@@ -144,7 +144,7 @@ def centre_crop(image: Image.Image, size: int = 224) -> Image.Image:
     width, height = image.size
     side = max(1, int(min(width, height) * size / (size + 32)))
     left, top = (width - side) // 2, (height - side) // 2
-    return _resized(image, (left, top, left + side, top + side), size)
+    return _resize(image, (left, top, left + side, top + side), size)
 
 
 def open_photo(photo: Photo) -> Image.Image:
@@ -208,9 +208,9 @@ def _random_crop(image: Image.Image, size: int, random: np.random.Generator) -> 
             break
     left = int(random.integers(0, width - crop_width + 1))
     top = int(random.integers(0, height - crop_height + 1))
-    crop = _resized(image, (left, top, left + crop_width, top + crop_height), size)
+    crop = _resize(image, (left, top, left + crop_width, top + crop_height), size)
     return ImageOps.mirror(crop) if flip else crop
 
 
-def _resized(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
+def _resize(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from bitwright.errors import ModelError
-from bitwright.sources.guard import Foreign, absent, reason
-from bitwright.sources.pt2_program import checked_payloads, checked_program
+from bitwright.sources.guard import Foreign, reason, say_absent
+from bitwright.sources.pt2_program import check_payloads, check_program
 
 _FORCE_SAFE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _REMEDY = "Write the file again by torch.export.save with this version of PyTorch."
@@ -39,7 +39,7 @@ def load_program(path: Path, name: str) -> ExportedProgram:
         ModelError: no such file, or an entry that is not known, or that could run code.
     """
     if not path.is_file():
-        raise ModelError(f"{absent('file', name)}. Check the path.")
+        raise ModelError(f"{say_absent('file', name)}. Check the path.")
     entries = _read(path, name)
     with Foreign(ModelError, f"loading {name}", remedy=_REMEDY), plain_tensors_only():
         program: ExportedProgram = torch.export.load(_archive(entries))
@@ -104,14 +104,14 @@ EntryCheck = Callable[[bytes, str], bytes]
 _KNOWN: tuple[tuple[re.Pattern[str], EntryCheck | None], ...] = tuple(
     (re.compile(pattern), check)
     for pattern, check in (
-        (r"models/model\.json", checked_program),
-        (r"data/(weights/model_weights|constants/model_constants)_config\.json", checked_payloads),
+        (r"models/model\.json", check_program),
+        (r"data/(weights/model_weights|constants/model_constants)_config\.json", check_payloads),
         (r"data/(weights/weight|constants/tensor)_[0-9]{1,9}", _raw),
         (r"data/(weights|constants|sample_inputs)/model\.pt", _tensors),
         (r"archive_format|archive_version|byteorder|\.data/version", _word),
         (r"(extra|\.data)/.*|\.format_version|\.storage_alignment|version", None),
         # The form of torch 2.6 and 2.7.
-        (r"serialized_exported_program\.json", checked_program),
+        (r"serialized_exported_program\.json", check_program),
         (r"serialized_(state_dict|constants|example_inputs)\.pt", _tensors),
         (r"extra_files/.*", None),
     )

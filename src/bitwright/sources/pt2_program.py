@@ -63,17 +63,17 @@ _PLAIN = words(
 _METADATA = ("stack_trace", "nn_module_stack")
 
 
-def checked_program(content: bytes, place: str) -> bytes:
+def check_program(content: bytes, place: str) -> bytes:
     """The program with what torch needs to run it, or ModelError at the first thing it must not.
 
     Guards are left out: they are code that checks inputs, which capture checks itself.
     """
     program = _object(content, place)
     program.pop("guards_code", None)
-    return json.dumps(_walked(program, "", place, 0)).encode()
+    return json.dumps(_check_texts(program, "", place, 0)).encode()
 
 
-def checked_payloads(content: bytes, place: str) -> bytes:
+def check_payloads(content: bytes, place: str) -> bytes:
     """The list of a file's tensors: plain ones alone."""
     found = _object(content, place)
     config = found.get("config")
@@ -85,7 +85,7 @@ def checked_payloads(content: bytes, place: str) -> bytes:
                 f"{_kind(place)} {key!r} in {place} is a pickled Python object, which is never "
                 "loaded. Export the network with tensors only."
             )
-    _walked(found, "", place, 0)
+    _check_texts(found, "", place, 0)
     return content
 
 
@@ -105,14 +105,14 @@ def _object(content: bytes, place: str) -> dict[str, Any]:
     return found
 
 
-def _walked(value: Any, field: str, place: str, depth: int) -> Any:
+def _check_texts(value: Any, field: str, place: str, depth: int) -> Any:
     """The same value, every text in it checked by the field that holds it."""
     if depth > _DEEPEST:
         raise ModelError(f"{place} is nested more than {_DEEPEST} deep, so it is not read.")
     if isinstance(value, str):
         return _text(value, field, place)
     if isinstance(value, list):
-        return [_walked(item, field, place, depth + 1) for item in value]
+        return [_check_texts(item, field, place, depth + 1) for item in value]
     if not isinstance(value, dict):
         return value
     if field == "metadata":
@@ -122,8 +122,8 @@ def _walked(value: Any, field: str, place: str, depth: int) -> Any:
         for key in value:
             if not fits(key):
                 raise _refused(key, field, what, place)
-        return {key: _walked(inside, "", place, depth + 1) for key, inside in value.items()}
-    return {key: _walked(inside, _known(key, inside, place), place, depth + 1)
+        return {key: _check_texts(inside, "", place, depth + 1) for key, inside in value.items()}
+    return {key: _check_texts(inside, _known(key, inside, place), place, depth + 1)
             for key, inside in value.items()}  # fmt: skip
 
 

@@ -63,9 +63,9 @@ class Repeated:
 
     def __iter__(self) -> Iterator[object]:
         """A new pass."""
-        return _drawn(lambda: iter(self._fixed()))
+        return _draw(lambda: iter(self._fix()))
 
-    def _fixed(self) -> DataLoader[Any]:
+    def _fix(self) -> DataLoader[Any]:
         again = copy.copy(self.loader)
         batches: Any = copy.copy(again.batch_sampler)
         if batches is not None and shuffles(getattr(batches, "sampler", None)):
@@ -87,7 +87,7 @@ def shuffles(sampler: object) -> bool:
     return isinstance(sampler, _RANDOM)
 
 
-def repeated(loader: object) -> tuple[object, str]:
+def repeat_passes(loader: object) -> tuple[object, str]:
     """A loader whose passes are the same, and what the user should know; "" for nothing."""
     if not isinstance(loader, DataLoader):
         return loader, ""
@@ -101,7 +101,7 @@ def repeated(loader: object) -> tuple[object, str]:
     )
 
 
-def _drawn(start: Callable[[], Iterator[object]]) -> Iterator[object]:
+def _draw(start: Callable[[], Iterator[object]]) -> Iterator[object]:
     """The items of a pass, drawn under random states of its own that start from the seed."""
     items: Iterator[object] | None = None
     inside: Any = None

@@ -21,7 +21,7 @@ from types import ModuleType
 
 from bitwright.errors import DataError, InputError, ModelError, RecipeError, unknown
 from bitwright.recipe.registered import find_registered
-from bitwright.sources.guard import Foreign, absent, shortened
+from bitwright.sources.guard import Foreign, say_absent, shorten
 
 ZOOS = ("timm", "torchvision", "hf")
 MODEL_FORMS = (
@@ -98,11 +98,11 @@ def _check_text(what: str, spec: str, error: type[InputError]) -> None:
     odd = next((c for c in spec if ord(c) < 32 or ord(c) == 127), None)
     if odd is not None:
         name = "a line break" if odd in "\r\n" else f"the control character {odd!r}"
-        raise error(f"{what} {shortened(spec)} holds {name}. Write it as one line of plain text.")
+        raise error(f"{what} {shorten(spec)} holds {name}. Write it as one line of plain text.")
     whole = spec.encode("utf-8", "surrogatepass")
     if len(whole) > _LONGEST or max(map(len, re.split(rb"[/\\:]", whole))) > _LONGEST_NAME:
         raise error(
-            f"{what} {shortened(spec)} has {len(spec)} characters: a name has up to "
+            f"{what} {shorten(spec)} has {len(spec)} characters: a name has up to "
             f"{_LONGEST_NAME} bytes, a path up to {_LONGEST}. Check what was passed."
         )
 
@@ -131,7 +131,7 @@ def parse_data(spec: str) -> Spec:
         return Spec(spec, "folder", spec)
     if spec and path.is_file():
         raise DataError(f"data {spec!r} is a file of an unknown kind. {DATA_FORMS}.")
-    raise DataError(f"{absent('file or folder', spec)}. {DATA_FORMS}.")
+    raise DataError(f"{say_absent('file or folder', spec)}. {DATA_FORMS}.")
 
 
 def check_present(spec: Spec, error: type[InputError]) -> None:
@@ -143,10 +143,10 @@ def check_present(spec: Spec, error: type[InputError]) -> None:
     if spec.kind == "file":
         path = spec.path
         if not path.is_file():
-            raise error(f"{absent('file', spec.target)}.{_near_file(path.resolve())}")
+            raise error(f"{say_absent('file', spec.target)}.{_near_file(path.resolve())}")
     elif spec.is_path and not spec.path.exists():
         what = "folder" if spec.kind in ("hf", "folder") else "file"
-        raise error(f"{absent(what, spec.target)}. Check the path.")
+        raise error(f"{say_absent(what, spec.target)}. Check the path.")
 
 
 def check_object(spec: str, error: type[InputError]) -> None:
@@ -194,7 +194,7 @@ def _parse_python(spec: str, error: type[InputError]) -> Spec | None:
     if found or spec.endswith(".py"):
         file = Path(found["file"] if found else spec).expanduser()
         if not file.is_file():
-            raise error(f"{absent('file', file)}. Check the path.")
+            raise error(f"{say_absent('file', file)}. Check the path.")
         names = _functions_in(file)
         some = f" Functions there: {', '.join(names)}." if names else ""
         raise error(f"{spec!r} names a file but no function. Write {file}:FUNCTION.{some}")
@@ -274,7 +274,7 @@ def _find(spec: Spec, error: type[InputError]) -> tuple[object, Path | None]:
 def _import_file(spec: Spec, error: type[InputError]) -> ModuleType:
     path = spec.path.resolve()
     if not path.is_file():
-        raise error(f"{absent('file', spec.target)}.{_near_file(path)}")
+        raise error(f"{say_absent('file', spec.target)}.{_near_file(path)}")
     state = path.stat()
     identity = f"{path}|{state.st_mtime_ns}|{state.st_size}"
     name = f"_bitwright_user_{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

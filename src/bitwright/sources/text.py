@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitwright.errors import DataError
 from bitwright.sources.batches import Batch, Dataset
-from bitwright.sources.guard import Foreign, absent, reason
+from bitwright.sources.guard import Foreign, reason, say_absent
 
 SINGLE_KEYS = ("text", "sentence")
 PAIR_KEYS = (("sentence1", "sentence2"), ("question", "context"))
@@ -54,14 +54,14 @@ class TextPreprocess:
     def __call__(self, texts: list[TextSample], *, cut: str = "longest_first") -> dict[str, Tensor]:
         """Token tensors of `texts`, which are all single texts or all pairs."""
         with self._guard():
-            return self._accepted(self._encoded(texts, cut))
+            return self._take_accepted(self._encode(texts, cut))
 
     def with_places(
         self, texts: list[TextSample], *, cut: str
     ) -> tuple[dict[str, Tensor], list[list[TextPlace]]]:
         """Token tensors of pairs, and where each token of a row stands in the second text."""
         with self._guard():
-            encoded = self._encoded(texts, cut, return_offsets_mapping=True)
+            encoded = self._encode(texts, cut, return_offsets_mapping=True)
             offsets = encoded["offset_mapping"].tolist()
             places = [
                 [(a, b) if side == 1 else None for (a, b), side in zip(row, sides, strict=True)]
@@ -69,9 +69,9 @@ class TextPreprocess:
                     offsets, map(encoded.sequence_ids, range(len(texts))), strict=True
                 )
             ]
-            return self._accepted(encoded), places
+            return self._take_accepted(encoded), places
 
-    def _encoded(self, texts: list[TextSample], cut: str, **options: bool) -> Any:
+    def _encode(self, texts: list[TextSample], cut: str, **options: bool) -> Any:
         first = [text if isinstance(text, str) else text[0] for text in texts]
         second = [text[1] for text in texts if not isinstance(text, str)]
         return self.tokenizer(
@@ -84,7 +84,7 @@ class TextPreprocess:
             **options,
         )
 
-    def _accepted(self, encoded: Any) -> dict[str, Tensor]:
+    def _take_accepted(self, encoded: Any) -> dict[str, Tensor]:
         return {k: v for k, v in encoded.items() if self.accepts is None or k in self.accepts}
 
     def _guard(self) -> Foreign:
@@ -114,7 +114,7 @@ def jsonl_dataset(path: Path, preprocess: object | None, *, spec: str = "") -> D
     """
     name = spec or str(path)
     if not path.is_file():
-        raise DataError(f"{absent('file', name)}. Check the path.")
+        raise DataError(f"{say_absent('file', name)}. Check the path.")
     if not isinstance(preprocess, TextPreprocess):
         raise DataError(
             f"{name!r} holds text, but no tokenizer is known for this network. Take the network "
@@ -143,7 +143,7 @@ def _batch(lines: list[_Line], encode: TextPreprocess) -> Batch:
     answers = [line.answer for line in lines]
     pairs = not isinstance(texts[0], str)
     if pairs and not encode.joint:
-        return _apart(lines, encode)
+        return _split_pairs(lines, encode)
     if pairs and encode.spans and answers[0] is not None:
         inputs, places = encode.with_places(texts, cut=cut)
         rows = zip(lines, places, strict=True)
@@ -151,7 +151,7 @@ def _batch(lines: list[_Line], encode: TextPreprocess) -> Batch:
     return Batch(encode(texts, cut=cut), _labels(answers, encode.classes))
 
 
-def _apart(lines: list[_Line], encode: TextPreprocess) -> Batch:
+def _split_pairs(lines: list[_Line], encode: TextPreprocess) -> Batch:
     """Both texts of every pair as samples of their own, next to each other."""
     both = [(line, text) for line in lines for text in line.text]
     inputs = encode([text for _, text in both])

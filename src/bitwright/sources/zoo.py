@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import ModelError
 from bitwright.sources.batches import BatchInputs
-from bitwright.sources.guard import Foreign, absent, reason
+from bitwright.sources.guard import Foreign, reason, say_absent
 from bitwright.sources.images import INTERPOLATIONS, ImagePreprocess
 from bitwright.sources.specs import Spec
 
@@ -163,7 +163,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """A state dict from .safetensors, .pth, .pt or .bin; never anything but plain tensors."""
     path = file.expanduser()
     if not path.is_file():
-        raise ModelError(f"{absent('weights file', file)}. Check --weights.")
+        raise ModelError(f"{say_absent('weights file', file)}. Check --weights.")
     if path.suffix == ".safetensors":
         with Foreign(ModelError, f"reading {file}", remedy="Save it again, or check the download."):
             return dict(load_file(path))
