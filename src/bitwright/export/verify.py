@@ -32,7 +32,7 @@ from bitwright.graph.units import input_of
 
 UNIT_TOLERANCE = 1e-5
 # Below so many samples a few answers that float rounding decides can break 99 %: there, and only
-# there, disagreements that `rounding.undecided` explains do not count.
+# there, disagreements that `rounding.count_undecided` explains do not count.
 FEW_SAMPLES = 500
 UNIT_SAMPLES = 4
 
@@ -49,7 +49,7 @@ def verify(
     Every unit is cut out of the file and fed with the simulation's own input, optimisations off: it
     must agree to float rounding. Then the whole network runs on all batches, optimisations off and
     on, and the answers are compared: 99 % of them must be the same (of embeddings: point the same
-    way, token by token, see `rounding.agreeing`). Where there are fewer than
+    way, token by token, see `rounding.find_agreeing`). Where there are fewer than
     `FEW_SAMPLES` samples, those that float rounding alone decides (see `rounding`) do not count
     against the file; `undecided` says how many these are, `agreement` is always that of all.
     Where heights and widths are free, a few samples run at another size too. At last the file is
