@@ -1,8 +1,8 @@
 """Lives of the command in children forked from this process, which has everything imported.
 
 A life costs what its work costs and no import, so that hundreds can be killed. What is slow and
-decides nothing here, the translation to ONNX and its verification, can be remembered: a life then
-writes the remembered bytes through the same functions.
+decides nothing here, the capture of the network, its translation to ONNX and the verification, can
+be remembered: a life then writes the remembered bytes through the same functions.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.verify import verify
+from bitwright.graph.capture import capture
+from bitwright.graph.model_graph import ModelGraph
 from bitwright.pipeline import integrity as checking
-from bitwright.pipeline import result, runs
+from bitwright.pipeline import job, result, runs
 
 USER_FILE = """
 import torch
@@ -50,13 +52,14 @@ def calib():
 """
 # What lives would import each for itself.
 IMPORTED = (checking, commands, console_table, edge, records, table_commands)
+KILLED = (-signal.SIGKILL, -signal.SIGPROF)
 # Times and peak memory are told anew by every run; the other files are the same bytes.
 TIMED = {"log.jsonl", "metrics.json", "report.html", "table.csv", "manifest.json"}
 
 
 @dataclass(frozen=True)
 class Life:
-    """How one ended: exit code, or None where it was killed; what it wrote; how long it took."""
+    """How one ended: exit code, or None where it was killed; what it wrote; its processor time."""
 
     code: int | None
     said: str
@@ -70,34 +73,37 @@ def live(
     killed_after: float | None = None,
     limit_s: float = 120.0,
 ) -> Life:
-    """One life of the command; `first` is called in the child before."""
+    """One life of the command; `first` is called in the child before.
+
+    A kill comes after so much processor time of the life: whatever else the machine does, it
+    strikes evenly over what a life does.
+    """
     _warm()
     sys.stdout.flush()
     sys.stderr.flush()
     # A pipe, for a disk on which nothing can be written is a part of some lives.
     reading, writing = os.pipe()
-    started = time.monotonic()
     child = os.fork()
     if child == 0:
         os.close(reading)
+        if killed_after is not None:
+            # Its default is the end of the process on the spot, as that of SIGKILL.
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_PROF, max(killed_after, 1e-6))
         _be([str(word) for word in words], writing, first)
     os.close(writing)
     os.set_blocking(reading, False)
-    said, found, status = b"", 0, 0
-    end = started + (limit_s if killed_after is None else killed_after)
-    while not found and time.monotonic() < end:
-        time.sleep(0.001)
+    said, found, end = b"", 0, time.monotonic() + limit_s
+    while not found:
+        assert time.monotonic() < end or os.kill(child, signal.SIGKILL), f"not done: {said!r}"
+        time.sleep(0.002)
         said += _read(reading)
-        found, status = os.waitpid(child, os.WNOHANG)
-    if not found:
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert killed_after is not None, f"not done after {limit_s} s: {said!r}"
+        found, status, used = os.wait4(child, os.WNOHANG)
     said += _read(reading)
     os.close(reading)
     code = os.waitstatus_to_exitcode(status)
-    code = None if code == -signal.SIGKILL else code
-    return Life(code, said.decode(errors="replace"), time.monotonic() - started)
+    code = None if code in KILLED else code
+    return Life(code, said.decode(errors="replace"), used.ru_utime + used.ru_stime)
 
 
 @cache
@@ -175,7 +181,7 @@ def assert_told_apart(run: Path) -> bool:
 
 
 def remember_export(monkeypatch) -> None:
-    """Translate and verify each simulation once in this process, and give the same again."""
+    """Capture, translate and verify once in this process, and give the same again."""
     onnx: dict[str, bytes] = {}
     verified: dict[bytes, dict] = {}
 
@@ -195,9 +201,20 @@ def remember_export(monkeypatch) -> None:
         return verified[content]
 
     made: dict[str, object] = {}
+
+    def capture_once(module, example, free_sizes=False):
+        # All lives make the same network anew; the one that warms this process has other shapes.
+        key = str([(name, p.shape) for name, p in module.named_parameters()])
+        if key not in captured:
+            captured[key] = capture(module, example, free_sizes)
+        return captured[key]
+
+    captured: dict[str, ModelGraph] = {}
     for module in (result, runs):
         monkeypatch.setattr(module, "export_onnx", exported)
         monkeypatch.setattr(module, "verify_file", verify_once)
+    for module in (job, runs):
+        monkeypatch.setattr(module, "capture", capture_once)
 
 
 def copy_of(run: Path, target: Path) -> Path:

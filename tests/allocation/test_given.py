@@ -34,7 +34,7 @@ def test_all_ways_of_giving_are_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("{", "is no JSON"),
+        ("{", "is damaged: Expecting"),
         ("[1]", "holds no object"),
         ('{"choices": {}}', "nothing held its budgets"),
         ('{"a": "w9a8"}', r"unit 'a' asks for 9 weight bits"),
@@ -54,8 +54,11 @@ def test_files_that_are_not_there_or_no_text(tmp_path):
     with pytest.raises(RecipeError, match=r"cannot be read.*bitwright allocate"):
         given_text(str(tmp_path / "none.json"))
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="is not UTF-8"):
         given_text(tmp_path / "a.json")
+    for odd in ("a\0b", "a" * 9999):
+        with pytest.raises(RecipeError, match=r"cannot be read.*bitwright allocate"):
+            given_text(odd)
 
 
 def test_units_are_exactly_those_of_the_network():

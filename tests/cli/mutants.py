@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 from collections.abc import Callable
+from typing import Any
 
 DEEP = "[" * 3000
 WORDS = [
@@ -12,6 +15,34 @@ WORDS = [
     "==", "\\", "\n", "\r", "\t", "\x00", "é", "\u202e", "%", "and", "size<=0.1", "w4a8",
     "w16a16x9", "*", "?", "a" * 3000, DEEP, "#", "\ufeff", "1_000", "٣", "²",
 ]  # fmt: skip
+
+# What no run writes, where a value of JSON stands.
+VALUES: list[Any] = [
+    None, True, False, 0, -1, 10**30, 10**400, 1e308, float("inf"), float("nan"), 0.5, "", "x",
+    "\ud800", "<script>", "a" * 3000, [], {}, [[]], [None], {"": None}, ["x", 1], {"x": {"y": []}},
+]  # fmt: skip
+
+
+def mutated_json(text: str, dice: random.Random) -> bytes:
+    """The text of a JSON file with one to three of its values taken away or become others."""
+    value = json.loads(text)
+    for _ in range(dice.randint(1, 3)):
+        _spoil(value, dice)
+    return json.dumps(value).encode()
+
+
+def _spoil(value: Any, dice: random.Random) -> None:
+    """Walk down at random; change or remove what stands there."""
+    while isinstance(value, dict | list) and value:
+        at = dice.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        if isinstance(value[at], dict | list) and value[at] and dice.random() < 0.8:
+            value = value[at]
+        elif dice.random() < 0.2:
+            del value[at]
+            return
+        else:
+            value[at] = copy.deepcopy(dice.choice(VALUES))
+            return
 
 
 def mutated_text(text: str, dice: random.Random) -> bytes:

@@ -1,4 +1,4 @@
-"""18,000 mutated recipes, options, targets, tables and budgets.
+"""20,000 mutated recipes, options, targets, tables, budgets and files of a run.
 
 Each is answered, or refused with an error of ours: nothing else is raised, and none takes 5 s or
 500 MB.
@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mutants import WORDS, mutated_text
+from mutants import WORDS, mutated_json, mutated_text
 from networks_on_disk import quantised
 
 from bitwright.allocation.budget import parse_budgets
-from bitwright.cli.table_commands import Request, run_allocate
+from bitwright.cli.table_commands import Request, run_allocate, run_explain, units_below
+from bitwright.engine.manifest import Manifest, parse_manifest, seal
 from bitwright.errors import BitwrightError
 from bitwright.export import rundir
+from bitwright.export.packed import load_packed, read_file, write_file
 from bitwright.graph.target import load_target
+from bitwright.pipeline import integrity, runs
 from bitwright.pipeline.check import make_recipe
 from bitwright.recipe.values import Recipe, to_toml
 
@@ -137,6 +141,85 @@ def test_tables(run, tmp_path):
         request = Request(("bops<=0.05",), seconds=2.0)
         passed += answered(content, run_allocate, tmp_path, request, tmp_path / "a.json")
     assert 0 < passed < 2000
+
+
+def load(run: Path) -> None:
+    """What `load` reads before there is a network."""
+    directory = rundir.existing(run)
+    runs.recipe_of(directory)
+    load_packed(directory.checked(rundir.MODEL))
+
+
+def allocate(run: Path) -> None:
+    run_allocate(run, Request(("bops<=0.05",), seconds=2.0), None)
+
+
+def explain(run: Path) -> None:
+    run_explain(run, "stem", Request(seconds=2.0))
+
+
+def part(run: Path) -> None:
+    units_below(run, "part")
+
+
+# The commands that read a file; `check` reads them all.
+READERS: dict[str, tuple[Callable[[Path], object], ...]] = {
+    rundir.METRICS: (runs.report,),
+    rundir.CENSUS: (runs.report, allocate),
+    rundir.VERIFY: (runs.report,),
+    rundir.ALLOCATION: (explain, part),
+    rundir.TABLE: (allocate, explain, part),
+    rundir.RECIPE: (load, runs.report, allocate, explain),
+    rundir.MANIFEST: (load, runs.report, allocate, explain, part),
+    rundir.MODEL: (load,),
+    rundir.LOG: (),
+}
+
+
+def spoilt(path: Path, dice: random.Random) -> bytes:
+    """A file of a run with something done to it; what a digest of its own guards has a new one."""
+    if path.name == rundir.MODEL:
+        tensors, metadata = read_file(path)
+        del metadata["sha256"]
+        key = dice.choice(["units", "edges", "inputs", "version"])
+        spoil = mutated_json if key != "version" and dice.random() < 0.9 else mutated_text
+        text = spoil(metadata[key], dice).decode("utf-8", "replace")
+        return write_file(tensors, {**metadata, key: text})
+    text = path.read_text()
+    if path.suffix == ".json" and dice.random() < 0.7:
+        return mutated_json(text, dice)
+    return mutated_text(text, dice)
+
+
+def laid_out(run: Path, target: Path, name: str, content: bytes, sealed: bool) -> None:
+    """The run with another file in it: of an earlier version, or with a manifest that fits."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(run, target)
+    (target / name).write_bytes(content)
+    if name == rundir.MANIFEST:
+        return
+    path = target / rundir.MANIFEST
+    if sealed:
+        files = parse_manifest(path.read_bytes(), str(path)).files
+        path.write_bytes(Manifest({**files, name: seal(target / name)}).text())
+    else:
+        path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::bitwright.errors.RunWarning")
+def test_files_of_a_run(run, tmp_path):
+    """Whoever writes such a file can write its digests too, so most of them have right ones."""
+    dice, read, refused = random.Random(6), dict.fromkeys(READERS, 0), dict.fromkeys(READERS, 0)
+    for turn in range(2000):
+        name = dice.choice(list(READERS))
+        content = spoilt(run / name, dice)
+        laid_out(run, tmp_path / "run", name, content, sealed=turn % 3 > 0)
+        for command in (*READERS[name], integrity.check):
+            good = answered(name.encode() + b": " + content, command, tmp_path / "run")
+            (read if good else refused)[name] += 1
+    lenient = {rundir.LOG}
+    assert all(read.values()) and all(n for name, n in refused.items() if name not in lenient)
 
 
 def test_a_word_is_never_more_than_refused():

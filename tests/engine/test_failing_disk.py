@@ -24,6 +24,8 @@ COMMANDS = {
     "allocate": ["allocate", "--budget", "bops<=0.05"],
     "frontier": ["frontier", "--cost", "bops"],
 }
+# Every n-th call fails; quantize has 140 of them: every second of these lives is taken up.
+RESUMED = 2
 
 
 def failing(call: str, count: int) -> None:
@@ -90,10 +92,10 @@ def test_every_one_that_fails(tmp_path, quantize, command, call):
         assert done.code == 2 and "Traceback" not in done.said, done.said
         assert "cannot be written" in done.said or "the disk of the store" in done.said, done.said
         assert_told_apart(run)
-        # The disk is whole again: the same command ends with the same bytes.
-        again = live(words)
-        assert again.code == 0, again.said
-        assert fixed_bytes(run) == want
-        if command == "quantize":
-            shutil.rmtree(run)  # a new folder for the next life
+        if name != "quantize" or count % RESUMED == 0:
+            # The disk is whole again: the same command ends with the same bytes.
+            again = live(words)
+            assert again.code == 0, again.said
+            assert fixed_bytes(run) == want
+        shutil.rmtree(run)  # a new folder for the next life
     assert count > 3, (count, done.said)

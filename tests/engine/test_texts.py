@@ -30,6 +30,14 @@ def test_integers_of_any_length():
         parse_toml("a = " + "9" * 10_000, "r.toml", RecipeError)
 
 
+def test_half_a_pair_of_surrogates_is_refused():
+    """No file and no terminal takes one, so that every page and message would fail later on."""
+    for text in ('"a\\ud800b"', '{"\\uDC00": 1}', '["\\ude00\\ud83d"]'):
+        with pytest.raises(RunDirectoryError, match="is damaged"):
+            parse_json(text, "m.json", RunDirectoryError, "")
+    assert parse_json('"\\ud83d\\ude00"', "m.json", RunDirectoryError, "") == "\U0001f600"
+
+
 @pytest.mark.parametrize("read", [load_recipe, load_target])
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe\x00", b"name = '\xc3\x28'", b"a = " + b"[" * DEEP, b"\x00"]
@@ -43,7 +51,7 @@ def test_files_of_any_bytes(tmp_path, read, content):
 
 def test_what_may_never_end_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "metrics.json")
-    with pytest.raises(RunDirectoryError, match="no regular file"):
+    with pytest.raises(RunDirectoryError, match="no plain file"):
         RunDirectory(tmp_path).read_json("metrics.json")
     with pytest.raises(RunDirectoryError, match="no regular file"):
         read_text(tmp_path, RunDirectoryError, "")

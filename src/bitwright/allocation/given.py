@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitwright.engine.texts import parse_json, read_text
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import ALLOWED_BITS, Choice, parse_scheme
 
@@ -69,10 +70,7 @@ def of_units(names: Sequence[str], given: Mapping[str, Choice]) -> dict[str, Cho
 
 def _of_file(path: Path) -> Mapping[str, Any]:
     place = f"{_PLACE} {path}"
-    try:
-        found = _load(path.read_text(encoding="utf-8"), place)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{place} cannot be read ({error}). {_REMEDY}") from error
+    found = _load(read_text(path, RecipeError, _REMEDY), place)
     choices = found.get("choices", found)
     if not isinstance(choices, Mapping) or not choices:
         raise RecipeError(f"{place} holds no bits: nothing held its budgets. {_REMEDY}")
@@ -80,10 +78,7 @@ def _of_file(path: Path) -> Mapping[str, Any]:
 
 
 def _load(text: str, place: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{place} is no JSON: {error}. {_REMEDY}") from error
+    found = parse_json(text, place, RecipeError, _REMEDY)
     if not isinstance(found, dict):
         raise RecipeError(f"{place} holds no object that maps units to bits. {_REMEDY}")
     return found

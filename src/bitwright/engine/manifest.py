@@ -101,6 +101,7 @@ def parse_manifest(content: bytes, place: str) -> Manifest:
 def _name(name: Any) -> str:
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a file")
+    name.encode()  # half a pair of surrogates is none either
     return name
 
 

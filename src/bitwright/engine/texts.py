@@ -61,7 +61,11 @@ def parse_toml(text: str, place: str, error: type[InputError]) -> dict[str, Any]
 def parse_json(text: str, place: str, error: type[InputError], remedy: str) -> Any:
     """What a JSON text holds; `place` names it in errors."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if "\\ud" in text.lower():
+            # Half a pair of surrogates, which no file and no terminal takes later on.
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except RecursionError as problem:
         raise error(f"{place} is damaged: it nests too deep. {remedy}") from problem
     except ValueError as problem:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bitwright.engine.files import write_atomically
-from bitwright.errors import RunDirectoryError
+from bitwright.errors import DataError, RecipeError, RunDirectoryError
 from bitwright.graph.model_graph import InputSpec, ModelGraph, named_tensors
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.numerics.affine import QParams
@@ -26,9 +26,18 @@ from bitwright.numerics.packing import pack, pack_channels, unpack, unpack_chann
 from bitwright.numerics.points import bits_of_point, join, split
 
 FORMAT_VERSION = "1"
+_KINDS = {str(d).removeprefix("torch."): d for d in vars(torch).values() if type(d) is torch.dtype}
 _REST = "float."
 # What is added to the names of the points' tensors; a single one has the bare name.
 _NUMBER = ("", *map(str, range(2, 9)))
+_AGAIN = (
+    "Run the command of recipe.toml again (bitwright quantize --recipe RUN/recipe.toml --out NEW)."
+)
+# What reading may meet where words and tensors do not fit each other.
+_STRANGE = (
+    ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+    DataError, RecipeError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +79,15 @@ def save_packed(path: Path, graph: ModelGraph, assignment: Assignment) -> int:
         "edges": json.dumps(edges, separators=(",", ":")),
         "inputs": json.dumps(_store_inputs(graph), separators=(",", ":")),
     }
-    metadata["sha256"] = _digest(tensors, metadata)
-    content = _canonical(save(tensors, metadata))
+    content = write_file(tensors, metadata)
     write_atomically(path, content)
     return len(content)
+
+
+def write_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The file of these tensors, with its checksum."""
+    stated = {**metadata, "sha256": _digest(tensors, metadata)}
+    return _canonical(save(dict(tensors), stated))
 
 
 def load_packed(path: Path) -> Packed:
@@ -82,7 +96,7 @@ def load_packed(path: Path) -> Packed:
     Raises:
         RunDirectoryError: missing, not ours, of another version, or damaged (checksum).
     """
-    tensors, metadata = _read(path)
+    tensors, metadata = read_file(path)
     if metadata.get("format") != "bitwright":
         raise RunDirectoryError(f"{path} was not written by bitwright. Name a run directory.")
     if metadata.get("version") != FORMAT_VERSION:
@@ -93,9 +107,18 @@ def load_packed(path: Path) -> Packed:
     stated = metadata.pop("sha256", "")
     if _digest(tensors, metadata) != stated:
         raise RunDirectoryError(
-            f"{path} is damaged: its content does not match its checksum. Run the command of "
-            "recipe.toml again (bitwright quantize --recipe RUN/recipe.toml --out NEW)."
+            f"{path} is damaged: its content does not match its checksum. {_AGAIN}"
         )
+    try:
+        return _unpacked(tensors, metadata)
+    except _STRANGE as error:
+        # The checksum is right: somebody wrote it so.
+        raise RunDirectoryError(
+            f"{path} holds what no run writes ({type(error).__name__}: {error}). {_AGAIN}"
+        ) from error
+
+
+def _unpacked(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Packed:
     units = json.loads(metadata["units"])
     weights = {name: _read_weight(tensors, name, entry) for name, entry in units.items()}
     biases = {
@@ -107,7 +130,12 @@ def load_packed(path: Path) -> Packed:
     return Packed(Assignment(weights, biases, edges), rest, inputs, keywords)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the words of a file, its checksum among them.
+
+    Raises:
+        RunDirectoryError: missing, or no such file.
+    """
     if not path.is_file():
         raise RunDirectoryError(f"{path} does not exist. Is this a finished run directory?")
     try:
@@ -116,8 +144,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise RunDirectoryError(
-            f"{path} is damaged and cannot be read ({error}). Run the command of recipe.toml again "
-            "(bitwright quantize --recipe RUN/recipe.toml --out NEW)."
+            f"{path} is damaged and cannot be read ({error}). {_AGAIN}"
         ) from error
 
 
@@ -196,6 +223,8 @@ def _read_weight(
         q, qparams = join(parts) if points > 1 else parts[0]
         if "block" in entry:
             block = (int(entry["block"][0]), int(entry["block"][1]))
+            if not 0 < block[1] <= max(whole) or scale.numel() * block[1] > 2 * q.numel():
+                raise ValueError(f"blocks of {block[1]} in a weight of shape {whole}")
             full = (repeat_blocks(v, block) for v in (qparams.scale, qparams.zero_point))
             qparams = QParams(grid, *full)
         return QuantizedTensor(q, qparams, points=points)
@@ -261,6 +290,13 @@ def _store_inputs(graph: ModelGraph) -> dict[str, Any]:
 
 def _read_inputs(entry: Mapping[str, Any]) -> tuple[tuple[InputSpec, ...], bool]:
     specs = tuple(
-        InputSpec(name, tuple(shape), getattr(torch, kind)) for name, shape, kind in entry["specs"]
+        InputSpec(str(name), tuple(map(_size, shape)), _KINDS[kind])
+        for name, shape, kind in entry["specs"]
     )
     return specs, bool(entry["keywords"])
+
+
+def _size(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise ValueError(f"{str(value)[:60]!r} is no size of an input")
+    return value
