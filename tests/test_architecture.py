@@ -246,7 +246,7 @@ MENU = (
 
 
 @pytest.mark.parametrize(
-    ("options", "shape", "most"), [((), (5, 7), 5), (MENU, (1, 5, 7), 9)], ids=["scheme", "menu"]
+    ("options", "shape", "most"), [((), (5, 7), 5), (MENU, (1, 5, 7), 8)], ids=["scheme", "menu"]
 )
 def test_the_road_of_a_weight_is_short(tmp_path, monkeypatch, options, shape, most):
     """Files on the stack, from what the command calls to the rounding of a weight, by a trace."""

@@ -326,11 +326,11 @@ def test_options_of_the_search_need_one(option):
 
 
 def test_allocations_go_by_softened_losses_in_the_losses_units(monkeypatch):
-    from bitwright.pipeline import choose_bits as allocating
+    from bitwright.pipeline import tabulate
 
     seen = []
-    real = allocating.measured_menu
-    monkeypatch.setattr(allocating, "measured_menu", lambda *a: seen.append(real(*a)) or seen[-1])
+    real = tabulate.measured_menu
+    monkeypatch.setattr(tabulate, "measured_menu", lambda *a: seen.append(real(*a)) or seen[-1])
     result = mixed("size<=0.2", method="nearest")
     base, table = seen[0]
     net, x = small_network(width=64), torch.cat(batches())

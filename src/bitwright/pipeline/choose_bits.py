@@ -9,17 +9,14 @@ from fractions import Fraction
 from bitwright.allocation.allocate import Allocation, allocate
 from bitwright.allocation.budget import Budget
 from bitwright.allocation.cost import DEGRADATIONS
-from bitwright.allocation.latencies import with_latencies
 from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.shortfall import require
 from bitwright.allocation.table import Table
 from bitwright.engine.progress import Progress
 from bitwright.graph.choice import Choice
-from bitwright.pipeline.affordable import check_latency
-from bitwright.pipeline.job import Job, Prepared
-from bitwright.pipeline.menu_latency import menu_latency, needs_latency
+from bitwright.pipeline.job import Job
 from bitwright.pipeline.plan import Plan
-from bitwright.pipeline.tabulate import measured_menu
+from bitwright.pipeline.tabulate import MeasuredMenu
 from bitwright.recipe.values import Recipe
 from bitwright.sensitivity.pairs import allocate_paired, choose_around, pairs_record, with_pairs
 from bitwright.sensitivity.table import Base
@@ -28,21 +25,6 @@ from bitwright.solving.parallel import SolvedTasks
 Choices = Mapping[str, Choice]
 # How often a budget of the loss is tightened where whole networks lose more than was predicted.
 _ROUNDS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class MeasuredMenu:
-    """A menu solved and measured, nothing chosen yet.
-
-    Attributes:
-        base: the network from which losses count, which runs any configuration of the menu.
-        table: of the losses and costs of every choice.
-        latency: what was timed, where a budget asked for it.
-    """
-
-    base: Base
-    table: Table
-    latency: LatencyTable | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +72,6 @@ def search_bits(job: Job, menu: MeasuredMenu, progress: Progress) -> Searched:
         _paired(trial, table, found, recipe) if recipe.pairwise else _plain(trial, table, found)
     )
     return replace(better_measured(trial, searched), latency=menu.latency)
-
-
-def measure_menu(job: Job, prepared: Prepared, progress: Progress) -> MeasuredMenu:
-    """The menu solved, its table, and latencies where the recipe asks for them."""
-    # First, since it is what may fail: a network that cannot be exported is told at once.
-    latency = menu_latency(job, prepared, progress) if needs_latency(job.plan) else None
-    if latency is not None:
-        check_latency(job, prepared.graph, prepared.menu, latency)
-    base, table = measured_menu(job, prepared, progress)
-    timed = table if latency is None else with_latencies(table, latency)
-    return MeasuredMenu(base, timed, latency)
 
 
 def _solve(table: Table, recipe: Recipe, budgets: Iterable[Budget]) -> Allocation:

@@ -27,8 +27,9 @@ from bitwright.engine.progress import Progress
 from bitwright.evaluation.compare import Tally
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import walk
-from bitwright.pipeline.choose_bits import Choices, MeasuredMenu, Searched
+from bitwright.pipeline.choose_bits import Choices, Searched
 from bitwright.pipeline.job import Job, Prepared
+from bitwright.pipeline.tabulate import MeasuredMenu
 from bitwright.recipe.values import Recipe
 from bitwright.solving.configuration import Configuration
 

@@ -21,7 +21,7 @@ from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.sites import Site
 from bitwright.pipeline.affordable import check_budgets
 from bitwright.pipeline.check import checked
-from bitwright.pipeline.choose_bits import Searched, measure_menu, search_bits
+from bitwright.pipeline.choose_bits import Searched, search_bits
 from bitwright.pipeline.distilled import data_of
 from bitwright.pipeline.evaluate import (
     activation_memory,
@@ -44,6 +44,7 @@ from bitwright.pipeline.lossless import deployed, kept, search_lossless
 from bitwright.pipeline.plan import choices_of, menu_of
 from bitwright.pipeline.records import record_of, record_of_fixed, table_of_costs
 from bitwright.pipeline.result import Result
+from bitwright.pipeline.tabulate import tabulate_menu
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe.values import Recipe
 from bitwright.report.unit_quality import SolvedNetwork, as_solved, with_quality
@@ -174,7 +175,7 @@ def searched_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched 
     """The menu solved, each choice's loss measured, the bits allocated; None without a menu."""
     if not job.plan.menu:
         return None
-    menu = measure_menu(job, prepared, progress)
+    menu = tabulate_menu(job, prepared, progress)
     if job.recipe.lossless:
         return search_lossless(job, prepared, menu, progress)
     return search_bits(job, menu, progress)

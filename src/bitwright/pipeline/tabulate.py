@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from bitwright.allocation.latencies import with_latencies
+from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.menu import make_menu
 from bitwright.allocation.table import Row, Table, make_table
 from bitwright.engine.progress import Progress
 from bitwright.graph.choice import Menus
 from bitwright.graph.execute import bind
+from bitwright.pipeline.affordable import check_latency
 from bitwright.pipeline.job import Job, Prepared, edges_of, work_on
+from bitwright.pipeline.menu_latency import menu_latency, needs_latency
 from bitwright.pipeline.plan import choices_of, stream
 from bitwright.recipe.values import Recipe
 from bitwright.sensitivity.measure import (
@@ -84,3 +89,29 @@ def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:
     ]
     make_menu(tie_rows(make_table(empty, "the menu"), own))
     return own
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredMenu:
+    """A menu solved and measured, nothing chosen yet.
+
+    Attributes:
+        base: the network from which losses count, which runs any configuration of the menu.
+        table: of the losses and costs of every choice.
+        latency: what was timed, where a budget asked for it.
+    """
+
+    base: Base
+    table: Table
+    latency: LatencyTable | None = None
+
+
+def tabulate_menu(job: Job, prepared: Prepared, progress: Progress) -> MeasuredMenu:
+    """The menu solved, its table, and latencies where the recipe asks for them."""
+    # First, since it is what may fail: a network that cannot be exported is told at once.
+    latency = menu_latency(job, prepared, progress) if needs_latency(job.plan) else None
+    if latency is not None:
+        check_latency(job, prepared.graph, prepared.menu, latency)
+    base, table = measured_menu(job, prepared, progress)
+    timed = table if latency is None else with_latencies(table, latency)
+    return MeasuredMenu(base, timed, latency)
