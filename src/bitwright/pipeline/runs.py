@@ -190,8 +190,12 @@ def export(loaded: LoadedRun) -> Path:
         path, opset = new[rundir.ONNX], loaded.recipe.opset
         export_onnx(loaded.graph, marked, example, path, target, opset)
         if directory.manifest is not None:
-            before = directory.manifest.files.get(rundir.ONNX)
-            if before != seal(new[rundir.ONNX]) and directory.has(rundir.VERIFY):
+            before, written = directory.manifest.files.get(rundir.ONNX), seal(path)
+            there = directory[rundir.ONNX]
+            if before == written and there.is_file() and seal(there) == written:
+                # Never pending, so that what was verified stays so wherever this process ends.
+                path.unlink()
+            elif before != written and directory.has(rundir.VERIFY):
                 new.remove(rundir.VERIFY)
                 new.write(rundir.REPORT, render_run(new).encode())
     return directory[rundir.ONNX]
