@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from bitwright.engine.limits import LIMITS
 from bitwright.graph.execute import Flat, Open, class_rows, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.numerics.losses import SOFTNESS, kl_divergence
 
-ANSWER_BYTES = 128 << 20
+ANSWER_BYTES = LIMITS.answers
 
 
 @dataclass(frozen=True)

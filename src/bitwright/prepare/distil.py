@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from bitwright.engine.limits import LIMITS
 from bitwright.errors import DataError, RecipeError
 from bitwright.graph.execute import NodeValues, channels_last, compute, interpret, walk
 from bitwright.graph.model_graph import ModelGraph
 
 # What the values of one forward pass may take while they wait for the backward pass.
-GRAD_BYTES = 768 << 20
+GRAD_BYTES = LIMITS.distilled_gradients
 # Channels that a batch-norm switched off have no statistics to match.
 DEAD = 1e-3
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bitwright.engine.limits import LIMITS
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.rows import Geometry, geometry, input_rows, weight_rows
 from bitwright.methods.problem import RowSamples
@@ -21,8 +22,8 @@ ROWS_PER_INPUT = 48
 # are hundreds of groups, whose small products cost far more time per row than one large product.
 ROWS_GROUPED = 1 << 13
 HELD_OUT = 8
-SAMPLE_BYTES = 256 << 20
-SAMPLE_UNIT_BYTES = 192 << 20
+SAMPLE_BYTES = LIMITS.rows
+SAMPLE_UNIT_BYTES = LIMITS.rows_of_a_unit
 
 Grids = tuple[QParams | None, ...]
 GridsKey = tuple[tuple[int, float, int] | None, ...]

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from bitwright.engine.limits import LIMITS
 from bitwright.graph.execute import run
 from bitwright.graph.kept import KeptPlace, Stored, named_inputs
 from bitwright.graph.replay import Overrides, live_after, replay
 from bitwright.solving.work import Work
 
-CUT_BYTES = 400 << 20
+CUT_BYTES = LIMITS.sequential_cut
 WIDE_SAMPLES = 256
 INPUT = -1
 

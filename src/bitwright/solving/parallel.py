@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from bitwright.engine.jobs import run_jobs
+from bitwright.engine.limits import LIMITS
 from bitwright.engine.memory import trim_heap
 from bitwright.graph.kept import named_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
@@ -37,7 +38,7 @@ from bitwright.solving.spool import ByteBudget
 from bitwright.solving.work import Edges, Task, Tick, Work, inputs_key, problem_of
 
 # Four times as much is held at worst: fit and held-out sums, of a chunk and of those before.
-GRAM_BYTES = 160 << 20
+GRAM_BYTES = LIMITS.sums
 CHUNK = 4
 
 SolvedTasks = dict[Task, UnitSolution]

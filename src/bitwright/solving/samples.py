@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from bitwright.engine.limits import LIMITS
 from bitwright.errors import DataError
 from bitwright.graph.execute import Flat, Open, channels_last
 from bitwright.graph.model_graph import ModelGraph
@@ -18,7 +19,7 @@ from bitwright.graph.model_graph import ModelGraph
 HELD_OUT = 8
 # To tell whether a network agrees with another takes more samples than to tell which is better.
 LOSSLESS_SHARE = 4
-KEEP_BYTES = 192 << 20
+KEEP_BYTES = LIMITS.split
 _KEY_BYTES = 8
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bitwright.engine.limits import LIMITS
 from bitwright.errors import RecipeError
 from bitwright.evaluation.judge import Judge
 from bitwright.graph.blocks import Block, find_blocks
@@ -30,7 +31,7 @@ from bitwright.tuning.report import TuneReport, report_attempt
 from bitwright.tuning.straight import differentiable, run_part
 
 # What is kept in front of one block and behind it, of both networks and for all samples.
-KEPT_BYTES = 512 << 20
+KEPT_BYTES = LIMITS.blocks
 # Samples of one step: as many as make so many positions of the block's output, but no more than
 # so many; an image of 112 x 112 is as many rows as a whole batch further on. What is kept is cut
 # into parts of at least so many. For about the same time, many coarse steps on few samples end

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from bitwright.engine.limits import LIMITS
 from bitwright.errors import RecipeError
 from bitwright.evaluation.judge import Judge, distillation
 from bitwright.graph.custom_ops import is_stored_weight
@@ -21,7 +22,7 @@ from bitwright.tuning.pool import PoolEntry, gather, join_entries, minibatches
 from bitwright.tuning.straight import differentiable, run_with
 
 # What the values of one forward pass may take while they wait for the backward pass.
-GRAD_BYTES = 512 << 20
+GRAD_BYTES = LIMITS.gradients
 BETAS = (0.9, 0.999)
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bitwright.engine.limits import LIMITS
 from bitwright.graph.execute import Flat, Open, channels_last, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.solving.samples import bytes_of, fixed_batch, keys_of, size_of
 
-POOL_BYTES = 512 << 20
+POOL_BYTES = LIMITS.pool
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx
 
+from bitwright.engine.limits import LIMITS
 from bitwright.engine.memory import trim_heap
 from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import Flat, Open, walk
@@ -18,7 +19,7 @@ from bitwright.solving.samples import Samples, bytes_of, size_of
 from bitwright.tuning.moments import ChannelMoments
 from bitwright.tuning.network import Simulation, channel_axis_of
 
-CUT_BYTES = 224 << 20
+CUT_BYTES = LIMITS.statistics_cut
 
 
 def output_moments(
