@@ -107,6 +107,11 @@ def test_a_reader_that_has_gone_is_no_failed_promise():
     assert (process.returncode, err) == (edge.PIPE, b"")
 
 
+def hear_interrupts() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would the command under test."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_while_modules_are_loaded(tmp_path):
     """Interrupted in the middle of an import, as torch's takes seconds."""
     (tmp_path / "slow.py").write_text(
@@ -114,8 +119,9 @@ def test_ctrl_c_while_modules_are_loaded(tmp_path):
     )
     words = ["quantize", "slow.py:net", "--data", "slow.py:data", "--out", "run"]
     with subprocess.Popen(
-        [*COMMAND, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+        [*COMMAND, *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=hear_interrupts,
+    ) as process:  # fmt: skip
         wait_for(tmp_path / "here")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -130,7 +136,7 @@ def test_ctrl_c_before_anything_is_loaded(tmp_path):
     path = os.pathsep.join([str(tmp_path), str(Path(bw.__file__).parents[1])])
     with subprocess.Popen(
         [*COMMAND, "list"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path}, preexec_fn=hear_interrupts,
     ) as process:  # fmt: skip
         wait_for(tmp_path / "here")
         process.send_signal(signal.SIGINT)

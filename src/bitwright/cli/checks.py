@@ -66,10 +66,11 @@ def metric(name: str) -> None:
 
 def run(path: Path, data: str = "", name: str = "") -> None:
     """A run directory, and what a command is to measure it on."""
-    rundir.existing(path)
-    sources("", data)
+    # What was typed before what lies in the folder, which may have a note to print.
     if name:
         metric(name)
+    sources("", data)
+    rundir.existing(path)
 
 
 def budgets(texts: Iterable[str], solver: str = "") -> None:
