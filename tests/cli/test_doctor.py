@@ -32,7 +32,7 @@ def network():
 @pytest.fixture
 def told(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
-    return "\n".join(doctor_lines(run_doctor(f"{tmp_path / 'mine.py'}:network", None, None)))
+    return "\n".join(doctor_lines(run_doctor(f"{tmp_path / 'mine.py'}:network", {})))
 
 
 def test_one_unit_is_one(told):

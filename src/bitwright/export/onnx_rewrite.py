@@ -152,6 +152,11 @@ def _points(whole: _Integers, points: int) -> Iterator[_Integers]:
         yield _Integers(q.numpy(), scale, zero, own.grid.bits, own.grid.signed)
 
 
+# Types that hold two numbers in a byte, and what may stand between a weight and its operator.
+_HALVES = (ir.DataType.INT4, ir.DataType.UINT4)
+_ROUNDABOUT = ("Transpose", "Reshape")
+
+
 def _store_integers(
     graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: str
 ) -> ir.Value:
@@ -167,8 +172,9 @@ def _store_integers(
             blocks(torch.from_numpy(np.array(v)), block).numpy() for v in (own.scale, zero)
         )
     q = store(graph, _pack(own.q, kind, f"{stem}.q"))
-    if own.bits == 2:
-        # Its optimiser gives 2-bit weights to kernels that have none: it finds them widened.
+    if own.bits == 2 or (kind in _HALVES and block is None and _meets_integers(node)):
+        # Kernels of integers are for eight bits: what is stored in fewer is widened once, at load.
+        # ONNX Runtime's optimiser also gives 2-bit weights to kernels that have none.
         kind = ir.DataType.INT8 if own.signed else ir.DataType.UINT8
         q = add(tape, "Cast", [q], f"{stem}.wide", to=int(kind))
     scale = ir.Tensor(flat_scale.astype(np.float32), name=f"{stem}.scale")
@@ -180,6 +186,24 @@ def _store_integers(
     if block is not None:
         attributes["block_size"] = block[1]
     return add(tape, "DequantizeLinear", inputs, f"{stem}.float", **attributes)
+
+
+def _meets_integers(node: ir.Node) -> bool:
+    """Whether what the weight is multiplied by is quantised too, so that integers are multiplied.
+
+    A weight beside floats stays packed: runtimes have kernels for that.
+    """
+    value = node.outputs[0]
+    for user, place in value.uses():
+        if user.op_type in _ROUNDABOUT:
+            if _meets_integers(user):
+                return True
+            continue
+        others = (other for i, other in enumerate(user.inputs) if i != place and other is not None)
+        makers = (other.producer() for other in others)
+        if any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers):
+            return True
+    return False
 
 
 def _feeds_gemm(node: ir.Node) -> bool:
