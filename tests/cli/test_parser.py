@@ -101,6 +101,9 @@ def test_a_run_without_a_menu_says_so_to_allocate(bitwright, fixed):
     done = bitwright("allocate", fixed, "--budget", "size<=0.2")
     assert done.code == 2 and "quantised without a menu" in done.err and "--menu" in done.err
     assert (fixed / "allocation.json").read_bytes() == before
+    unit = next(iter(json.loads(before)["choices"]))
+    asked = bitwright("explain", fixed, unit)
+    assert asked.code == 2 and "quantised without a menu" in asked.err
 
 
 def test_force_replaces_another_run_and_nothing_else(bitwright, fixed, tmp_path):

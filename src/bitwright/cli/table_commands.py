@@ -167,6 +167,7 @@ def run_explain(path: Path, unit: str, request: Request) -> tuple[Question, Expl
     """Why a unit got its bits, under the budgets given or those of the run's allocation."""
     directory, table = _open(path)
     table.of(unit)
+    _require_menu(table, path)
     asked = request
     if not asked.budgets and directory.has(rundir.ALLOCATION):
         written = read_allocation(directory.checked(rundir.ALLOCATION), table)

@@ -18,9 +18,7 @@ from bitwright.pipeline.job import Job, Prepared, edges_of, work_on
 from bitwright.pipeline.menu_latency import menu_latency, needs_latency
 from bitwright.pipeline.plan import choices_of, stream
 from bitwright.recipe.values import Recipe
-from bitwright.sensitivity.measure import (
-    loss_of_network,
-)
+from bitwright.sensitivity.measure import loss_of_network
 from bitwright.sensitivity.solutions import TABLE_BATCH, Bench, Solutions
 from bitwright.sensitivity.table import Base, measure_menu
 from bitwright.sensitivity.ties import groups_among, tie_rows

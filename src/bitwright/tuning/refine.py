@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from bitwright.evaluation.judge import Judge
 from bitwright.methods.problem import Method
@@ -12,11 +12,7 @@ from bitwright.solving.drive import solve
 from bitwright.solving.samples import Samples
 from bitwright.tuning.network import simulate
 from bitwright.tuning.report import TuneReport, report_attempt
-
-
-class _Step(Protocol):
-    def apply(self, start: Configuration, samples: Samples) -> tuple[Configuration, TuneReport]:
-        """See `steps.TuningStep`."""
+from bitwright.tuning.steps import TuningStep
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +28,7 @@ class Refinement:
     name: ClassVar[str] = "refine"
     method: Method
     begun: Configuration
-    earlier: tuple[_Step, ...] = ()
+    earlier: tuple[TuningStep, ...] = ()
 
     def apply(self, start: Configuration, samples: Samples) -> tuple[Configuration, TuneReport]:
         """Solve in sequence; the held-out samples choose between that and what was there.
