@@ -8,7 +8,7 @@ import pytest
 from allocation_cases import row
 
 from bitwright.allocation.allocate import allocate
-from bitwright.allocation.given import given_text, of_units, parse_given
+from bitwright.allocation.given import of_units, parse_given, write_given
 from bitwright.allocation.record import write_allocation
 from bitwright.allocation.table import make_table
 from bitwright.errors import RecipeError
@@ -25,10 +25,10 @@ def test_all_ways_of_giving_are_one(tmp_path):
     (tmp_path / "hand.json").write_text(json.dumps({u: str(c) for u, c in BITS.items()}))
     ways = (
         tmp_path / "a.json", str(tmp_path / "hand.json"), BITS,
-        {u: c.record() for u, c in BITS.items()}, given_text(BITS),
+        {u: c.record() for u, c in BITS.items()}, write_given(BITS),
     )  # fmt: skip
-    assert {given_text(way) for way in ways} == {given_text(BITS)}
-    assert parse_given(given_text(BITS)) == BITS
+    assert {write_given(way) for way in ways} == {write_given(BITS)}
+    assert parse_given(write_given(BITS)) == BITS
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_all_ways_of_giving_are_one(tmp_path):
 def test_files_that_cannot_be(tmp_path, text, told):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(RecipeError, match=told):
-        given_text(tmp_path / "a.json")
+        write_given(tmp_path / "a.json")
 
 
 def test_files_that_are_not_there_or_no_text(tmp_path):
     with pytest.raises(RecipeError, match=r"cannot be read.*bitwright allocate"):
-        given_text(str(tmp_path / "none.json"))
+        write_given(str(tmp_path / "none.json"))
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="is not UTF-8"):
-        given_text(tmp_path / "a.json")
+        write_given(tmp_path / "a.json")
     for odd in ("a\0b", "a" * 9999):
         with pytest.raises(RecipeError, match=r"cannot be read.*bitwright allocate"):
-            given_text(odd)
+            write_given(odd)
 
 
 def test_units_are_exactly_those_of_the_network():

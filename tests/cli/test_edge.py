@@ -44,7 +44,7 @@ def ends(bitwright, monkeypatch, tmp_path):
         def fail(*_):
             raise error
 
-        monkeypatch.setattr(checks.rundir, "existing", fail)
+        monkeypatch.setattr(checks.rundir, "open_existing", fail)
         return bitwright("report", "anything")
 
     return call
@@ -93,7 +93,7 @@ def test_a_crash_where_nothing_can_be_written(monkeypatch):
     try:
         raise KeyError("lost")
     except KeyError as error:
-        code, text = edge.ending(error)
+        code, text = edge.conclude(error)
     assert code == 70 and "could not be written" in text and "KeyError: 'lost'" in text
 
 

@@ -12,7 +12,7 @@ import torch
 
 import bitwright as bw
 from bitwright import cli
-from bitwright.cli.table_commands import FrontierRequest, traced
+from bitwright.cli.table_commands import FrontierRequest, trace_run
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.knees import candidates
 from networks import TESTS, pictures, small_network
@@ -104,7 +104,7 @@ def test_knees_are_run_from_the_stored_solutions(run):
 
 def check_one(run, ran):
     """A knee quantised by itself, its bits named one by one, gives the same figures."""
-    found = traced(run / "run", FrontierRequest())
+    found = trace_run(run / "run", FrontierRequest())
     chosen = candidates(found.table, found.frontier)[0]
     line = next(r for r in ran if r["method"] == "ip" and float(r["used"]) == chosen.used)
     keep = ",".join(f"{unit}={choice}" for unit, choice in chosen.choices.items())
@@ -153,7 +153,7 @@ def test_without_a_store_what_is_needed_is_solved_again(run):
 
 
 def test_candidates_beside_a_knee_cost_no_more(run):
-    found = traced(run / "run", FrontierRequest(cost="bops"))
+    found = trace_run(run / "run", FrontierRequest(cost="bops"))
     every = candidates(found.table, found.frontier, beside=True)
     knees = sorted(c.used for c in every if c.method == "ip")
     assert len(knees) == len(found.frontier.knees)

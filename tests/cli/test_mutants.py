@@ -145,7 +145,7 @@ def test_tables(run, tmp_path):
 
 def load(run: Path) -> None:
     """What `load` reads before there is a network."""
-    directory = rundir.existing(run)
+    directory = rundir.open_existing(run)
     runs.recipe_of(directory)
     load_packed(directory.checked(rundir.MODEL))
 

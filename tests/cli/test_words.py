@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from bitwright.cli.parser import app
-from bitwright.cli.words import joined
+from bitwright.cli.words import join_numbers
 
 COMMAS = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
 
@@ -24,7 +24,7 @@ COMMAS = ["--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
     ],
 )
 def test_numbers_with_spaces_are_one_word(words, want):
-    assert joined(words) == want
+    assert join_numbers(words) == want
 
 
 @pytest.mark.parametrize("name", ["quantize", "doctor", "measure"])

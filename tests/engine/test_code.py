@@ -9,7 +9,7 @@ import pytest
 import bitwright.methods.quadratic as quadratic
 from bitwright.engine.code import PACKAGE, code_version, source_files
 from bitwright.methods.catalogue import METHODS
-from bitwright.pipeline.tabulate import measured_menu
+from bitwright.pipeline.tabulate import solve_and_measure
 from bitwright.solving import solve
 from bitwright.solving.parallel import solve_parallel
 from bitwright.solving.samples import split_samples
@@ -59,7 +59,7 @@ def test_what_is_solved_and_measured_is_covered():
         assert name in solved
     assert "methods/quadratic.py" in reached(type(METHODS["quadratic"]))
     assert "numerics/coordinate.py" in reached(type(METHODS["quadratic"]))
-    measured = reached(measured_menu)
+    measured = reached(solve_and_measure)
     assert {"sensitivity/measure.py", "sensitivity/sample_loss.py", "graph/variants.py"} <= measured
     assert "solving/samples.py" in reached(split_samples)
 

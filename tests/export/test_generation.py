@@ -12,14 +12,14 @@ import pytest
 from bitwright.engine.manifest import Manifest, Seal, parse_manifest
 from bitwright.errors import FileError, RunDirectoryError
 from bitwright.export import generation, rundir
-from bitwright.export.generation import change, claimed, updating
+from bitwright.export.generation import change, claim_run, update_run
 
 
 def whole(path, recipe="seed = 1\n", **files):
-    with claimed(path, recipe) as run, change(run, whole=True) as new:
+    with claim_run(path, recipe) as run, change(run, whole=True) as new:
         for name, text in ({"model": "weights", "census": "{}"} | files).items():
             new.write(NAMES.get(name, f"{name}.json"), text.encode())
-    return rundir.existing(path)
+    return rundir.open_existing(path)
 
 
 NAMES = {"model": rundir.MODEL, "onnx": rundir.ONNX, "frontier": rundir.FRONTIER_CSV}
@@ -42,15 +42,18 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path):
 
 def test_the_same_run_may_be_taken_up_again_and_another_not(tmp_path):
     before = contents(whole(tmp_path).path)
-    with pytest.raises(RunDirectoryError, match="already holds another run"), claimed(tmp_path, ""):
+    with (
+        pytest.raises(RunDirectoryError, match="already holds another run"),
+        claim_run(tmp_path, ""),
+    ):
         pass
-    with claimed(tmp_path, "seed = 1\n"):
+    with claim_run(tmp_path, "seed = 1\n"):
         pass
     assert contents(tmp_path) == before
 
 
 def test_a_run_that_left_nothing_gives_way(tmp_path):
-    with claimed(tmp_path, "seed = 1\n") as run:
+    with claim_run(tmp_path, "seed = 1\n") as run:
         run[rundir.LOG].write_text("{}\n")
     assert whole(tmp_path, "seed = 2\n").read_text(rundir.RECIPE) == "seed = 2\n"
 
@@ -59,7 +62,7 @@ def test_foreign_files_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with (
         pytest.raises(RunDirectoryError, match=r"holds no run \(it has 'thesis.tex'\)"),
-        claimed(tmp_path, ""),
+        claim_run(tmp_path, ""),
     ):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
@@ -78,10 +81,10 @@ def test_files_have_the_mode_that_the_umask_leaves(tmp_path):
 def test_a_run_that_is_not_whole_is_refused_by_all_who_read_it(tmp_path):
     """The scene of a mixture: written once, then again, and stopped half way."""
     whole(tmp_path, onnx="old", verify='{"passed": true}')
-    with pytest.raises(KeyboardInterrupt), claimed(tmp_path, "seed = 1\n") as run:
+    with pytest.raises(KeyboardInterrupt), claim_run(tmp_path, "seed = 1\n") as run:
         stop_at_rename(run, 2)
     assert parse_manifest(run[rundir.MANIFEST].read_bytes(), "it").pending
-    again = rundir.existing(tmp_path)
+    again = rundir.open_existing(tmp_path)
     for name in (rundir.VERIFY, rundir.MODEL, rundir.ONNX, rundir.CENSUS):
         with pytest.raises(RunDirectoryError, match=r"no whole run.*quantize --recipe"):
             again.read_bytes(name)
@@ -111,13 +114,13 @@ def test_before_the_first_rename_the_old_run_is_whole(tmp_path):
     before = contents(whole(tmp_path, verify="{}").path)
     with (
         pytest.raises(KeyboardInterrupt),
-        claimed(tmp_path, "seed = 1\n") as run,
+        claim_run(tmp_path, "seed = 1\n") as run,
         change(run, whole=True) as new,
     ):
         new.write(rundir.MODEL, b"new")
         raise KeyboardInterrupt
-    assert contents(tmp_path) == before and rundir.existing(tmp_path).manifest.whole
-    assert rundir.existing(tmp_path).read_text(rundir.VERIFY) == "{}"
+    assert contents(tmp_path) == before and rundir.open_existing(tmp_path).manifest.whole
+    assert rundir.open_existing(tmp_path).read_text(rundir.VERIFY) == "{}"
 
 
 def test_what_a_run_does_not_write_again_is_gone(tmp_path):
@@ -129,36 +132,36 @@ def test_what_a_run_does_not_write_again_is_gone(tmp_path):
 
 def test_an_update_changes_its_own_names_alone(tmp_path):
     whole(tmp_path, verify="{}", report="page")
-    with updating(tmp_path) as run, change(run) as new:
+    with update_run(tmp_path) as run, change(run) as new:
         new.write(rundir.REPORT, b"another page")
         new.remove(rundir.VERIFY)
         assert new.sizes()[rundir.REPORT] == 12 and rundir.VERIFY not in new.sizes()
-    run = rundir.existing(tmp_path)
+    run = rundir.open_existing(tmp_path)
     assert run.read_text(rundir.REPORT) == "another page" and run.manifest.whole
     assert run.read_text(rundir.MODEL) == "weights" and not run[rundir.VERIFY].exists()
 
 
 def test_an_update_that_was_stopped_is_told_and_made_again(tmp_path):
     whole(tmp_path, verify="{}")
-    with pytest.raises(KeyboardInterrupt), updating(tmp_path) as run:
+    with pytest.raises(KeyboardInterrupt), update_run(tmp_path) as run:
         stop_at_rename(run, 2, (rundir.VERIFY, rundir.REPORT), whole=False)
-    run = rundir.existing(tmp_path)
+    run = rundir.open_existing(tmp_path)
     assert set(run.manifest.pending) == {rundir.VERIFY, rundir.REPORT}
     assert run.read_text(rundir.MODEL) == "weights"
     with pytest.raises(RunDirectoryError, match=r"not written to its end.*bitwright verify"):
         run.read_bytes(rundir.VERIFY)
-    with updating(tmp_path) as run, change(run) as new:
+    with update_run(tmp_path) as run, change(run) as new:
         new.write(rundir.VERIFY, b"1")
         new.write(rundir.REPORT, b"2")
-    assert rundir.existing(tmp_path).manifest.whole
+    assert rundir.open_existing(tmp_path).manifest.whole
 
 
 def test_a_rename_that_fails_is_a_sentence_and_the_run_is_not_whole(tmp_path):
     whole(tmp_path)
     error = OSError(errno.EROFS, os.strerror(errno.EROFS))
-    with pytest.raises(FileError, match="Read-only"), claimed(tmp_path, "seed = 1\n") as run:
+    with pytest.raises(FileError, match="Read-only"), claim_run(tmp_path, "seed = 1\n") as run:
         stop_at_rename(run, 2, error=error)
-    assert not rundir.existing(tmp_path).manifest.whole
+    assert not rundir.open_existing(tmp_path).manifest.whole
     assert {p.name for p in tmp_path.iterdir()} <= {*rundir.WRITTEN, "recipe.toml", "manifest.json"}
 
 
@@ -185,8 +188,8 @@ def test_a_recipe_is_never_there_without_a_manifest(tmp_path, monkeypatch):
     monkeypatch.setattr(
         generation, "write_atomically", lambda p, c: (order.append(p.name), write(p, c))
     )
-    with claimed(tmp_path, ""):
-        assert not rundir.existing(tmp_path).manifest.whole
+    with claim_run(tmp_path, ""):
+        assert not rundir.open_existing(tmp_path).manifest.whole
     assert order == ["manifest.json", "recipe.toml"]
 
 
@@ -196,7 +199,7 @@ def test_temporary_files_of_a_killed_writer_are_swept(tmp_path):
     (tmp_path / ".new").mkdir()
     (tmp_path / ".new" / "model.onnx").write_text("half")
     (tmp_path / ".mine.tmp").write_text("the user's own")
-    with updating(tmp_path):
+    with update_run(tmp_path):
         assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [".mine.tmp"]
 
 
@@ -209,7 +212,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, name):
     (tmp_path / "run" / name).symlink_to(elsewhere)
     with (
         pytest.raises(RunDirectoryError, match=f"{name} is a link"),
-        claimed(tmp_path / "run", "seed = 1\n"),
+        claim_run(tmp_path / "run", "seed = 1\n"),
     ):
         pass
     assert contents(elsewhere) == {"kept": b"x"}
@@ -219,7 +222,7 @@ def test_a_log_that_became_a_link_is_not_written_through(tmp_path):
     """Swapped while the run is under way."""
     target = tmp_path / "target"
     target.write_text("")
-    with claimed(tmp_path / "run", "") as run:
+    with claim_run(tmp_path / "run", "") as run:
         run[rundir.LOG].symlink_to(target)
         with pytest.raises(FileError, match=r"log\.jsonl cannot be written"):
             rundir.log_listener(run)(rundir.Event("note", "save", text="x"))
@@ -227,11 +230,11 @@ def test_a_log_that_became_a_link_is_not_written_through(tmp_path):
 
 
 def test_the_log_may_grow_but_not_change(tmp_path):
-    with claimed(tmp_path, "") as run:
+    with claim_run(tmp_path, "") as run:
         rundir.log_listener(run)(rundir.Event("note", "save", text="x"))
         with change(run, whole=True) as new:
             new.write(rundir.MODEL, b"w")
-    run = rundir.existing(tmp_path)
+    run = rundir.open_existing(tmp_path)
     with run[rundir.LOG].open("a") as file:
         file.write("{}\n")
     assert run.checked(rundir.LOG)
@@ -244,7 +247,7 @@ def test_a_run_without_a_manifest_is_updated_and_gets_none(tmp_path):
     """Nothing can be said of its other files."""
     whole(tmp_path)
     (tmp_path / "manifest.json").unlink()
-    with pytest.warns(match="no manifest"), updating(tmp_path) as run, change(run) as new:
+    with pytest.warns(match="no manifest"), update_run(tmp_path) as run, change(run) as new:
         new.write(rundir.REPORT, b"page")
     assert (tmp_path / "report.html").read_text() == "page"
     assert not (tmp_path / "manifest.json").exists()

@@ -15,10 +15,10 @@ from bitwright.export import generation, rundir
 
 def made(path, recipe="seed = 1\n", **files):
     """A whole run of a few files."""
-    with generation.claimed(path, recipe) as run, generation.change(run, whole=True) as new:
+    with generation.claim_run(path, recipe) as run, generation.change(run, whole=True) as new:
         for name, value in files.items():
             new.write_json(f"{name}.json", value)
-    return rundir.existing(path)
+    return rundir.open_existing(path)
 
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path):
@@ -85,7 +85,7 @@ def test_a_run_of_an_earlier_version_is_read_with_a_word(tmp_path):
     made(tmp_path, metrics={"a": 1})
     (tmp_path / "manifest.json").unlink()
     with pytest.warns(RunWarning, match=r"has no manifest\.json: an earlier version wrote it"):
-        run = rundir.existing(tmp_path)
+        run = rundir.open_existing(tmp_path)
     assert run.read_json("metrics.json") == {"a": 1} and run.has("metrics.json")
 
 
@@ -103,4 +103,4 @@ def test_an_odd_manifest_is_told_and_hangs_nobody(tmp_path, kind):
     {"fifo": lambda: os.mkfifo(path), "folder": path.mkdir,
      "garbage": lambda: path.write_bytes(b"\xff{")}[kind]()  # fmt: skip
     with pytest.raises(RunDirectoryError, match=r"manifest\.json"):
-        rundir.existing(tmp_path)
+        rundir.open_existing(tmp_path)

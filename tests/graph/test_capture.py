@@ -12,7 +12,7 @@ from torch import nn
 import bitwright as bw
 from bitwright.errors import CaptureError, DataError, ModelError
 from bitwright.graph.capture import capture
-from bitwright.graph.execute import bind, blaming
+from bitwright.graph.execute import bind, blame_batch
 from networks import Chain, TwoTowers, normal, seeded
 
 
@@ -199,5 +199,5 @@ def test_texts_longer_than_the_table_of_positions_are_told_of():
 
 
 def test_a_lack_of_memory_is_not_blamed_on_the_data():
-    with pytest.raises(RuntimeError, match="allocate"), blaming((normal(2, 3),)):
+    with pytest.raises(RuntimeError, match="allocate"), blame_batch((normal(2, 3),)):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")

@@ -14,7 +14,7 @@ from bitwright.graph.choice import Choice
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target, parse_target
 from bitwright.graph.ties import find_shared_grids, find_tied_inputs
-from bitwright.pipeline.job import shared_stats
+from bitwright.pipeline.job import share_stats
 from bitwright.solving.grids import input_grids
 from networks import normal, pictures, seeded, small_network
 
@@ -72,7 +72,7 @@ def test_tied_units_get_one_grid_at_the_same_bits():
     net.project.bias.data += 5.0  # so that the sum is wider than its operands
     graph, target, sites = captured(net, example, ("add",))
     seen = bw.observe(graph, [(example,)], {site.root for site in sites}).stats
-    stats = shared_stats(graph, target, seen)
+    stats = share_stats(graph, target, seen)
     choices = {unit.name: Choice(8, 8) for unit in graph.units}
 
     def grids(of):

@@ -11,7 +11,7 @@ from torch import nn
 import bitwright as bw
 from bitwright.errors import CaptureError, ModelError
 from bitwright.graph.capture import capture
-from bitwright.graph.working_copy import working_copy
+from bitwright.graph.working_copy import make_working_copy
 from bitwright.sources.models import load_model
 
 KINDS = (torch.float16, torch.bfloat16, torch.float64)
@@ -57,7 +57,7 @@ def test_captured_as_if_converted_by_hand(kind):
 
 def test_a_network_in_float32_is_not_copied():
     net = network(torch.float32)
-    assert working_copy(net)[0] is net
+    assert make_working_copy(net)[0] is net
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,7 +161,7 @@ def test_a_network_in_training_mode_is_taken_in_eval_mode(part):
 
 def test_the_copy_in_eval_mode_holds_the_same_tensors():
     net = dropping()
-    copied, _ = working_copy(net)
+    copied, _ = make_working_copy(net)
     own = {t.data_ptr() for t in net.parameters()}
     assert copied is not net and {t.data_ptr() for t in copied.parameters()} == own
 
@@ -180,9 +180,9 @@ def test_training_mode_is_the_same_from_python_and_from_a_file(tmp_path):
 def test_an_exported_network_has_no_modes():
     program = torch.export.export(dropping().eval(), (pictures(),))
     module = program.module()
-    assert working_copy(module) == (module, ())
+    assert make_working_copy(module) == (module, ())
 
 
 def test_training_mode_that_cannot_be_copied_says_what_to_do():
     with pytest.raises(ModelError, match=r"in training mode and cannot be copied.*Call \.eval\(\)"):
-        working_copy(nn.Sequential(Uncopied(2, 2)))
+        make_working_copy(nn.Sequential(Uncopied(2, 2)))

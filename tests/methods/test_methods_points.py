@@ -14,7 +14,7 @@ from bitwright.engine.digest import digest
 from bitwright.graph.choice import Choice
 from bitwright.graph.rows import weight_rows
 from bitwright.methods.catalogue import METHODS
-from bitwright.methods.problem import UnitProblem, stored_in_points
+from bitwright.methods.problem import UnitProblem, store_in_points
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
 from bitwright.numerics.gram import Gram
@@ -45,7 +45,7 @@ def asked(case: str, bits: int, points: int, symmetric: bool = False) -> UnitPro
 @pytest.mark.parametrize(("bits", "points"), [(2, 2), (3, 3), (4, 4)])
 def test_a_solution_of_points(name, case, bits, points):
     given = asked(case, bits, points, symmetric=points == 3)
-    found = stored_in_points(quick(name).solve(given), given.choice)
+    found = store_in_points(quick(name).solve(given), given.choice)
     if found.channel_bits:
         widths = found.channel_bits
         assert sum(widths) == bits * points * len(widths) and not any(w % bits for w in widths)
@@ -73,7 +73,7 @@ def test_never_worse_than_the_points_rounded(name, case):
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_every_point_brings_the_weights_closer(case, bits):
     problems = [asked(case, bits, points) for points in (1, 2, 3, 4)]
-    solved = (stored_in_points(quick("nearest").solve(p), p.choice) for p in problems)
+    solved = (store_in_points(quick("nearest").solve(p), p.choice) for p in problems)
     errors = [found.error for found in solved]
     for coarse, fine in pairwise(errors):
         assert fine < 0.5 * coarse or coarse < 1e-7
@@ -126,7 +126,7 @@ def test_channels_with_points_of_their_own():
         bare(torch.nn.Linear(20, 12), 4), weight=weight, choice=Choice(2, 8, 2), grid=Grid(4)
     )
     found, plain = (
-        stored_in_points(METHODS[name].solve(given), given.choice) for name in ("aciq", "nearest")
+        store_in_points(METHODS[name].solve(given), given.choice) for name in ("aciq", "nearest")
     )
     assert sum(found.channel_bits) == 12 * 4 and set(found.channel_bits) <= {2, 4, 6, 8}
     assert len(set(found.channel_bits)) > 1 and found.points == max(found.channel_bits) // 2

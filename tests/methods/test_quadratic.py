@@ -19,7 +19,7 @@ from bitwright.methods.quadratic import QuadraticSolver, relative_loss
 from bitwright.numerics.affine import dequantize
 from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of
 from bitwright.numerics.exact import significant_bits
-from bitwright.numerics.gram import Gram, centred, regularised
+from bitwright.numerics.gram import Gram, centre_gram, regularise_problem
 from descent import best_scale, sweep
 from networks import normal
 
@@ -81,8 +81,8 @@ def test_the_objective_is_the_true_output_error(case):
 
 def test_the_pull_towards_the_float_weights_is_part_of_the_objective():
     x, w, y = rows_of(3, inputs=5, outputs=4)
-    exact = centred(Gram.of(x, y))
-    pulled = regularised(exact, w, 0.01)
+    exact = centre_gram(Gram.of(x, y))
+    pulled = regularise_problem(exact, w, 0.01)
     other = w + 0.3 * normal(*w.shape, seed=9)
     strength = 0.01 * exact.h.double().diagonal(dim1=-2, dim2=-1).mean()
     want = exact.loss(other) + strength * (other - w).double().square().sum(-1)
@@ -93,7 +93,7 @@ def test_the_pull_towards_the_float_weights_is_part_of_the_objective():
 def test_each_coordinate_move_is_exact(seed):
     """Against a loop that tries every grid point of one weight after the other."""
     x, w, y = rows_of(seed, inputs=7, outputs=3)
-    exact = centred(Gram.of(x, y))
+    exact = centre_gram(Gram.of(x, y))
     steps = on_grid(w, 0.4, 3)
     found, changed = sweep(exact, steps)
     k = steps.k.clone()
@@ -118,7 +118,7 @@ def test_the_optimum_against_brute_force():
     ratios = []
     for seed in range(300):
         x, w, y = rows_of(seed)
-        found = both_starts(centred(Gram.of(x, y)), on_grid(w, 0.8, 2))
+        found = both_starts(centre_gram(Gram.of(x, y)), on_grid(w, 0.8, 2))
         best = true_losses(x, y, grid * 0.8).min()
         ratios.append(float(true_losses(x, y, found.weight[0])[0] / best))
     ratios = np.array(ratios)
@@ -132,7 +132,7 @@ def test_two_starts_are_better_than_one():
     firsts, seconds, boths = [], [], []
     for seed in range(40):
         x, w, y = rows_of(seed, inputs=12, outputs=4, count=200)
-        exact = centred(Gram.of(x, y))
+        exact = centre_gram(Gram.of(x, y))
         start = on_grid(w, 0.6, 3)
         for found, steps in (
             (firsts, descend(exact, start)),
@@ -183,7 +183,7 @@ def linear_problem(seed, bits):
 def test_scale_and_bias_are_the_least_squares_ones():
     """Both closed forms against numpy's least squares on the rows themselves, in float64."""
     x, w, y = rows_of(5, inputs=6, outputs=3, count=300)
-    exact = centred(Gram.of(x, y))
+    exact = centre_gram(Gram.of(x, y))
     steps = on_grid(w, 0.45, 4)
     scale = best_scale(exact, steps)
     bias = exact.bias(steps.k * scale)
@@ -211,7 +211,7 @@ def test_sums_over_many_rows_lose_little():
 
 def test_a_matrix_that_rounding_left_indefinite_has_a_start_all_the_same():
     x, w, y = rows_of(5, inputs=8, outputs=3)
-    exact = centred(Gram.of(x, y))
+    exact = centre_gram(Gram.of(x, y))
     values, vectors = torch.linalg.eigh(exact.h.double())
     values[..., 0] = -1e-3 * values[..., -1]
     h = (vectors * values.unsqueeze(-2)) @ vectors.mT
@@ -223,7 +223,7 @@ def test_a_matrix_that_rounding_left_indefinite_has_a_start_all_the_same():
 def test_the_unconstrained_optimum_is_the_least_squares_one():
     """With a grid too fine to matter, rounding one after the other gives plain least squares."""
     x, w, y = rows_of(6, inputs=6, outputs=2, count=300)
-    exact = centred(Gram.of(x, y))
+    exact = centre_gram(Gram.of(x, y))
     found = successive(exact, on_grid(w, 2e-4, 16)).weight
     columns = np.concatenate([x[0].double().numpy(), np.ones((300, 1))], axis=1)
     want, *_ = np.linalg.lstsq(columns, y[0].double().numpy(), rcond=None)
@@ -298,7 +298,7 @@ def test_an_input_that_never_changes_is_all_bias():
     """Whatever its weight becomes costs nothing: the bias takes it."""
     x, w, y = rows_of(2, inputs=4, outputs=2)
     x[..., 1] = 0.7
-    exact = centred(Gram.of(x, y))
+    exact = centre_gram(Gram.of(x, y))
     other = w.clone()
     other[..., 1] += 5
     assert torch.allclose(exact.loss(other), exact.loss(w), rtol=1e-3, atol=1e-2)
@@ -381,9 +381,9 @@ def test_rows_apart_may_ask_for_more_of_that_pull_and_never_for_less(monkeypatch
 
     def seen(exact, target, ridge):
         asked.append(ridge)
-        return regularised(exact, target, ridge)
+        return regularise_problem(exact, target, ridge)
 
-    monkeypatch.setattr(quadratic, "regularised", seen)
+    monkeypatch.setattr(quadratic, "regularise_problem", seen)
     plain, judged = [], []
     for seed in range(20):
         x, w, y = rows_of(seed, inputs=24, outputs=8, count=4012)

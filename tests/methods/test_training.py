@@ -23,7 +23,7 @@ from bitwright.methods.training import (
     minibatches,
     moves,
     never_worse,
-    picked_rows,
+    pick_rows,
     squared_error,
 )
 from bitwright.numerics.affine import QParams
@@ -148,7 +148,7 @@ def test_activations_are_values_with_gradients(name, args, kwargs):
 def test_rows_are_picked_from_every_group():
     values = torch.randn(3, 20, 4)
     picked = torch.tensor([7, 0, 19, 7])
-    assert torch.equal(picked_rows(values, picked), values[:, picked])
+    assert torch.equal(pick_rows(values, picked), values[:, picked])
 
 
 @pytest.mark.parametrize("input_learned", [False, True])

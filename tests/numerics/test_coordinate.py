@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of, descend
-from bitwright.numerics.gram import Gram, centred, regularised, without_bias
+from bitwright.numerics.gram import Gram, centre_gram, regularise_problem, without_bias
 from descent import best_scale, sweep
 
 
@@ -30,7 +30,7 @@ def steps_of(w, scale=0.5, bits=3):
 def test_objective_is_the_true_output_error_with_the_best_bias():
     x, w, y = rows()
     q = (w * 3).round() / 3
-    exact = centred(Gram.of(x, y))
+    exact = centre_gram(Gram.of(x, y))
     residual = y.double() - x.double() @ q.double().transpose(1, 2)
     expected = (residual - residual.mean(1, keepdim=True)).square().sum(1)
     assert torch.allclose(exact.loss(q), expected, rtol=1e-4)
@@ -66,7 +66,7 @@ def test_descent_against_brute_force():
     ratios = []
     for seed in range(12):
         x, w, y = rows(inputs=4, outputs=2, seed=seed)
-        problem = centred(Gram.of(x, y))
+        problem = centre_gram(Gram.of(x, y))
         start = steps_of(w, scale=0.6, bits=3)
         starts = (start, Successive.of(problem).rounded(start))
         steps = best_of(problem, starts, False, Effort(40, 0.0))
@@ -77,7 +77,7 @@ def test_descent_against_brute_force():
             k[..., j] = (k[..., j] + move).clamp(-4, 3)
             assert bool((problem.loss(k * steps.scale) >= 0.999 * found - 1e-3).all())
         for channel in range(2):
-            one = centred(Gram.of(x, y[:, :, channel : channel + 1].expand(-1, -1, len(grid))))
+            one = centre_gram(Gram.of(x, y[:, :, channel : channel + 1].expand(-1, -1, len(grid))))
             ratios.append(float(found[0, channel] / one.loss(grid.unsqueeze(0)).min()))
     assert min(ratios) > 0.99
     assert sorted(ratios)[len(ratios) // 2] < 1.001
@@ -86,7 +86,7 @@ def test_descent_against_brute_force():
 
 def test_blocks_change_nothing(monkeypatch):
     x, w, y = rows(groups=2, inputs=37, count=400, outputs=4)
-    problem = centred(Gram.of(x, y))
+    problem = centre_gram(Gram.of(x, y))
     one, _ = sweep(problem, steps_of(w))
     monkeypatch.setattr("bitwright.numerics.coordinate.BLOCK", 5)
     other, _ = sweep(problem, steps_of(w))
@@ -95,7 +95,7 @@ def test_blocks_change_nothing(monkeypatch):
 
 def test_scale_in_closed_form_is_the_best():
     x, w, y = rows(seed=5)
-    problem = centred(Gram.of(x, y))
+    problem = centre_gram(Gram.of(x, y))
     steps = steps_of(w, scale=0.45)
     fitted = best_scale(problem, steps)
     loss = problem.loss(steps.k * fitted)
@@ -106,7 +106,7 @@ def test_scale_in_closed_form_is_the_best():
 def test_dead_inputs_keep_the_float_weights_under_regularisation():
     x, w, y = rows(inputs=6)
     x[..., 2] = 0
-    problem = regularised(centred(Gram.of(x, y)), w, 0.003)
+    problem = regularise_problem(centre_gram(Gram.of(x, y)), w, 0.003)
     steps = steps_of(w, scale=0.25, bits=8)
     solved, _ = sweep(problem, steps)
     assert torch.equal(solved.k[..., 2], (w[..., 2] / 0.25).round().clamp(-128, 127))
@@ -117,13 +117,13 @@ def test_dead_inputs_keep_the_float_weights_under_regularisation():
 def test_rows_at_rest_are_left_out_and_nothing_else_changes(groups, outputs, scales):
     """Each row (of a group of its own) ends where it ends alone, at the loss that is stated."""
     x, w, y = rows(groups=groups, inputs=12, outputs=outputs, seed=4)
-    problem = centred(Gram.of(x, y))
+    problem = centre_gram(Gram.of(x, y))
     start = steps_of(w, scale=0.7)
     found, loss = descend(problem, start, scales, Effort(40, 0.0))
     assert torch.allclose(loss, problem.loss(found.weight), rtol=1e-3)
     assert bool((loss <= problem.loss(start.weight) * (1 + 1e-9)).all())
     for g, c in itertools.product(range(groups), range(outputs)):
-        one = centred(Gram.of(x[g : g + 1], y[g : g + 1, :, c : c + 1]))
+        one = centre_gram(Gram.of(x[g : g + 1], y[g : g + 1, :, c : c + 1]))
         own = Steps(
             *(v[g : g + 1, c : c + 1] for v in (start.k, start.scale, start.low, start.high))
         )
@@ -134,7 +134,7 @@ def test_rows_at_rest_are_left_out_and_nothing_else_changes(groups, outputs, sca
 
 def test_of_two_starts_the_lower_end_is_taken_row_by_row():
     x, w, y = rows(inputs=12, outputs=6, seed=6)
-    problem = centred(Gram.of(x, y))
+    problem = centre_gram(Gram.of(x, y))
     start = steps_of(w, scale=0.7)
     other = Successive.of(problem).rounded(start)
     ends = [descend(problem, s, True, Effort()) for s in (start, other)]

@@ -12,7 +12,7 @@ from bitwright.errors import BudgetError, RecipeError
 from bitwright.graph.choice import FLOAT
 from bitwright.pipeline.affordable import check_budgets, check_latency, costs_of
 from bitwright.pipeline.check import make_recipe
-from bitwright.pipeline.job import Job, captured, rewritten
+from bitwright.pipeline.job import Job, capture_job, rewrite_network
 from bitwright.pipeline.plan import Plan, menu_of
 from bitwright.sources.data import as_dataset
 from networks import pictures, small_network
@@ -31,8 +31,8 @@ def quantise(progress=None, **options):
 
 def prepared_job(**options):
     plan = Plan.of(make_recipe("fixed", {"mode": "parallel", "batch": 8, "menu": MENU, **options}))
-    job, graph = captured(Job(small_network(), as_dataset(batches()), plan))
-    graph = rewritten(job, graph, Progress())
+    job, graph = capture_job(Job(small_network(), as_dataset(batches()), plan))
+    graph = rewrite_network(job, graph, Progress())
     return job, graph, menu_of(graph, plan)
 
 

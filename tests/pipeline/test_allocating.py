@@ -329,8 +329,8 @@ def test_allocations_go_by_softened_losses_in_the_losses_units(monkeypatch):
     from bitwright.pipeline import tabulate
 
     seen = []
-    real = tabulate.measured_menu
-    monkeypatch.setattr(tabulate, "measured_menu", lambda *a: seen.append(real(*a)) or seen[-1])
+    real = tabulate.solve_and_measure
+    monkeypatch.setattr(tabulate, "solve_and_measure", lambda *a: seen.append(real(*a)) or seen[-1])
     result = mixed("size<=0.2", method="nearest")
     base, table = seen[0]
     net, x = small_network(width=64), torch.cat(batches())

@@ -16,7 +16,7 @@ from bitwright.graph.simulate import Assignment
 from bitwright.graph.sites import find_sites
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
-from bitwright.pipeline.job import shared_stats
+from bitwright.pipeline.job import share_stats
 from bitwright.solving import bind_batches
 from bitwright.solving.samples import Samples, split_samples
 from networks import pictures, small_network
@@ -42,7 +42,7 @@ def composed(*schemes: str, solver: str = "quadratic", target: str = "paper") ->
     sites = find_sites(graph, target)
     opened = bind_batches(graph, lambda: iter(BATCHES))
     seen = bw.observe(graph, BATCHES, {site.root for site in sites})
-    stats = shared_stats(graph, target, seen.stats)
+    stats = share_stats(graph, target, seen.stats)
     menu = {unit.name: tuple(map(parse_scheme, schemes)) for unit in graph.units}
     samples = split_samples(graph, opened)
     work = bw.Work(

@@ -16,7 +16,7 @@ from bitwright.cli import table_commands
 from bitwright.errors import RecipeError, RunWarning
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.check import make_recipe
-from bitwright.pipeline.lossless import Agreement, Search, told
+from bitwright.pipeline.lossless import Agreement, Search, word_record
 from networks import Chain, normal, seeded
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_had_is_told():
     record = result.allocation["lossless"]
     assert not record["attained"] and record["agreement"] < 0.98
     assert "no choice of the menu is lossless to 0.02" in record["told"]
-    assert "Add points or bits" in told(record)
+    assert "Add points or bits" in word_record(record)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from bitwright.cli.console import doctor_lines
 from bitwright.engine.progress import Progress
 from bitwright.errors import BitwrightError, RecipeError
 from bitwright.evaluation.metrics import METRICS, metric, metric_word
-from bitwright.graph.choice import FLOAT, Choice, written
+from bitwright.graph.choice import FLOAT, Choice, write_choices
 from bitwright.recipe.values import load_recipe
 from networks import normal, seeded
 
@@ -138,7 +138,7 @@ def test_menus_and_rules_are_lists_and_mappings_too():
     found = result.recipe
     assert (found.menu, found.keep) == ("w2a8,w8a8", "body=w8a8,class*=float")
     assert found.budget == "bops<=0.9 and size<=9MB" and found.scheme == "w8a8"
-    assert written("keep", ["a=w8a8", "b=float"]) == "a=w8a8,b=float"
+    assert write_choices("keep", ["a=w8a8", "b=float"]) == "a=w8a8,b=float"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_menus_and_rules_are_lists_and_mappings_too():
 )
 def test_what_is_no_scheme_is_named(key, value):
     with pytest.raises(RecipeError, match=key):
-        written(key, value)
+        write_choices(key, value)
 
 
 # ---- tried before solving --------------------------------------------------------------------

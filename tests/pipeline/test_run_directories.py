@@ -123,7 +123,7 @@ def test_verify_writes_the_page_that_shows_it(run, made):
     assert again != page and "72" in again
     assert live(["report", run]).code == 0
     assert (run / "report.html").read_text() == again
-    assert rundir.existing(run).manifest.whole
+    assert rundir.open_existing(run).manifest.whole
 
 
 def test_another_onnx_file_is_not_verified_any_more(run, monkeypatch):
@@ -144,7 +144,7 @@ def test_another_onnx_file_is_not_verified_any_more(run, monkeypatch):
     assert done.code == 0, done.said
     assert (run / "model.onnx").read_bytes() != before and not (run / "verify.json").exists()
     assert "not verified" in (run / "report.html").read_text().lower()
-    assert rundir.existing(run).manifest.whole
+    assert rundir.open_existing(run).manifest.whole
     assert live(words("verify", run)).code == 0 and (run / "verify.json").exists()
 
 

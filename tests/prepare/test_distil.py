@@ -12,7 +12,7 @@ from bitwright.errors import DataError, RecipeError
 from bitwright.graph.capture import capture
 from bitwright.graph.execute import walk
 from bitwright.pipeline.runs import evaluate, load_run
-from bitwright.prepare.distil import Distillation, distil, mismatch, wanted_outputs
+from bitwright.prepare.distil import Distillation, distil, list_wanted_outputs, mismatch
 from networks import Chain, SmallNet, normal, pictures, seeded
 
 QUICK = Distillation(samples=16, batch=16, iterations=60)
@@ -42,7 +42,7 @@ def test_what_batch_norms_remember_is_what_their_outputs_were_like(graph):
     seen = {}
     x = torch.cat([pictures(64, seed=seed) for seed in range(8)])
     walk(graph.module, (x,), lambda node, value: seen.update({node.name: value}))
-    for name, goal in wanted_outputs(graph).items():
+    for name, goal in list_wanted_outputs(graph).items():
         output = seen[name].movedim(1, 0).flatten(1)
         assert torch.allclose(output.mean(1), goal.mean, atol=0.02)
         assert torch.allclose(output.std(1), goal.std, rtol=0.03)
@@ -51,7 +51,7 @@ def test_what_batch_norms_remember_is_what_their_outputs_were_like(graph):
 def test_distilled_inputs_match_better_than_noise_and_are_the_same_every_time(graph):
     (x,), (again,) = distil(graph, QUICK), distil(graph, QUICK)
     assert torch.equal(x, again) and x.shape == (16, 3, 16, 16)
-    wanted = wanted_outputs(graph)
+    wanted = list_wanted_outputs(graph)
     with torch.no_grad():
         noise, real = normal(16, *x.shape[1:]), pictures(16, seed=50)
         found = [float(mismatch(graph, t, wanted)) for t in (x, noise, real)]

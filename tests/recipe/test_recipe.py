@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from bitwright.errors import BitwrightError, RecipeError
-from bitwright.pipeline.check import checked, make_recipe
+from bitwright.pipeline.check import check_recipe, make_recipe
 from bitwright.recipe.values import BUILT_IN, VERSION, Recipe, load_recipe, to_toml, update
 
 if sys.version_info >= (3, 11):
@@ -45,7 +45,7 @@ def test_every_key_was_changed():
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_recipes_are_valid(name):
-    assert checked(make_recipe(name, {})) == update(Recipe(), load_recipe(name), name)
+    assert check_recipe(make_recipe(name, {})) == update(Recipe(), load_recipe(name), name)
 
 
 def test_options_overrule_the_file_and_the_file_the_defaults(tmp_path):

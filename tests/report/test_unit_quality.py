@@ -15,7 +15,7 @@ from bitwright.numerics.grid import Grid
 from bitwright.numerics.losses import sqnr_db
 from bitwright.numerics.scores import noise_of_stats
 from bitwright.numerics.stats import TensorStats
-from bitwright.report.unit_quality import BINS, WORST, as_solved, decibels
+from bitwright.report.unit_quality import BINS, WORST, decibels, select_as_solved
 from networks import normal, pictures, small_network
 
 
@@ -101,7 +101,7 @@ def test_of_integers_that_tuning_changed_nothing_is_known():
     q = torch.ones(2, 2, dtype=torch.int8)
     old = UnitSolution(q, qparams(0.5, 0), None, (), "m", 0.1, loss_before=0.3, loss_after=0.2)
     moved = replace(old, weight=qparams(0.75, 0))
-    assert as_solved({"u": old}, {"u": moved})["u"] is old
+    assert select_as_solved({"u": old}, {"u": moved})["u"] is old
     changed = replace(old, q=q + 1, error=0.4)
-    found = as_solved({"u": old}, {"u": changed})["u"]
+    found = select_as_solved({"u": old}, {"u": changed})["u"]
     assert found.loss_after is None and found.error == 0.4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitwright.report.summary import comparison
-from bitwright.report.warnings import size_warnings, warning_lines
+from bitwright.report.warnings import list_warnings, size_warnings
 
 RECURRENT = {"share": 0.988, "operators": {"gru": 0.98, "linear": 0.001}, "size": 0.99}
 SMALL = {"share": 0.1, "operators": {"linear": 0.1}, "size": 0.3}
@@ -35,4 +35,4 @@ def test_warnings_come_after_the_figures_and_before_the_report():
     }  # fmt: skip
     lines = comparison({"metrics": metrics, "out": "run"})
     assert lines[-3].startswith("warning: size: not clearly smaller") and lines[-2] == ""
-    assert warning_lines(metrics)[0] in lines[-3]
+    assert list_warnings(metrics)[0] in lines[-3]

@@ -11,7 +11,7 @@ from runs_of import Residual, run_of, tiny
 from torch import nn
 
 from bitwright.engine.digest import digest
-from bitwright.graph.kept import named_inputs as start
+from bitwright.graph.kept import name_inputs as start
 from bitwright.graph.replay import replay
 from bitwright.graph.rows import geometry, input_rows, weight_rows
 from bitwright.graph.units import input_of

@@ -7,7 +7,7 @@ import torch
 
 from bitwright.graph.model_graph import InputSpec
 from bitwright.sources.batches import Batch, Dataset, rebatch, take
-from bitwright.sources.lengths import batched, trimming
+from bitwright.sources.lengths import batch_by_length, take_off_padding
 
 MASK = InputSpec("attention_mask", (None, None), torch.int64)
 
@@ -31,7 +31,7 @@ def dataset(*batches, trim=True):
 def test_padding_comes_off_and_every_sample_stays(left):
     lengths = [3, 5, 3, 1, 5, 3]
     seen = {}
-    for batch in batched(dataset(texts(lengths, 7, left)), 2):
+    for batch in batch_by_length(dataset(texts(lengths, 7, left)), 2):
         assert batch.size <= 2 and bool(batch.inputs["attention_mask"].all())
         assert batch.inputs["bbox"].shape[:2] == batch.inputs["input_ids"].shape
         for ids, label in zip(batch.inputs["input_ids"], batch.labels, strict=True):
@@ -42,7 +42,9 @@ def test_padding_comes_off_and_every_sample_stays(left):
 
 def test_the_first_batch_has_the_most_tokens_and_the_order_is_fixed():
     lengths = [2, 9, 4, 4, 4, 2]
-    sizes = [tuple(b.inputs["input_ids"].shape) for b in batched(dataset(texts(lengths, 9)), 3)]
+    sizes = [
+        tuple(b.inputs["input_ids"].shape) for b in batch_by_length(dataset(texts(lengths, 9)), 3)
+    ]
     assert sizes == [(3, 4), (1, 9), (2, 2)]
 
 
@@ -50,8 +52,8 @@ def test_how_texts_were_padded_and_batched_changes_nothing():
     lengths = [3, 5, 3, 1, 5, 3, 2]
     whole = texts(lengths, 5)
     wide = texts(lengths, 11)
-    one = list(batched(dataset(whole), 4))
-    other = list(batched(dataset(wide.cut(0, 3), wide.cut(3, 7)), 4))
+    one = list(batch_by_length(dataset(whole), 4))
+    other = list(batch_by_length(dataset(wide.cut(0, 3), wide.cut(3, 7)), 4))
     for a, b in zip(one, other, strict=True):
         assert a.labels == b.labels
         assert all(torch.equal(a.inputs[k], b.inputs[k]) for k in a.inputs)
@@ -60,21 +62,21 @@ def test_how_texts_were_padded_and_batched_changes_nothing():
 def test_token_labels_are_cut_too_and_the_decoders_tokens_are_not():
     batch = texts([2], 4, labels=False)
     inputs = {**batch.inputs, "decoder_input_ids": torch.ones(1, 4, dtype=torch.int64)}
-    (found,) = batched(dataset(Batch(inputs, torch.tensor([[1, 2, -100, -100]]))), 1)
+    (found,) = batch_by_length(dataset(Batch(inputs, torch.tensor([[1, 2, -100, -100]]))), 1)
     assert found.labels.tolist() == [[1, 2]]
     assert found.inputs["decoder_input_ids"].shape == (1, 4)
 
 
 def test_only_networks_of_any_length_ask_for_it():
     data = dataset(texts([1, 2], 2), trim=False)
-    assert trimming(data, [MASK]).trim and take(trimming(data, [MASK]), 1).trim
+    assert take_off_padding(data, [MASK]).trim and take(take_off_padding(data, [MASK]), 1).trim
     fixed = InputSpec("attention_mask", (None, 16), torch.int64)
-    assert not trimming(data, [fixed]).trim and not trimming(data, []).trim
-    plain = [b.inputs["input_ids"].shape for b in batched(data, 2)]
+    assert not take_off_padding(data, [fixed]).trim and not take_off_padding(data, []).trim
+    plain = [b.inputs["input_ids"].shape for b in batch_by_length(data, 2)]
     assert plain == [b.inputs["input_ids"].shape for b in rebatch(data, 2)] == [(2, 2)]
 
 
 def test_a_mask_of_nothing_is_left_alone():
     batch = Batch({"input_ids": torch.ones(1, 3), "attention_mask": torch.zeros(1, 3)})
-    (found,) = batched(dataset(batch), 2)
+    (found,) = batch_by_length(dataset(batch), 2)
     assert found.inputs["input_ids"].shape == (1, 3)

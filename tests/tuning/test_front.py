@@ -7,7 +7,7 @@ import torch
 from quantised import quantised, solutions
 
 from bitwright.graph.blocks import find_blocks
-from bitwright.graph.kept import named_inputs
+from bitwright.graph.kept import name_inputs
 from bitwright.graph.replay import replay
 from bitwright.tuning import brecq, front
 from bitwright.tuning.brecq import BlockReconstruction, reconstruct_blocks
@@ -36,7 +36,7 @@ def test_parts_leave_and_join_with_the_values_of_a_whole_pass(made, room):
         assert len(kept.parts) == min(max(most, 1), len(flats))
         for flat, (true, got) in zip(flats, kept.parts, strict=False):
             for graph, found in ((made.graph, true), (simulated, got)):
-                wanted = replay(graph, named_inputs(graph, flat), names)
+                wanted = replay(graph, name_inputs(graph, flat), names)
                 assert wanted.keys() == found.keys()
                 assert all(torch.equal(found[name], wanted[name]) for name in names)
 

@@ -14,7 +14,7 @@ from bitwright.errors import RecipeError
 from bitwright.pipeline.check import make_recipe
 from bitwright.solving.samples import HELD_OUT
 from bitwright.sources.data import as_dataset
-from bitwright.tuning.catalogue import tuning_steps
+from bitwright.tuning.catalogue import find_tuning_steps
 from networks import pictures, small_network
 
 QUICK = {"menu": "w8a8,w4a8,w3a8", "budget": "bops<=0.1", "keep": "", "batch": 8}
@@ -146,8 +146,8 @@ def test_wrong_steps(options, message):
 
 
 def test_steps_are_read_in_their_order():
-    assert tuning_steps(" bias , bn-paper ") == ("bias", "bn-paper")
-    assert tuning_steps("") == ()
+    assert find_tuning_steps(" bias , bn-paper ") == ("bias", "bn-paper")
+    assert find_tuning_steps("") == ()
 
 
 def test_figures_go_to_the_newest_stage_of_that_name():

@@ -22,10 +22,10 @@ from bitwright.allocation.table import Table
 from bitwright.engine.progress import Progress
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.check import make_recipe
-from bitwright.pipeline.job import Job, captured, prepare, store_at
+from bitwright.pipeline.job import Job, capture_job, prepare, store_at
 from bitwright.pipeline.plan import Plan as Meaning
 from bitwright.pipeline.plan import choices_of, menu_of
-from bitwright.pipeline.tabulate import measured_menu
+from bitwright.pipeline.tabulate import solve_and_measure
 from bitwright.sensitivity.table import Base
 from bitwright.sources.data import as_dataset
 
@@ -94,11 +94,11 @@ class _Study:
         place, _, function = test_data(root, network, scale, folder).rpartition(":")
         test = batches_of(Path(place).parent, function, Path(place).stem)
         kept = store_at(store)
-        job, graph = captured(Job(model, data, meant, model.example_inputs, store=kept))
+        job, graph = capture_job(Job(model, data, meant, model.example_inputs, store=kept))
         menu, base = menu_of(graph, meant), choices_of(graph, meant)
         seen = {name: tuple(dict.fromkeys((base[name], *menu[name]))) for name in menu}
         prepared = replace(prepare(job, graph, seen, Progress()), menu=menu)
-        return cls(plan, prepared.samples, *measured_menu(job, prepared, Progress()), test, [])
+        return cls(plan, prepared.samples, *solve_and_measure(job, prepared, Progress()), test, [])
 
     def rows(self, budget: str) -> Iterator[dict[str, object]]:
         """All ways to choose the bits, then the steps after the integer program."""

@@ -62,14 +62,14 @@ class Attainable:
     share: float | None
 
 
-def binding(question: Question, value: int, deadline: float) -> tuple[bool | None, ...]:
+def find_binding(question: Question, value: int, deadline: float) -> tuple[bool | None, ...]:
     """Of each budget, whether the goal would be better without it; None where time was up."""
     program = question.program
     if len(program.limits) == 1 and not program.pairs:
         return (value > program.least_goal,)
     found: list[bool | None] = []
     for m in range(len(program.limits)):
-        freed = solve(program.without(m), _left(deadline))
+        freed = solve(program.without(m), _count_seconds_left(deadline))
         better = freed.selection is not None and program.value(freed.selection) < value
         found.append(True if better else False if freed.status == OPTIMAL else None)
     return tuple(found)
@@ -95,12 +95,12 @@ def relaxations(
 def _raise(question: Question, value: int, m: int, deadline: float) -> Relaxation | None:
     program = question.program
     step = max(1, (value - program.least_goal) // _NOTABLE)
-    next_one = solve(program.below(value - step).towards(m), _left(deadline))
+    next_one = solve(program.below(value - step).towards(m), _count_seconds_left(deadline))
     if next_one.selection is None:
         return None
     limit = program.used(next_one.selection)[m]
     limits = tuple(limit if i == m else old for i, old in enumerate(program.limits))
-    best = solve(replace(program, limits=limits), _left(deadline))
+    best = solve(replace(program, limits=limits), _count_seconds_left(deadline))
     reached = program.value(best.selection or next_one.selection)
     measure, goal = question.caps[m].measure, question.goal
     return Relaxation(
@@ -122,13 +122,13 @@ def attainable(question: Question, deadline: float) -> tuple[Attainable, ...]:
 def _attainable(question: Question, m: int, untied: int | None, deadline: float) -> Attainable:
     program, cap = question.program, question.caps[m]
     towards = program.towards(m)
-    least = _least_use(program, m, solve(towards, _left(deadline)))
+    least = _least_use(program, m, solve(towards, _count_seconds_left(deadline)))
     alone = least
     if len(program.limits) > 1:
         free = towards
         while free.limits:
             free = free.without(0)
-        alone = _least_use(program, m, solve(free, _left(deadline)))
+        alone = _least_use(program, m, solve(free, _count_seconds_left(deadline)))
     lowest = alone if least is None else least
     shown, whole = cap.measure.shown, cap.measure.whole
     return Attainable(
@@ -147,7 +147,7 @@ def _least_use(program: Program, m: int, found: ProgramOutcome) -> int | None:
     return None if found.selection is None else program.used(found.selection)[m]
 
 
-def _left(deadline: float) -> float:
+def _count_seconds_left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.01)
 
 

@@ -23,7 +23,7 @@ from bitwright.allocation.advice import (
     Number,
     Relaxation,
     attainable,
-    binding,
+    find_binding,
     relaxations,
 )
 from bitwright.allocation.budget import Budget
@@ -234,7 +234,7 @@ def answer(
     value = question.program.value(selection)
     bound = min(found.bound, float(value))
     deadline = min(deadline, time.monotonic() + _ADVICE_SECONDS)
-    binds = binding(question, value, deadline) if advise else ()
+    binds = find_binding(question, value, deadline) if advise else ()
     rows = question.menu.rows_of(selection)
     objective = question.goal.shown(value)
     return Allocation(

@@ -15,7 +15,7 @@ _REMEDY = "Give a file that 'bitwright allocate RUN --out FILE' wrote."
 _PLACE = "--allocation"
 
 
-def given_text(value: object) -> str:
+def write_given(value: object) -> str:
     """Bits of units as the text that a recipe holds: {"UNIT": "w4a8", ...}.
 
     Args:
@@ -36,7 +36,7 @@ def given_text(value: object) -> str:
 def inline_bits(values: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a recipe with an allocation read from its file, which is then needed no more."""
     given = values.get("allocation")
-    return {**values, "allocation": given_text(given)} if given else dict(values)
+    return {**values, "allocation": write_given(given)} if given else dict(values)
 
 
 def parse_given(text: str) -> dict[str, Choice]:

@@ -58,7 +58,7 @@ def groups_of(names: Sequence[str], ties: Iterable[str], place: str = "--tie") -
 def join_groups(first: TieGroups, second: TieGroups) -> dict[str, str]:
     """The groups of both, for units that are in either.
 
-    >>> joined({"a": "stage", "b": "stage"}, {"b": "a:add"})
+    >>> join_groups({"a": "stage", "b": "stage"}, {"b": "a:add"})
     {'a': 'stage', 'b': 'stage a:add'}
     """
     return {

@@ -13,7 +13,7 @@ from bitwright.prepare import names as rewrites
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe import values as recipes
 from bitwright.recipe.registered import find_registered, load_registered
-from bitwright.tuning.catalogue import ABOUT, REFINE, tuning_steps
+from bitwright.tuning.catalogue import ABOUT, REFINE, find_tuning_steps
 
 ListedRows = list[dict[str, str]]
 # What `--data none` is to the lists: data are made instead of given.
@@ -26,7 +26,7 @@ def catalogue(what: str) -> ListedRows:
     Raises:
         RecipeError: nothing of that name is listed.
     """
-    lists = {"methods": methods, "recipes": built_in, "targets": targets, "metrics": metrics}
+    lists = {"methods": methods, "recipes": list_built_in, "targets": targets, "metrics": metrics}
     if what not in lists:
         raise RecipeError(unknown("list", what, lists))
     return lists[what]()
@@ -38,14 +38,15 @@ def methods() -> ListedRows:
         *(
             _row(name, "method", (m.needs.data, m.needs.labels, m.needs.backward), m.needs.paper)
             | {"cost": m.needs.cost}
-            for name, m in {**METHODS, **_registered("method")}.items()
+            for name, m in {**METHODS, **_list_registered("method")}.items()
         ),
         *(
             _row(name, "prepare", (name in rewrites.WITH_DATA, False, False), about.paper)
             | {"cost": f"{rewrites.COST}; {about.text}"}
             for name, about in rewrites.ABOUT.items()
         ),
-        _row(NO_DATA, "data", (False, False, True), "arXiv 2001.00281") | {"cost": _distilling()},
+        _row(NO_DATA, "data", (False, False, True), "arXiv 2001.00281")
+        | {"cost": _word_distilling()},
         *(
             _row(name, "tune", (about.data, False, about.backward), about.paper)
             | {"cost": about.cost}
@@ -54,7 +55,7 @@ def methods() -> ListedRows:
     ]
 
 
-def built_in() -> ListedRows:
+def list_built_in() -> ListedRows:
     """The built-in recipes: what they ask for, and the keys that they set."""
     return [_recipe(name) for name in recipes.BUILT_IN]
 
@@ -62,7 +63,7 @@ def built_in() -> ListedRows:
 def _recipe(name: str) -> dict[str, str]:
     made = make_recipe(name, {})
     own = [method(made.method)]
-    steps = tuning_steps(made.tune)
+    steps = find_tuning_steps(made.tune)
     if REFINE in steps and made.refine_method:
         own.append(method(made.refine_method))
     distilled = made.data == NO_DATA
@@ -71,7 +72,7 @@ def _recipe(name: str) -> dict[str, str]:
     needs = (not distilled, made.labels, backward or distilled)
     row = _row(name, "recipe", needs, recipes.about(name))
     costs = [
-        *([_distilling()] if distilled else []),
+        *([_word_distilling()] if distilled else []),
         *(rewrites.COST for _ in rewrites.prepare_steps(made.prepare)),
         *(m.needs.cost for m in own),
         *(ABOUT[s].cost for s in steps),
@@ -81,7 +82,7 @@ def _recipe(name: str) -> dict[str, str]:
     return row
 
 
-def _distilling() -> str:
+def _word_distilling() -> str:
     """What it costs to make data that match the statistics of batch-norms."""
     made = Distillation()
     return f"{made.iterations} batches of {made.batch} samples through the float network"
@@ -99,7 +100,7 @@ def metrics() -> ListedRows:
     return [{"name": m.name, "description": m.text} for m in (*METRICS.values(), *own)]
 
 
-def _registered(kind: str) -> dict[str, Any]:
+def _list_registered(kind: str) -> dict[str, Any]:
     """What other distributions register."""
     return {name: load_registered(kind, name) for name in find_registered(kind)}
 

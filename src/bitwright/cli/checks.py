@@ -70,7 +70,7 @@ def run(path: Path, data: str = "", name: str = "") -> None:
     if name:
         metric(name)
     sources("", data)
-    rundir.existing(path)
+    rundir.open_existing(path)
 
 
 def budgets(texts: Iterable[str], solver: str = "") -> None:

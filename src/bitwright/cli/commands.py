@@ -15,14 +15,14 @@ from bitwright.allocation.latency_csv import read_latencies, write_latencies
 from bitwright.allocation.latency_table import Conditions
 from bitwright.allocation.ran import Ran
 from bitwright.cli.checks import require_sources
-from bitwright.cli.table_commands import FrontierRequest, traced, write_frontier
+from bitwright.cli.table_commands import FrontierRequest, trace_run, write_frontier
 from bitwright.engine.device import check_device
 from bitwright.engine.progress import Progress
 from bitwright.engine.store import Store
 from bitwright.engine.workers import read_workers
 from bitwright.errors import InputError, ModelError, RecipeError
 from bitwright.export import rundir
-from bitwright.export.generation import claimed, updating
+from bitwright.export.generation import claim_run, update_run
 from bitwright.export.leftovers import remove_files_on_failure, remove_folders_on_failure
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example
@@ -30,7 +30,7 @@ from bitwright.graph.capture import capture
 from bitwright.graph.census import census
 from bitwright.graph.choice import parse_menu, parse_scheme
 from bitwright.graph.float_work import float_work
-from bitwright.graph.model_graph import ModelGraph, named_tensors
+from bitwright.graph.model_graph import ModelGraph, name_tensors
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
 from bitwright.latency.measure import MeasuredLatency, TimingSettings, latencies, menu_for
@@ -41,14 +41,14 @@ from bitwright.pipeline.forecast import count_samples
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.knees import candidates, run_candidates
 from bitwright.pipeline.plan import Plan
-from bitwright.pipeline.repeat import resolved
-from bitwright.pipeline.result import logged, write_run
+from bitwright.pipeline.repeat import resolve_files
+from bitwright.pipeline.result import log_events, write_run
 from bitwright.pipeline.run import run
 from bitwright.recipe import values as recipes
 from bitwright.recipe.values import Recipe
 from bitwright.sources import trust
 from bitwright.sources.batches import Dataset, take
-from bitwright.sources.lengths import trimming
+from bitwright.sources.lengths import take_off_padding
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.trial import try_data
 
@@ -71,15 +71,15 @@ def run_quantize(
     left; by default inside the run directory, until the run is whole. With `force` another run
     that `out` holds is replaced.
     """
-    made = resolved(make_recipe(recipe, options))
+    made = resolve_files(make_recipe(recipe, options))
     require_sources(made)
     check_device(made.device)
     plan = Plan.of(made)
     with (
         remove_folders_on_failure(out),
-        claimed(out, recipes.to_toml(made), force) as directory,
+        claim_run(out, recipes.to_toml(made), force) as directory,
         remove_files_on_failure(directory),
-        logged(progress, directory),
+        log_events(progress, directory),
     ):
         if not trust.remember(directory.path, vars(made)):
             folder = trust.record_file(directory.path).parent
@@ -140,13 +140,15 @@ def run_doctor(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
     data, weights = recipe.data, recipe.weights
     source = load_model(model, Path(weights) if weights else None)
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
-    graph = _captured(source, dataset)
+    graph = _capture_for_doctor(source, dataset)
     target = load_target("paper")
     choices = {unit.name: parse_scheme(recipe.scheme) for unit in graph.units}
     samples = count_samples(dataset, recipe.calib, _DOCTORS_PATIENCE_S) if dataset else None
     found = census(graph, target, choices, find_sites(graph, target), samples or recipe.calib)
     if dataset is not None:
-        tried = try_data(graph, trimming(dataset, graph.inputs), recipe.batch, f"--data {data}")
+        tried = try_data(
+            graph, take_off_padding(dataset, graph.inputs), recipe.batch, f"--data {data}"
+        )
         found["notes"] += [{"place": note.place, "text": note.text} for note in tried]
     return {
         "model": model,
@@ -178,7 +180,7 @@ def run_measure(
     source = load_model(model, Path(weights) if weights else None)
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
     with progress.stage("capture"):
-        graph = _captured(source, dataset)
+        graph = _capture_for_doctor(source, dataset)
     if not graph.units:
         raise ModelError(f"the network of {model!r} has no unit with stored weights to time.")
     given = source.example_inputs if dataset is None else next(iter(dataset)).inputs
@@ -210,7 +212,7 @@ def _make_ready(out: Path, here: Conditions, progress: Progress) -> None:
         raise RecipeError(f"--out {out} cannot be written. Name a file in another folder.")
 
 
-def _captured(source: LoadedModel, dataset: Dataset | None) -> ModelGraph:
+def _capture_for_doctor(source: LoadedModel, dataset: Dataset | None) -> ModelGraph:
     example = source.example_inputs
     if example is None and dataset is not None:
         example = next(batch.inputs for batch in take(dataset, 2))
@@ -225,7 +227,7 @@ def _captured(source: LoadedModel, dataset: Dataset | None) -> ModelGraph:
 def plan(graph: ModelGraph, recipe: Recipe, counted: int | None = None) -> dict[str, Any]:
     """Rough figures from counts alone: operations, memory of weights, calibration work."""
     macs, work = sum(unit.macs for unit in graph.units), float_work(graph)
-    tensors = named_tensors(graph.module).values()
+    tensors = name_tensors(graph.module).values()
     weights = sum(t.numel() * t.element_size() for t in tensors)
     samples = counted or recipe.calib
     # Two multiply-accumulates a nanosecond a core is what a small convolution reaches here; the
@@ -254,8 +256,8 @@ def run_frontier_at_knees(
     path: Path, asked: FrontierRequest, progress: Progress, trusted: bool = False
 ) -> tuple[Frontier, list[Path], tuple[Ran, ...]]:
     """The frontier of a run's table, measured at its knees; frontier.csv and frontier.svg."""
-    with updating(path):
-        found = traced(path, asked)
+    with update_run(path):
+        found = trace_run(path, asked)
         job = runs.job_of(found.directory, asked.eval, asked.metric, asked.store, progress, trusted)
         wanted = candidates(found.table, found.frontier, asked.beside, found.tables)
         ran = run_candidates(job, wanted, progress)
@@ -264,13 +266,13 @@ def run_frontier_at_knees(
 
 def run_export(path: Path, trusted: bool = False) -> Path:
     """model.onnx again."""
-    with updating(path):
+    with update_run(path):
         return runs.export(runs.load_run(path, trust=trusted))
 
 
 def run_verify(path: Path, data: str, progress: Progress, trusted: bool = False) -> dict[str, Any]:
     """verify.json again, and the page that shows it."""
-    with updating(path):
+    with update_run(path):
         return runs.verify(runs.load_run(path, trust=trusted), data, progress)
 
 

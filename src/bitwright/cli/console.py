@@ -218,7 +218,7 @@ def check_lines(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def listing(rows: list[dict[str, str]]) -> list[str]:
+def format_listing(rows: list[dict[str, str]]) -> list[str]:
     """Rows as aligned columns."""
     if not rows:
         return ["nothing"]
@@ -232,5 +232,9 @@ def listings(lists: Mapping[str, list[dict[str, str]]]) -> list[str]:
     """Several lists, each under its name."""
     lines: list[str] = []
     for name, rows in lists.items():
-        lines += [*([""] if lines else []), f"{name}:", *(f"  {line}" for line in listing(rows))]
+        lines += [
+            *([""] if lines else []),
+            f"{name}:",
+            *(f"  {line}" for line in format_listing(rows)),
+        ]
     return lines

@@ -31,7 +31,7 @@ def allocation_lines(found: Allocation, path: Path) -> list[str]:
     ]
     if found.minimizes not in ("loss", *(spent.name for spent in found.budgets)):
         lines.append(f"{found.minimizes:<12}{found.objective} minimised")
-    lines += [_spent(spent) for spent in found.budgets]
+    lines += [_format_spent(spent) for spent in found.budgets]
     lines.append(
         "bits        " + ", ".join(f"{n} x {choice}" for choice, n in sorted(counts.items()))
     )
@@ -40,7 +40,7 @@ def allocation_lines(found: Allocation, path: Path) -> list[str]:
         lines.append(f"uniform     {uniform.choice} would have a loss of {uniform.loss:.6g}")
     else:
         lines.append("uniform     no uniform choice holds the budgets")
-    lines += [_relaxed(relaxation, found.minimizes) for relaxation in found.relaxations[:1]]
+    lines += [_format_relaxed(relaxation, found.minimizes) for relaxation in found.relaxations[:1]]
     if found.note:
         lines.append(f"note        {found.note}")
     return [*lines, "", f"wrote {path}"]
@@ -56,7 +56,7 @@ def _error(stderr: float | None) -> str:
     return "" if stderr is None else f" +- {stderr:.2g}"
 
 
-def _spent(spent: Spent) -> str:
+def _format_spent(spent: Spent) -> str:
     share = f" ({(spent.used or 0) / spent.whole:.4f} of float)" if spent.whole else ""
     state = ", binding" if spent.binding else ""
     amount = f"{_number(spent.used)} of {_number(spent.limit)} {spent.unit}".rstrip()
@@ -69,7 +69,7 @@ def _number(value: Number | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
-def _relaxed(found: Relaxation, goal: str) -> str:
+def _format_relaxed(found: Relaxation, goal: str) -> str:
     sure = "" if found.proven else "at most "
     return (
         f"next        {sure}{_number(found.raised)} more of {found.name} (to "
@@ -89,11 +89,11 @@ def frontier_lines(found: Frontier, files: Sequence[Path], ran: Sequence[Ran] = 
         share = "" if point.share is None else f"{point.share:.4f}"
         used = f"{_number(point.used)} {found.cost.unit}".strip()
         lines.append(f"{used:>24} {share:>9} {point.loss:>12.6g}")
-    lines += _ran_lines(ran) + _noted(found.menu.table)
+    lines += _ran_lines(ran) + _format_note(found.menu.table)
     return [*lines, "", *(f"wrote {path}" for path in files)]
 
 
-def _noted(table: Table) -> list[str]:
+def _format_note(table: Table) -> list[str]:
     return [f"note        {table.note}"] if table.note else []
 
 
@@ -136,7 +136,7 @@ def explanation_lines(question: Question, found: Explanation) -> list[str]:
     )
     lines += [_alternative(alternative) for alternative in found.alternatives]
     lines += _changes(found.below, "below") + _changes(found.above, "above")
-    return lines + _noted(question.table)
+    return lines + _format_note(question.table)
 
 
 def _price(price: float, unit: str, goal: str) -> str:
@@ -178,7 +178,7 @@ def latency_lines(found: MeasuredLatency, path: Path) -> list[str]:
         lines.append(f"{unit:40}" + "".join(_ms(c.ms if c else None) for c in cells))
     lines.append(f"{'the rest':40}" + "".join(_ms(table.rest.get(choice)) for choice in columns))
     lines += ["", f"{'whole networks':40}{'predicted':>12}{'measured':>12}{'error':>9}"]
-    lines += [_checked(check) for check in (*found.uniform, *found.checks)]
+    lines += [_format_check(check) for check in (*found.uniform, *found.checks)]
     return [*lines, "", f"wrote {path}"]
 
 
@@ -186,5 +186,5 @@ def _ms(value: float | None) -> str:
     return f"{'':>12}" if value is None else f"{value:>12.4f}"
 
 
-def _checked(check: Check) -> str:
+def _format_check(check: Check) -> str:
     return f"{check.label:40}{_ms(check.predicted)}{_ms(check.measured)}{check.error:>+9.1%}"

@@ -29,12 +29,12 @@ CRASH, INTERRUPTED, PIPE = 70, 130, 141
 def run() -> None:
     """Run the command that `sys.argv` holds; always ends with SystemExit."""
     keep_heap()
-    warnings.showwarning = _noting(warnings.showwarning)
+    warnings.showwarning = _note_warnings(warnings.showwarning)
     with Edge():
         app(prog_name="bitwright")
 
 
-def _noting(others: Any) -> Any:
+def _note_warnings(others: Any) -> Any:
     """Warnings of ours as notes, each once; those of others as they were."""
     said: set[str] = set()
 
@@ -62,13 +62,13 @@ class Edge:
         """Say what happened and end with its code."""
         if error is None or isinstance(error, SystemExit):
             return
-        code, text = ending(error)
+        code, text = conclude(error)
         if text:
             print(f"bitwright: {text}", file=sys.stderr)
         sys.exit(code)
 
 
-def ending(error: BaseException) -> tuple[int, str]:
+def conclude(error: BaseException) -> tuple[int, str]:
     """The exit code of an exception, and what to say of it."""
     if isinstance(error, KeyboardInterrupt):
         error = InterruptedRun("interrupted")
@@ -81,11 +81,11 @@ def ending(error: BaseException) -> tuple[int, str]:
         # complain when it flushes what is left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE, ""
-    known = _known(error)
+    known = _explain_known(error)
     return (2, known) if known else (CRASH, _crash(error))
 
 
-def _known(error: BaseException) -> str:
+def _explain_known(error: BaseException) -> str:
     """What is wrong where the machine or a file is to blame, not we; or nothing."""
     if isinstance(error, OSError):
         names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)

@@ -20,7 +20,7 @@ FOR = "The runtime, and what is measured"
 WHERE = "Where and with what"
 
 
-def completing(known: Iterable[str]) -> Callable[[str], list[str]]:
+def complete_from(known: Iterable[str]) -> Callable[[str], list[str]]:
     """What a shell offers for an option whose values are known words."""
 
     def offer(incomplete: str) -> list[str]:
@@ -31,7 +31,7 @@ def completing(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 def option(text: str, panel: str | None = None, *, known: Iterable[str] = ()) -> Any:
     """An option by its help, its place in the help and the words that it takes."""
-    offer = completing(tuple(known)) if known else None
+    offer = complete_from(tuple(known)) if known else None
     return typer.Option(help=text, rich_help_panel=panel, autocompletion=offer)
 
 

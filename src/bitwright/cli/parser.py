@@ -11,7 +11,7 @@ import typer
 import bitwright
 from bitwright.cli import checks
 from bitwright.cli import options as of
-from bitwright.cli.console import Console, check_lines, doctor_lines, listing, listings
+from bitwright.cli.console import Console, check_lines, doctor_lines, format_listing, listings
 from bitwright.cli.options import (
     BITS,
     FOR,
@@ -31,7 +31,7 @@ from bitwright.cli.options import (
     Solver,
     TextOption,
     Trust,
-    completing,
+    complete_from,
     option,
 )
 from bitwright.cli.words import Picturing
@@ -307,7 +307,7 @@ def explain(
         tables, words = _later("table_commands"), _later("console_table")
         below = tables.units_below(run, unit)
         if below:
-            console.result(below, lambda: listing(below))
+            console.result(below, lambda: format_listing(below))
             return
         costs = tuple(cost_table or ())
         found = tables.run_explain(
@@ -359,7 +359,7 @@ def list_(
         str,
         typer.Argument(
             help="methods, recipes, targets or metrics; all of them without a word",
-            autocompletion=completing(names.LISTS),
+            autocompletion=complete_from(names.LISTS),
         ),
     ] = "",
     as_json: Json = False,
@@ -371,7 +371,7 @@ def list_(
         catalogue = importlib.import_module("bitwright.cli.catalogue").catalogue
         lists = {name: catalogue(name) for name in ([what] if what else names.LISTS)}
         if what:
-            console.result(lists[what], lambda: listing(lists[what]))
+            console.result(lists[what], lambda: format_listing(lists[what]))
         else:
             console.result(lists, lambda: listings(lists))
 

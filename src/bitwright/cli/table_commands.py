@@ -23,7 +23,7 @@ from bitwright.allocation.table import Row, Table, make_table, read_table
 from bitwright.engine.texts import parse_toml
 from bitwright.errors import RecipeError, RunDirectoryError
 from bitwright.export import rundir
-from bitwright.export.generation import change, updating
+from bitwright.export.generation import change, update_run
 from bitwright.export.rundir import RunDirectory
 from bitwright.graph.choice import FLOAT, assign, parse_keep
 from bitwright.report.chart import draw
@@ -75,11 +75,11 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
         BudgetError: no allocation holds the budgets.
     """
     if out is not None:
-        found = _allocated(path, request)
+        found = _allocate(path, request)
         write_allocation(out, found)
         return require(found), out
-    with updating(path) as directory:
-        found = _allocated(path, request)
+    with update_run(path) as directory:
+        found = _allocate(path, request)
         if directory.has(rundir.MODEL):
             # The record of what the model holds is census.json; this answers another question.
             kept = (
@@ -91,12 +91,12 @@ def run_allocate(path: Path, request: Request, out: Path | None) -> tuple[Alloca
     return require(found), directory[rundir.ALLOCATION]
 
 
-def _allocated(path: Path, request: Request) -> Allocation:
+def _allocate(path: Path, request: Request) -> Allocation:
     _check_seconds(request.seconds)
     directory, table = _open(path)
     _require_menu(table, path)
-    asked = _resolved(request, directory)
-    table = _timed(directory, table, _names(asked))
+    asked = _resolve(request, directory)
+    table = _add_latencies(directory, table, _names(asked))
     found = allocate(
         table,
         asked.budgets,
@@ -110,8 +110,8 @@ def _allocated(path: Path, request: Request) -> Allocation:
 
 def run_frontier(path: Path, asked: FrontierRequest) -> tuple[Frontier, list[Path]]:
     """The frontier of a run's table, as frontier.csv and frontier.svg in the run."""
-    with updating(path):
-        found = traced(path, asked)
+    with update_run(path):
+        found = trace_run(path, asked)
         return found.frontier, write_frontier(found)
 
 
@@ -125,7 +125,7 @@ class Traced:
     frontier: Frontier
 
 
-def traced(path: Path, asked: FrontierRequest) -> Traced:
+def trace_run(path: Path, asked: FrontierRequest) -> Traced:
     """The frontier of a run's table."""
     if not 1 <= asked.budgets <= _MOST_BUDGETS:
         raise RecipeError(
@@ -133,7 +133,7 @@ def traced(path: Path, asked: FrontierRequest) -> Traced:
         )
     directory, table = _open(path)
     tables = _tables(asked.costs)
-    table = _timed(directory, table, {asked.cost})
+    table = _add_latencies(directory, table, {asked.cost})
     found = trace(table, asked.cost, tables=tables, budgets=asked.budgets)
     single = single_point(table)
     if single is not None:
@@ -172,8 +172,8 @@ def run_explain(path: Path, unit: str, request: Request) -> tuple[Question, Expl
     if not asked.budgets and directory.has(rundir.ALLOCATION):
         written = read_allocation(directory.checked(rundir.ALLOCATION), table)
         asked = _of_allocation(written, asked)
-    asked = _resolved(asked, directory)
-    table = _timed(directory, table, _names(asked))
+    asked = _resolve(asked, directory)
+    table = _add_latencies(directory, table, _names(asked))
     question = ask(table, asked.budgets, asked.minimize, _tables(asked.costs))
     return question, explain(question, unit, seconds=asked.seconds)
 
@@ -190,10 +190,10 @@ def units_below(path: Path, place: str) -> list[dict[str, str]]:
     taken: Mapping[str, Row] = {}
     if directory[rundir.ALLOCATION].is_file():
         taken = read_allocation(directory[rundir.ALLOCATION], table).rows or {}
-    return [_told(unit, taken.get(unit), table) for unit in within]
+    return [_describe_unit(unit, taken.get(unit), table) for unit in within]
 
 
-def _told(unit: str, taken: Row | None, table: Table) -> dict[str, str]:
+def _describe_unit(unit: str, taken: Row | None, table: Table) -> dict[str, str]:
     rows = table.of(unit)
     loss = taken.loss_delta if taken else None
     return {
@@ -212,7 +212,7 @@ def _of_allocation(found: Allocation, request: Request) -> Request:
 
 
 def _open(path: Path) -> tuple[RunDirectory, Table]:
-    directory = rundir.existing(path)
+    directory = rundir.open_existing(path)
     table = read_table(directory.checked(rundir.TABLE))
     _check_units(directory, table)
     return directory, table
@@ -269,14 +269,14 @@ def _names(asked: Request) -> set[str]:
     return {budget.name for budget in parse_budgets(asked.budgets)} | {asked.minimize}
 
 
-def _timed(directory: RunDirectory, table: Table, names: set[str]) -> Table:
+def _add_latencies(directory: RunDirectory, table: Table, names: set[str]) -> Table:
     """The table with the run's own latencies and what borders add, where latency is asked for."""
     if LATENCY not in names or not directory.has(rundir.LATENCY):
         return table
     return with_latencies(table, read_latencies(directory.checked(rundir.LATENCY)))
 
 
-def _resolved(request: Request, directory: RunDirectory) -> Request:
+def _resolve(request: Request, directory: RunDirectory) -> Request:
     """Options first, then the recipe of the run."""
     settings = _settings(directory)
     stated = settings.get("budget", ())

@@ -16,10 +16,10 @@ class Picturing(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse with the numbers of each list as one word."""
-        return super().parse_args(ctx, joined(args))
+        return super().parse_args(ctx, join_numbers(args))
 
 
-def joined(words: Iterable[str]) -> list[str]:
+def join_numbers(words: Iterable[str]) -> list[str]:
     """Words in which up to three numbers after --mean or --std are one word, with commas."""
     found: list[str] = []
     room = 0  # for further numbers of the list that the last word belongs to

@@ -135,7 +135,7 @@ def _tensor(feed: ByteFeed, value: Tensor, place: str) -> None:
     feed(plain.reshape(-1).view(torch.uint8).numpy())
 
 
-def fingerprinted(values: Iterable[Any], seen: list[str]) -> Iterator[Any]:
+def fingerprint_each(values: Iterable[Any], seen: list[str]) -> Iterator[Any]:
     """Pass values on, each one's digest noted as it goes by: a stream's identity for free."""
     for value in values:
         seen.append(digest(value))

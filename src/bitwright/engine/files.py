@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         FileError: it cannot be written; what stood there stands there still.
     """
-    with told(path):
+    with say_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
@@ -75,7 +75,7 @@ def append(path: Path, content: bytes) -> None:
     """
     # Without O_NONBLOCK a pipe would wait for a reader.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with told(path):
+    with say_failures(path):
         descriptor = os.open(path, flags, _MODE)
         try:
             before = _plain(descriptor, path).st_size
@@ -141,7 +141,7 @@ def remove_tree(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
+def say_failures(path: Path) -> Iterator[None]:
     """Says of a path in a sentence what the system says by number.
 
     Raises:
@@ -154,7 +154,7 @@ def told(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told_of_temporary() -> Iterator[None]:
+def say_temporary_failures() -> Iterator[None]:
     """Says in a sentence that a temporary file cannot be written.
 
     Raises:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bitwright.engine.files import told
+from bitwright.engine.files import say_failures
 from bitwright.errors import RunDirectoryError
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -48,7 +48,7 @@ def hold(path: Path) -> Iterator[None]:
         RunDirectoryError: another process, or another thread of this one, holds it.
         FileError: it cannot be made.
     """
-    with told(path):
+    with say_failures(path):
         descriptor = _take(path)
     _held.add(descriptor)
     try:

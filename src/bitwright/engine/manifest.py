@@ -57,7 +57,7 @@ class Manifest:
         """As it stands on disk."""
         record = {
             "version": self.version,
-            "bitwright": self.bitwright or installed(),
+            "bitwright": self.bitwright or read_version(),
             "whole": self.whole,
             "pending": sorted(self.pending),
             "files": {name: asdict(self.files[name]) for name in sorted(self.files)},
@@ -65,7 +65,7 @@ class Manifest:
         return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def installed() -> str:
+def read_version() -> str:
     """The version of this package; `?` where it was not installed."""
     try:
         return version("bitwright")

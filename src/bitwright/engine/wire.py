@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitwright.engine.files import told_of_temporary
+from bitwright.engine.files import say_temporary_failures
 from bitwright.engine.layout import dense_strides, flat_bytes, from_flat_bytes
 
 # The alignment of torch's own allocator: a kernel may sum in another order on other alignments.
@@ -163,7 +163,7 @@ def to_file(message: Message) -> int:
 
     Returns the file's descriptor, which the caller closes.
     """
-    with told_of_temporary(), tempfile.TemporaryFile(prefix="bitwright-") as file:
+    with say_temporary_failures(), tempfile.TemporaryFile(prefix="bitwright-") as file:
         _write(file.write, message)
         file.flush()
         return os.dup(file.fileno())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bitwright.graph.answers import Outcome
-from bitwright.graph.execute import bind, blaming
+from bitwright.graph.execute import bind, blame_batch
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.sources.lengths import MASK
 
@@ -29,7 +29,7 @@ def outcome_of(
     def forward(inputs: Any) -> Outcome:
         flat = bind(graph, inputs)
         mask = None
-        with blaming(flat):
+        with blame_batch(flat):
             if isinstance(inputs, Mapping):
                 values = {k: v.to(device) for k, v in inputs.items() if k in names}
                 result, mask = module(**values), values.get(MASK)

@@ -24,7 +24,7 @@ AnswerPlace = tuple[int, int] | None
 def normalise(answer: str) -> str:
     """Lower case, without punctuation, articles and repeated white space.
 
-    >>> normalised("The  Beatles' (an) album!")
+    >>> normalise("The  Beatles' (an) album!")
     'beatles album'
     """
     bare = answer.lower().translate(_PUNCTUATION)

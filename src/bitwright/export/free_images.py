@@ -20,11 +20,11 @@ from bitwright.graph.free_sizes import (
     WRONG_SIZE,
     differ,
     least_step,
-    resized,
+    resize_free,
     takes_free_images,
 )
 from bitwright.graph.model_graph import ModelGraph, Note
-from bitwright.graph.working_copy import working_copy
+from bitwright.graph.working_copy import make_working_copy
 
 SIZES = "height and width"
 
@@ -42,7 +42,7 @@ def capture_free(model: nn.Module, example: ExampleInputs) -> ModelGraph:
         graph = capture(model, example)
         return _add_note(graph, f"{SIZES} stay fixed: torch.export follows the network only so.")
     if not takes_free_images(graph.inputs):
-        return _add_note(graph, _why_fixed(graph))
+        return _add_note(graph, _explain_fixed(graph))
     found = _obstacle(model, graph, example)
     if isinstance(found, str):
         return _add_note(capture(model, example), f"{SIZES} stay fixed: {found}")
@@ -56,7 +56,7 @@ def _add_note(graph: ModelGraph, text: str) -> ModelGraph:
     return replace(graph, notes=(*graph.notes, Note("--dynamic", text)))
 
 
-def _why_fixed(graph: ModelGraph) -> str:
+def _explain_fixed(graph: ModelGraph) -> str:
     images = [s for s in graph.inputs if len(s.shape) == 4 and s.dtype.is_floating_point]
     if not images:
         return "no input is a batch of images, so there is no height or width to be free."
@@ -69,7 +69,7 @@ def _why_fixed(graph: ModelGraph) -> str:
 
 def _obstacle(model: nn.Module, graph: ModelGraph, example: ExampleInputs) -> str | int:
     """Why sizes are not free after all, or the step in which they are."""
-    model, _ = working_copy(model)
+    model, _ = make_working_copy(model)
     leaves, form = pytree.tree_flatten(call_of(model, example))
 
     def call(network: nn.Module, values: list[Any]) -> Any:
@@ -80,7 +80,7 @@ def _obstacle(model: nn.Module, graph: ModelGraph, example: ExampleInputs) -> st
     step = least_step(partial(call, model), graph.inputs, leaves)
     if not step:
         return "the network itself refuses images that are larger by 1 to 32 pixels."
-    larger = resized(graph.inputs, leaves, step)
+    larger = resize_free(graph.inputs, leaves, step)
     expected = call(model, larger)
     try:
         got = call(graph.module, larger)

@@ -17,10 +17,10 @@ from typing import Any
 from bitwright.engine.files import (
     is_temporary,
     remove_tree,
+    say_failures,
     sweep,
     sync_file,
     sync_folder,
-    told,
     write_atomically,
 )
 from bitwright.engine.lock import hold
@@ -34,7 +34,7 @@ _BEFORE = {RECIPE, LOG, STORE, MANIFEST, LOCK, STAGING}
 
 
 @contextlib.contextmanager
-def claimed(path: Path, recipe: str, force: bool = False) -> Iterator[RunDirectory]:
+def claim_run(path: Path, recipe: str, force: bool = False) -> Iterator[RunDirectory]:
     """A folder for a run of this recipe, new or taken up again, which nobody else writes inside.
 
     With `force` another run that is there is replaced: its files are removed, its store, which any
@@ -68,14 +68,14 @@ def claimed(path: Path, recipe: str, force: bool = False) -> Iterator[RunDirecto
 
 
 @contextlib.contextmanager
-def updating(path: Path) -> Iterator[RunDirectory]:
+def update_run(path: Path) -> Iterator[RunDirectory]:
     """An existing run that nobody else writes inside.
 
     Raises:
         RunDirectoryError: no run, or somebody writes it now.
         FileError: it cannot be written.
     """
-    rundir.existing(path)
+    rundir.open_existing(path)
     with hold(path / LOCK):
         _clean(path)
         yield rundir.open_folder(path)
@@ -136,12 +136,12 @@ def change(run: RunDirectory, whole: bool = False) -> Iterator[Staged]:
         FileError: the disk is full, write-protected or fails.
     """
     staged = Staged(run, whole)
-    with told(run[STAGING]):
+    with say_failures(run[STAGING]):
         remove_tree(run[STAGING])
         run[STAGING].mkdir()
     try:
         yield staged
-        with told(run.path):
+        with say_failures(run.path):
             _put_in_place(run, staged)
     finally:
         # What stays behind is swept by the next writer.
@@ -208,7 +208,7 @@ def _clean(path: Path) -> None:
                 f"{path / name} is a link, and a run writes into its own folder alone. Remove it"
                 + (", or name that place with --store DIR." if name == STORE else ".")
             )
-    with told(path):
+    with say_failures(path):
         sweep(path)
         remove_tree(path / STAGING)
 
@@ -225,6 +225,6 @@ def _remove_run(path: Path) -> None:
     """Remove the files of a run but its recipe: what remains after a fault is no stranger's."""
     run = RunDirectory(path)
     _write(run, Manifest(pending=tuple(sorted(rundir.WRITTEN))))
-    with told(path):
+    with say_failures(path):
         for name in (*rundir.WRITTEN, LOG):
             run[name].unlink(missing_ok=True)

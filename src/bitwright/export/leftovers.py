@@ -43,14 +43,14 @@ def remove_files_on_failure(run: RunDirectory) -> Iterator[None]:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
-            if not _worth_keeping(run):
+            if not _is_worth_keeping(run):
                 remove_tree(run[STORE])
                 for name in _BEGUN:
                     run[name].unlink(missing_ok=True)
         raise
 
 
-def _worth_keeping(run: RunDirectory) -> bool:
+def _is_worth_keeping(run: RunDirectory) -> bool:
     names = {path.name for path in run.path.iterdir()}
     if names - {*_BEGUN, LOCK, STAGING, STORE}:
         return True

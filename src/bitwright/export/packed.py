@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from bitwright.engine.files import write_atomically
 from bitwright.errors import DataError, RecipeError, RunDirectoryError
-from bitwright.graph.model_graph import InputSpec, ModelGraph, named_tensors
+from bitwright.graph.model_graph import InputSpec, ModelGraph, name_tensors
 from bitwright.graph.simulate import Assignment, IntegerBias, QuantizedTensor
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.blocks import block_of, blocks, repeat_blocks
@@ -69,7 +69,7 @@ def save_packed(path: Path, graph: ModelGraph, assignment: Assignment) -> int:
             gone.add(unit.bias or "")
             units[unit.name]["bias"] = _store_bias(tensors, unit.name, bias)
     edges = _store_edges(tensors, assignment.edges)
-    for target, tensor in named_tensors(graph.module).items():
+    for target, tensor in name_tensors(graph.module).items():
         if target not in gone:
             tensors[_REST + target] = tensor.contiguous().clone()
     metadata = {
@@ -110,7 +110,7 @@ def load_packed(path: Path) -> Packed:
             f"{path} is damaged: its content does not match its checksum. {_AGAIN}"
         )
     try:
-        return _unpacked(tensors, metadata)
+        return _unpack(tensors, metadata)
     except _STRANGE as error:
         # The checksum is right: somebody wrote it so.
         raise RunDirectoryError(
@@ -118,7 +118,7 @@ def load_packed(path: Path) -> Packed:
         ) from error
 
 
-def _unpacked(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Packed:
+def _unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Packed:
     units = json.loads(metadata["units"])
     weights = {name: _read_weight(tensors, name, entry) for name, entry in units.items()}
     biases = {

@@ -156,7 +156,7 @@ def _remedy(run: RunDirectory, name: str) -> str:
     return "Quantise again into a new --out."
 
 
-def existing(path: Path) -> RunDirectory:
+def open_existing(path: Path) -> RunDirectory:
     """The run directory at a path.
 
     Raises:
@@ -173,7 +173,7 @@ def existing(path: Path) -> RunDirectory:
         )
     run = open_folder(path)
     if run.manifest is None:
-        warnings.warn(unsealed(path), RunWarning, stacklevel=2)
+        warnings.warn(note_unsealed(path), RunWarning, stacklevel=2)
     return run
 
 
@@ -194,7 +194,7 @@ def open_folder(path: Path) -> RunDirectory:
     return RunDirectory(path, parse_manifest(content, str(path / MANIFEST)))
 
 
-def unsealed(path: Path) -> str:
+def note_unsealed(path: Path) -> str:
     """What is to be said of a run without a manifest."""
     return (
         f"{path} has no {MANIFEST}: an earlier version wrote it, so nothing tells whether its "

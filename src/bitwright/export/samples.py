@@ -12,7 +12,7 @@ from torch import Tensor
 from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.sources.batches import Dataset, rebatch, take
-from bitwright.sources.lengths import batched
+from bitwright.sources.lengths import batch_by_length
 
 VERIFY_BATCH = 8
 
@@ -26,7 +26,7 @@ def verification_batches(dataset: Dataset, limit: int) -> Iterator[Any]:
     for index, batch in enumerate(rebatch(take(dataset, limit), VERIFY_BATCH)):
         if index % 2 and dataset.trim:
             alone = Dataset(dataset.spec, partial(iter, (batch,)), trim=True)
-            yield from (part.inputs for part in batched(alone, VERIFY_BATCH))
+            yield from (part.inputs for part in batch_by_length(alone, VERIFY_BATCH))
         else:
             yield batch.inputs
 

@@ -25,7 +25,7 @@ from bitwright.export.speed import compare_speed
 from bitwright.graph.answers import Answer
 from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE, MARK
 from bitwright.graph.execute import Inputs, bind, walk
-from bitwright.graph.free_sizes import least_step, resized, takes_free_images
+from bitwright.graph.free_sizes import least_step, resize_free, takes_free_images
 from bitwright.graph.model_graph import ModelGraph, get_tensor
 from bitwright.graph.sites import is_zero_pad
 from bitwright.graph.units import input_of
@@ -85,7 +85,7 @@ def verify(
     found["samples"], found["undecided"] = samples, doubtful
     found["error"] = whole[False].error or whole[True].error
     found |= tallies[False].result()
-    found["optimized"] = {**tallies[True].result(), "operators": _optimized_operators(path)}
+    found["optimized"] = {**tallies[True].result(), "operators": _list_optimized_operators(path)}
     found["optimized"]["note"] = kernels_note(
         found["agreement"], found["optimized"]["agreement"], find_overflowing(marked), lacks_vnni()
     )
@@ -123,7 +123,7 @@ def _at_another_size(
     step = least_step(lambda leaves: walk(marked, tuple(leaves)), graph.inputs, few)
     if not step:
         return None
-    flat = tuple(resized(graph.inputs, few, step))
+    flat = tuple(resize_free(graph.inputs, few, step))
     expected = take_comparable(graph.answer, walk(marked, flat))
     try:
         got = runtime.run(flat, expected)
@@ -283,7 +283,7 @@ class _EndToEnd:
         }
 
 
-def _optimized_operators(path: Path) -> dict[str, int]:
+def _list_optimized_operators(path: Path) -> dict[str, int]:
     """Which operators ONNX Runtime really runs after its optimisations."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "optimized.onnx"

@@ -29,12 +29,12 @@ from bitwright.graph.model_graph import (
     ModelGraph,
     Note,
     get_tensor,
-    named_tensors,
+    name_tensors,
     set_tensor,
 )
 from bitwright.graph.names import in_forward_order, know_dataclasses, leaf_names
 from bitwright.graph.unread import unread_notes
-from bitwright.graph.working_copy import working_copy
+from bitwright.graph.working_copy import make_working_copy
 
 ExampleInputs = tuple[Tensor, ...] | Mapping[str, Tensor]
 
@@ -67,7 +67,7 @@ def capture(
         CaptureError: the network cannot be exported; names the user's own line and what to try.
     """
     args, kwargs = call_of(model, example_inputs)
-    model, converted = working_copy(model)
+    model, converted = make_working_copy(model)
     expected = _answers(model, args, kwargs)
     know_dataclasses(expected)
     program = _export(model, args, kwargs, free_sizes)
@@ -99,7 +99,7 @@ def _free_sizes(module: fx.GraphModule) -> frozenset[int]:
 
 def _use_channels_last(module: fx.GraphModule) -> None:
     """Put 4-d weights into channels_last: convolutions then keep that layout from end to end."""
-    for target, tensor in named_tensors(module).items():
+    for target, tensor in name_tensors(module).items():
         set_tensor(module, target, channels_last(tensor))
 
 
@@ -147,7 +147,7 @@ def _answers(model: nn.Module, args: Any, kwargs: Any) -> Any:
         with torch.no_grad(), quiet_torch():
             return model(*args, **kwargs)
     except _EXPORT_ERRORS as error:
-        raise CaptureError(_refused(model, error, _tensors(args, kwargs))) from error
+        raise CaptureError(_refuse_example(model, error, _tensors(args, kwargs))) from error
 
 
 def _tensors(args: Any, kwargs: Any) -> list[Tensor]:
@@ -188,7 +188,7 @@ def explain(model: nn.Module, error: BaseException) -> str:
     )
 
 
-def _refused(model: nn.Module, error: BaseException, tensors: list[Tensor]) -> str:
+def _refuse_example(model: nn.Module, error: BaseException, tensors: list[Tensor]) -> str:
     """A network that fails on the example inputs even without torch.export: say what it was fed."""
     return (
         f"cannot run the network {type(model).__name__} on the example inputs (those that it "
@@ -300,11 +300,11 @@ def _input_specs(
             size if _is_constant(dim) else None
             for dim, size in zip(value.shape, example.shape, strict=True)
         )
-        specs.append(InputSpec(name, shape, example.dtype, _rows_indexed(module, node)))
+        specs.append(InputSpec(name, shape, example.dtype, _count_rows_indexed(module, node)))
     return tuple(specs)
 
 
-def _rows_indexed(module: fx.GraphModule, node: fx.Node) -> int | None:
+def _count_rows_indexed(module: fx.GraphModule, node: fx.Node) -> int | None:
     """How many rows the smallest table has that a network's input looks into directly."""
     tables = [
         get_tensor(module, str(user.args[0].target))

@@ -194,11 +194,13 @@ def parse_keep(text: str) -> tuple[tuple[str, Choice], ...]:
     return tuple(rules)
 
 
-def written(key: str, value: object) -> str:
+def write_choices(key: str, value: object) -> str:
     """Schemes, menus and rules as a recipe writes them, from text, choices, lists or a mapping.
 
-    >>> written("menu", ["w8a8", Choice(4, 8)]), written("keep", {"first": "w8a8", "a*": FLOAT})
-    ('w8a8,w4a8', 'first=w8a8,a*=float')
+    >>> write_choices("menu", ["w8a8", Choice(4, 8)])
+    'w8a8,w4a8'
+    >>> write_choices("keep", {"first": "w8a8", "a*": FLOAT})
+    'first=w8a8,a*=float'
 
     Raises:
         RecipeError: a value that is neither, or a pattern that would be read as another rule.

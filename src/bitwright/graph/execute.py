@@ -96,7 +96,7 @@ def _check_tensor(spec: InputSpec, tensor: Tensor, graph: ModelGraph, place: str
 
 
 @contextlib.contextmanager
-def blaming(flat: tuple[Any, ...]) -> Iterator[None]:
+def blame_batch(flat: tuple[Any, ...]) -> Iterator[None]:
     """A network that fails on a batch, though it ran on the example inputs: tell of the batch.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bitwright.graph.choice import Choice
-from bitwright.graph.model_graph import ModelGraph, named_tensors
+from bitwright.graph.model_graph import ModelGraph, name_tensors
 from bitwright.graph.operators import plain_name
 
 
@@ -26,7 +26,7 @@ def float_weights(graph: ModelGraph, choices: Mapping[str, Choice]) -> dict[str,
     }
     counts: Counter[str] = Counter()
     total, bits = 0, 0
-    for target, tensor in named_tensors(graph.module).items():
+    for target, tensor in name_tensors(graph.module).items():
         if not tensor.dtype.is_floating_point:
             continue
         total += tensor.numel()

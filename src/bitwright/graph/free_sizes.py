@@ -32,7 +32,7 @@ def takes_free_images(inputs: Sequence[InputSpec]) -> bool:
     )
 
 
-def resized(inputs: Sequence[InputSpec], leaves: Sequence[Any], step: int) -> list[Any]:
+def resize_free(inputs: Sequence[InputSpec], leaves: Sequence[Any], step: int) -> list[Any]:
     """The leaves of an example, every image larger by so many rows and columns that are free."""
     specs = iter(inputs)
     return [_larger(t, next(specs), step) if isinstance(t, Tensor) else t for t in leaves]
@@ -52,7 +52,7 @@ def least_step(
     """The least step that a network takes; 0 where it takes none of those tried."""
     for step in STEPS:
         with contextlib.suppress(*WRONG_SIZE), torch.no_grad():
-            run(resized(inputs, leaves, step))
+            run(resize_free(inputs, leaves, step))
             return step
     return 0
 

@@ -70,7 +70,7 @@ def _through(forwards: Sequence[Forward], part: Stored) -> Stored:
     return tuple(forward(values) for forward, values in zip(forwards, part, strict=True))
 
 
-def named_inputs(graph: ModelGraph, flat: tuple[Any, ...]) -> Values:
+def name_inputs(graph: ModelGraph, flat: tuple[Any, ...]) -> Values:
     """A bound batch as values of the network's inputs."""
     names = [n.name for n in graph.module.graph.nodes if n.op == "placeholder"]
     return dict(zip(names, flat, strict=True))

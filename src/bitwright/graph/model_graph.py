@@ -132,7 +132,7 @@ class ModelGraph:
     def digest(self) -> str:
         """Sha256 over the graph's text and every tensor: the identity used by caches."""
         sha = hashlib.sha256(str(self.module.graph).encode())
-        for name, tensor in sorted(named_tensors(self.module).items()):
+        for name, tensor in sorted(name_tensors(self.module).items()):
             sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             sha.update(
                 tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
@@ -171,7 +171,7 @@ def set_tensor(module: nn.Module, target: str, tensor: Tensor) -> None:
     owner.register_buffer(leaf, tensor.detach())
 
 
-def named_tensors(module: fx.GraphModule) -> dict[str, Tensor]:
+def name_tensors(module: fx.GraphModule) -> dict[str, Tensor]:
     """Every tensor that the graph reads, by attribute path."""
     targets = {str(n.target) for n in module.graph.nodes if n.op == "get_attr"}
     found = {}
@@ -188,7 +188,7 @@ def shallow_copy(module: fx.GraphModule) -> fx.GraphModule:
     graph.output(graph.graph_copy(module.graph, {}))
     graph._codegen = module.graph._codegen
     fresh = fx.GraphModule(module, graph)
-    for target, tensor in named_tensors(module).items():
+    for target, tensor in name_tensors(module).items():
         # fx copies module references along the path: own the leaf modules before writing to them.
         set_tensor(fresh, target, tensor)
     return fresh
@@ -196,7 +196,7 @@ def shallow_copy(module: fx.GraphModule) -> fx.GraphModule:
 
 def drop_unused_tensors(module: fx.GraphModule) -> None:
     """Forget the tensors that the graph no longer reads."""
-    used = set(named_tensors(module))
+    used = set(name_tensors(module))
     for name, _ in list(module.named_buffers()):
         if name not in used:
             owner, _, leaf = name.rpartition(".")

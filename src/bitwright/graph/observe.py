@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.errors import DataError
-from bitwright.graph.execute import Inputs, bind, blaming, run
+from bitwright.graph.execute import Inputs, bind, blame_batch, run
 from bitwright.graph.model_graph import FoldedBatchNorm, ModelGraph, Note
 from bitwright.numerics.stats import ChannelStats, TensorStats
 
@@ -77,7 +77,7 @@ def observe(
             if norm is not None and node.name == norm[0]:
                 seen["norm"] = value
 
-        with blaming(flat):
+        with blame_batch(flat):
             run(graph, flat, visit)
         if "norm" in seen:
             here = ChannelStats.of(seen["norm"], axis=1)
@@ -87,7 +87,7 @@ def observe(
         progress(samples)
     if not samples:
         raise DataError("the calibration data are empty: no batch came. Check --data.")
-    notes = _preprocessing_notes(norm, channels) if norm is not None else ()
+    notes = _note_preprocessing(norm, channels) if norm is not None else ()
     # The numbers that an attention mask adds would take up the whole grid: no range, no grid.
     kept = {name: stats for name, stats in merged.items() if name not in masks}
     kept |= _constant_stats(graph, wanted)
@@ -131,7 +131,7 @@ def _first_norm(graph: ModelGraph) -> tuple[str, FoldedBatchNorm] | None:
     return None
 
 
-def _preprocessing_notes(
+def _note_preprocessing(
     norm: tuple[str, FoldedBatchNorm], channels: ChannelStats | None
 ) -> tuple[Note, ...]:
     """Compare what the first folded batch-norm puts out with what it put out in training.

@@ -73,7 +73,9 @@ def _as_rows(module: fx.GraphModule) -> PortableModule:
     rows = []
     attributes: dict[str, Tensor | PortableModule] = {}
     for node in module.graph.nodes:
-        rows.append((node.op, node.name, node.target, _named(node.args), _named(node.kwargs)))
+        rows.append(
+            (node.op, node.name, node.target, _name_nodes(node.args), _name_nodes(node.kwargs))
+        )
         if node.op == "get_attr":
             value = attribute(module, str(node.target))
             if isinstance(value, fx.GraphModule):
@@ -83,7 +85,7 @@ def _as_rows(module: fx.GraphModule) -> PortableModule:
     return PortableModule(tuple(rows), attributes, module.graph._codegen)
 
 
-def _named(value: Any) -> Any:
+def _name_nodes(value: Any) -> Any:
     stand_in: Any = lambda node: _Node(node.name)  # noqa: E731 - torch's type wants a node back
     return fx.map_arg(value, stand_in)
 

@@ -59,7 +59,7 @@ def linear_from_einsum(module: fx.GraphModule, node: fx.Node) -> bool:
     """
     if node.target is not aten.einsum.default:
         return False
-    found = _stored_operand(module, node)
+    found = _find_stored_operand(module, node)
     if found is None:
         return False
     x, weight, of_x, of_weight, result = found
@@ -90,7 +90,7 @@ def linear_from_einsum(module: fx.GraphModule, node: fx.Node) -> bool:
     return True
 
 
-def _stored_operand(
+def _find_stored_operand(
     module: fx.GraphModule, node: fx.Node
 ) -> tuple[fx.Node, fx.Node, str, str, str] | None:
     """(computed, stored, its axes, the stored one's axes, the result's axes) of an einsum."""

@@ -152,7 +152,7 @@ def _reshape_views(state: Rewriting, node: fx.Node) -> bool:
     return True
 
 
-def _plain_pooling(state: Rewriting, node: fx.Node) -> bool:
+def _rewrite_pooling(state: Rewriting, node: fx.Node) -> bool:
     """Adaptive pooling to one pixel is a mean, which every exporter knows."""
     if node.target is not aten.adaptive_avg_pool2d.default or node.args[1] not in ([1, 1], (1, 1)):
         return False
@@ -307,7 +307,7 @@ RULES = (
     RewriteRule("plain batch-norm", _plain_batch_norm),
     RewriteRule("attention in its parts", _plain_attention),
     RewriteRule("views are reshapes", _reshape_views),
-    RewriteRule("adaptive pooling is a mean", _plain_pooling),
+    RewriteRule("adaptive pooling is a mean", _rewrite_pooling),
     RewriteRule("drop dropout", _drop_dropout),
     RewriteRule("drop identities", _drop_identity),
     RewriteRule("plain subtractions", _plain_subtraction),

@@ -59,16 +59,16 @@ def unread_notes(graph: ModelGraph) -> tuple[Note, ...]:
     blind = ""
     if found.units:
         blind = (
-            f"Only they depend on {_listed(found.units)}: the loss of these units is 0 at any "
+            f"Only they depend on {_join_names(found.units)}: the loss of these units is 0 at any "
             "bits, so a budget takes the bits from them. "
         )
     remedy = f"--keep '{_some(found.units)}=w8a8', " if found.units else ""
     return (
         Note(
-            f"outputs {_listed(found.outputs)}",
+            f"outputs {_join_names(found.outputs)}",
             f"nobody looks at them: losses, agreement and the built-in metrics see "
-            f"{_listed(found.read)} alone. {blind}What to do: {remedy}a metric of your own, which "
-            "is given the whole result, or the output that matters first (or as 'logits').",
+            f"{_join_names(found.read)} alone. {blind}What to do: {remedy}a metric of your own, "
+            "which is given the whole result, or the output that matters first (or as 'logits').",
         ),
     )
 
@@ -92,7 +92,7 @@ def _units_behind(start: set[fx.Node], stop: set[fx.Node], calls: dict[str, str]
     return found
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     every = list(names)
     more = len(every) - _SHOWN
     shown = ", ".join(map(repr, every[:_SHOWN]))

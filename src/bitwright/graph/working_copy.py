@@ -21,7 +21,7 @@ from bitwright.graph.model_graph import Note
 _SHORT = (torch.float16, torch.bfloat16)
 
 
-def working_copy(model: nn.Module) -> tuple[nn.Module, tuple[Note, ...]]:
+def make_working_copy(model: nn.Module) -> tuple[nn.Module, tuple[Note, ...]]:
     """The network in eval mode and float32 on the CPU, and what the user should know of it.
 
     It is the network itself where that is so already, else a converted copy. What a graph captured

@@ -26,7 +26,7 @@ from bitwright.latency.attribution import owners_of
 from bitwright.latency.designs import Design, mixtures, plan, tabulate
 from bitwright.latency.timing import ExportedFile, Timing, conditions_here, time_files
 from bitwright.methods.nearest import Nearest
-from bitwright.methods.problem import UnitSolution, stored_in_points
+from bitwright.methods.problem import UnitSolution, store_in_points
 from bitwright.numerics.ranges import range_rule
 from bitwright.solving.assembly import assemble
 from bitwright.solving.grids import active_sites, input_grids
@@ -192,7 +192,7 @@ def _writer(
                 calls = range(len(unit.calls))
                 grids = tuple(edges.get(places.get((unit.name, c), ("", ""))) for c in calls)
                 made = problem(graph, unit, choice, target, grids, seed=0)
-                solved[unit.name] = stored_in_points(rounding.solve(made), made.choice)
+                solved[unit.name] = store_in_points(rounding.solve(made), made.choice)
         module = stitch(graph, assemble(graph, solved, edges, target), marks=True)
         export_onnx(graph, module, example, path, target)
         model = onnx.load(str(path))

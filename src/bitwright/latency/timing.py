@@ -156,7 +156,7 @@ class _Runs:
                 str(self.file.path), options, providers=["CPUExecutionProvider"]
             )
         except RUNTIME_ERRORS as error:
-            raise _refused(error) from error
+            raise _refuse(error) from error
 
     def _time(self, inner: int) -> float:
         """Seconds of one run; one more goes before, to bring its weights into the caches."""
@@ -166,7 +166,7 @@ class _Runs:
             for _ in range(inner):
                 self.plain.run(None, self.feed)
         except RUNTIME_ERRORS as error:
-            raise _refused(error) from error
+            raise _refuse(error) from error
         return (self.clock() - started) / inner
 
     def repeat(self) -> None:
@@ -187,7 +187,7 @@ class _Runs:
         return spread(1000 * chosen, parts)
 
 
-def _refused(error: BaseException) -> InputError:
+def _refuse(error: BaseException) -> InputError:
     return InputError(
         f"ONNX Runtime cannot run the exported network: {first_line(error)} Leave the "
         "choice out of --menu, or check the inputs that the network is run on (--data)."

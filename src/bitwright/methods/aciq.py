@@ -70,8 +70,8 @@ class Aciq:
                 rounded = own
         qparams, bias = rounded.qparams, problem.bias
         if self.bias_correction:
-            qparams, shift = corrected(problem, weight, rounded)
-            bias = _shifted(problem, bias, shift)
+            qparams, shift = correct_scale(problem, weight, rounded)
+            bias = _shift_bias(problem, bias, shift)
         error = _error(weight, Rounded(rounded.q, qparams, ()))
         energy = float(weight.double().square().sum().clamp_min(1e-30))
         return UnitSolution(
@@ -131,7 +131,7 @@ def by_channel(problem: UnitProblem, weight: Tensor, rule: RangeRule) -> Rounded
     return Rounded(moved.contiguous(memory_format=layout), params, bits)
 
 
-def corrected(problem: UnitProblem, weight: Tensor, rounded: Rounded) -> tuple[QParams, Tensor]:
+def correct_scale(problem: UnitProblem, weight: Tensor, rounded: Rounded) -> tuple[QParams, Tensor]:
     """The scale times xi, and xi mu of each channel; one of both for a tensor of one scale.
 
     The scale that can be deployed is the one of few significant bits nearest to xi s; where that is
@@ -176,7 +176,7 @@ def _error(weight: Tensor, rounded: Rounded) -> float:
     return float((dequantize(rounded.q, rounded.qparams) - weight).double().square().sum())
 
 
-def _shifted(problem: UnitProblem, bias: Tensor | None, shift: Tensor) -> Tensor | None:
+def _shift_bias(problem: UnitProblem, bias: Tensor | None, shift: Tensor) -> Tensor | None:
     """The bias with xi mu E[sum of the inputs]; as it was where that is not known.
 
     The sum of a dense unit's inputs has the mean of the whole tensor times their number. Of a

@@ -22,7 +22,7 @@ from bitwright.methods.training import (
     minibatches,
     moves,
     never_worse,
-    picked_rows,
+    pick_rows,
     row_loss,
     squared_error,
     trainable,
@@ -126,7 +126,7 @@ class AdaQuant:
             if step == settle:
                 state.settle()
             state.schedule(0.5 * (1 + math.cos(math.pi * step / self.iterations)))
-            state.step(picked_rows(problem.samples.x, picked), picked_rows(target, picked))
+            state.step(pick_rows(problem.samples.x, picked), pick_rows(target, picked))
             if step >= settle and ((step + 1 - settle) % check == 0 or step + 1 == self.iterations):
                 k, scale, bias, qx = found = state.deployed()
                 loss = row_loss(problem, apart, qx, k * scale, bias)

@@ -15,7 +15,7 @@ from bitwright.methods.training import (
     behind,
     minibatches,
     never_worse,
-    picked_rows,
+    pick_rows,
     squared_error,
     trainable,
 )
@@ -92,12 +92,12 @@ class AdaRound:
         share = self.weight / (v.shape[0] * v.shape[1])
         picks = minibatches(target.shape[1], size, self.iterations, problem.seed)
         for step, picked in enumerate(picks):
-            x = picked_rows(problem.samples.x, picked)
+            x = pick_rows(problem.samples.x, picked)
             if inputs is not None:
                 x = fake_quantize(x, inputs)
             h = soft_rounding(v).requires_grad_()
             weight = (floor + h).clamp(start.low, start.high) * start.scale
-            goal = picked_rows(target, picked)
+            goal = pick_rows(target, picked)
             loss = squared_error(problem, x, weight, start.bias, goal) / unit_loss
             (grad,) = torch.autograd.grad(loss, h)
             with torch.no_grad():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import dequantize, quantize
-from bitwright.numerics.blocks import grouped_qparams, turn_to_channels
+from bitwright.numerics.blocks import find_grouped_qparams, turn_to_channels
 from bitwright.numerics.ranges import RangeRule, range_rule, weight_qparams
 
 
@@ -39,7 +39,7 @@ class Nearest:
         rule = range_rule(self.weight_range)
         if problem.choice.group:
             rows = weight if problem.channel_axis == 0 else weight.t()
-            qparams = grouped_qparams(
+            qparams = find_grouped_qparams(
                 rows, problem.grid, problem.choice.group, rule, problem.symmetric
             )
             if problem.channel_axis:

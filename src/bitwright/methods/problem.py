@@ -122,7 +122,7 @@ class Needs:
     rows: int = 0
 
 
-def stored_in_points(solution: UnitSolution, choice: Choice) -> UnitSolution:
+def store_in_points(solution: UnitSolution, choice: Choice) -> UnitSolution:
     """A method's solution with as many tensors as it is stored in.
 
     Methods solve for the sum of all points, which is one grid (`numerics.points`): how many tensors

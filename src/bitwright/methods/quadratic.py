@@ -12,10 +12,10 @@ from bitwright.graph.rows import rows_weight, solvable, weight_rows
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, quantize
-from bitwright.numerics.blocks import grouped_qparams, turn_to_channels
+from bitwright.numerics.blocks import find_grouped_qparams, turn_to_channels
 from bitwright.numerics.coordinate import Effort, Steps, Successive, best_of, descend
 from bitwright.numerics.exact import exact_range, significant_bits, snap
-from bitwright.numerics.gram import Gram, Quadratic, centred, regularised, without_bias
+from bitwright.numerics.gram import Gram, Quadratic, centre_gram, regularise_problem, without_bias
 from bitwright.numerics.ranges import RangeRule, range_rule
 
 # Of the sums over rows, which are of float32.
@@ -80,7 +80,7 @@ class QuadraticSolver:
         """Solve one unit; nearest rounding instead, and why, where this cannot do better."""
         plain = Nearest(self.weight_range).solve(problem)
         unit, gram = problem.unit, problem.gram
-        reason = _unsuited(unit, gram)
+        reason = _explain_unsuited(unit, gram)
         if reason is not None or unit is None or gram is None:
             return replace(plain, fallback=reason)
         solved = self._descend(problem, unit, gram)
@@ -103,7 +103,7 @@ class QuadraticSolver:
     def _descend(self, problem: UnitProblem, unit: Unit, gram: Gram) -> UnitSolution:
         target = weight_rows(problem.weight.detach().float(), unit)
         fixed = torch.zeros_like(gram.y)
-        exact = without_bias(gram, fixed) if unit.kind == "matmul" else centred(gram)
+        exact = without_bias(gram, fixed) if unit.kind == "matmul" else centre_gram(gram)
         objective = self._objective(problem, target, exact)
         start = _start(problem, target, objective)
         steps = self._solved(problem, objective, start)
@@ -121,9 +121,9 @@ class QuadraticSolver:
         if start.k.numel() * start.k.shape[-1] >= WIDE:
             effort = Effort(self.sweeps, WIDE_TOLERANCE)
             steps, _ = descend(objective, other.rounded(start), problem.per_channel, effort)
-            return descend(objective, _snapped(steps, problem), False, effort)[0]
+            return descend(objective, _snap(steps, problem), False, effort)[0]
         starts = (start, other.rounded(start))
-        steps = _snapped(best_of(objective, starts, problem.per_channel, effort), problem)
+        steps = _snap(best_of(objective, starts, problem.per_channel, effort), problem)
         return best_of(objective, (steps, other.rounded(steps)), False, effort)
 
     def _objective(self, problem: UnitProblem, target: Tensor, exact: Quadratic) -> Quadratic:
@@ -134,7 +134,7 @@ class QuadraticSolver:
         ridge upwards, to the first rung that does not gain.
         """
         ridge = self._ridge(problem.sample_count) + (TIED_RIDGE if problem.tied else 0.0)
-        best = regularised(exact, target, ridge)
+        best = regularise_problem(exact, target, ridge)
         apart = problem.held_out
         if not self.judged or apart is None or apart.count < 2:
             return best
@@ -147,7 +147,7 @@ class QuadraticSolver:
 
         least = loss(best)
         while (ridge := ridge * RUNG) <= TOP:
-            objective = regularised(exact, target, ridge)
+            objective = regularise_problem(exact, target, ridge)
             here = loss(objective)
             if not here < least:
                 break
@@ -160,7 +160,7 @@ class QuadraticSolver:
         return max(self.ridge, few)
 
 
-def _unsuited(unit: Unit | None, gram: Gram | None) -> str | None:
+def _explain_unsuited(unit: Unit | None, gram: Gram | None) -> str | None:
     if unit is None or gram is None:
         return "no calibration rows"
     if not solvable(unit):
@@ -205,7 +205,7 @@ def weight_error(gram: Gram, solution: UnitSolution, problem: UnitProblem) -> fl
         for weight in (dequantize(solution.q, solution.weight), problem.weight.detach())
     )
     moved = own - true
-    error = ((moved @ centred(gram).h.double()) * moved).sum()
+    error = ((moved @ centre_gram(gram).h.double()) * moved).sum()
     return float(error / gram.yy.double().sum().clamp_min(1e-30))
 
 
@@ -213,7 +213,7 @@ def _start(problem: UnitProblem, target: Tensor, objective: Quadratic) -> Steps:
     """Nearest rounding in the range whose error, weighted by the inputs' energy, is least."""
     if problem.choice.group:
         rule = range_rule("mse")
-        own = grouped_qparams(
+        own = find_grouped_qparams(
             target[0], problem.grid, problem.choice.group, rule, problem.symmetric
         )
         lifted = QParams(problem.grid, own.scale.unsqueeze(0), own.zero_point.unsqueeze(0))
@@ -247,7 +247,7 @@ def _steps(target: Tensor, qparams: QParams) -> Steps:
     return Steps(k, qparams.scale, (grid.qmin - zero).float(), (grid.qmax - zero).float())
 
 
-def _snapped(steps: Steps, problem: UnitProblem) -> Steps:
+def _snap(steps: Steps, problem: UnitProblem) -> Steps:
     """The scale of few significant bits that is nearest from above."""
     return replace(steps, scale=snap(steps.scale, significant_bits(problem.grid)))
 

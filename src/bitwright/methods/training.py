@@ -95,7 +95,7 @@ def behind(problem: UnitProblem, value: Tensor) -> Tensor:
     return value if problem.activation is None else problem.activation(value)
 
 
-def picked_rows(values: Tensor, picked: Tensor) -> Tensor:
+def pick_rows(values: Tensor, picked: Tensor) -> Tensor:
     """Some rows of [G, R, N]; indexing with brackets would visit number by number."""
     return values.index_select(1, picked)
 

@@ -12,7 +12,7 @@ from bitwright.numerics.grid import Grid
 from bitwright.numerics.ranges import RangeRule, weight_qparams
 
 
-def grouped_qparams(
+def find_grouped_qparams(
     rows: Tensor, grid: Grid, group: int, rule: RangeRule, symmetric: bool
 ) -> QParams:
     """A grid for every `group` neighbours in a row; scale and zero point have the rows' shape.

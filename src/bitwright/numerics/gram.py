@@ -39,7 +39,7 @@ class Gram:
         """
         if x.shape[1] > ROWS:
             parts = zip(torch.split(x, ROWS, 1), torch.split(y, ROWS, 1), strict=True)
-            return _added(cls.of(*part) for part in parts)
+            return _add(cls.of(*part) for part in parts)
         # A product with ones: the library's own sum over rows is slow where a row is short.
         ones = x.new_ones(1, 1, x.shape[1]).expand(x.shape[0], -1, -1)
         return cls(
@@ -58,7 +58,7 @@ class Gram:
         return Gram(self.count + other.count, self.xx, self.yx, self.x, self.y, self.yy)
 
 
-def _added(parts: Iterator[Gram]) -> Gram:
+def _add(parts: Iterator[Gram]) -> Gram:
     """The sum, rounded once; one part at a time, since a Gram of a wide unit is large."""
     first = next(parts)
     count, kind = first.count, first.xx.dtype
@@ -106,7 +106,7 @@ class Quadratic:
         return self.y_mean - (w @ self.x_mean.unsqueeze(-1)).squeeze(-1)
 
 
-def centred(gram: Gram) -> Quadratic:
+def centre_gram(gram: Gram) -> Quadratic:
     """Eliminate the bias from a Gram."""
     count = max(gram.count, 1)
     x_mean, y_mean = gram.x.double() / count, gram.y.double() / count
@@ -129,7 +129,7 @@ def without_bias(gram: Gram, bias: Tensor) -> Quadratic:
     )
 
 
-def regularised(problem: Quadratic, w: Tensor, strength: float) -> Quadratic:
+def regularise_problem(problem: Quadratic, w: Tensor, strength: float) -> Quadratic:
     """Pull towards the float weights: + strength tr(H)/N ||w - w0||^2, for inputs hardly seen."""
     size = problem.h.shape[-1]
     diagonal = problem.h.diagonal(dim1=-2, dim2=-1)

@@ -62,7 +62,7 @@ class MinMaxRange:
 
     def of_stats(self, stats: TensorStats, grid: Grid, symmetric: bool) -> Range:  # noqa: ARG002
         """Two float32 scalars for a tensor known by its statistics."""
-        return _observed(stats)
+        return _read_extremes(stats)
 
     def of_rows(self, rows: Tensor, grid: Grid, symmetric: bool) -> Range:  # noqa: ARG002
         """Two float32 vectors [C] for the rows of a [C, K] matrix."""
@@ -86,7 +86,7 @@ class PercentileRange:
 
     def of_stats(self, stats: TensorStats, grid: Grid, symmetric: bool) -> Range:  # noqa: ARG002
         """Two float32 scalars for a tensor known by its statistics."""
-        lo, hi = _observed(stats)
+        lo, hi = _read_extremes(stats)
         histogram = stats.histogram
         if histogram.total == 0:
             return lo, hi
@@ -182,7 +182,7 @@ class KlRange:
 
     def of_stats(self, stats: TensorStats, grid: Grid, symmetric: bool) -> Range:
         """Two float32 scalars for a tensor known by its statistics."""
-        lo, hi = (end.reshape(1) for end in _observed(stats))
+        lo, hi = (end.reshape(1) for end in _read_extremes(stats))
         edges = stats.histogram.edges
         counts = stats.histogram.counts.double()
         occupied = counts > 0
@@ -215,7 +215,7 @@ class AciqRange:
 
     def of_stats(self, stats: TensorStats, grid: Grid, symmetric: bool) -> Range:
         """Two float32 scalars for a tensor known by its statistics."""
-        lo, hi = _observed(stats)
+        lo, hi = _read_extremes(stats)
         moments, zeros = stats.moments, stats.histogram.zeros
         one_sided = bool(lo >= 0) or bool(hi <= 0)
         lies = layout(grid, symmetric, one_sided)
@@ -299,7 +299,7 @@ def weight_qparams(
 def _least_error_of_stats(
     stats: TensorStats, grid: Grid, symmetric: bool, p: float, candidates: int
 ) -> Range:
-    lo, hi = (end.reshape(1) for end in _observed(stats))
+    lo, hi = (end.reshape(1) for end in _read_extremes(stats))
     if float(lo) == float(hi):
         return lo[0], hi[0]
     score = histogram_score(stats, grid, symmetric, p)
@@ -329,7 +329,7 @@ def _by_blocks(
     return torch.cat([low for low, _ in parts]), torch.cat([high for _, high in parts])
 
 
-def _observed(stats: TensorStats) -> Range:
+def _read_extremes(stats: TensorStats) -> Range:
     """The extremes as float32 scalars, (0, 0) where there is no value."""
     lo, hi = stats.minmax.lo, stats.minmax.hi
     return (torch.tensor(lo), torch.tensor(hi)) if lo <= hi else (torch.zeros(()), torch.zeros(()))

@@ -20,7 +20,7 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import Assignment, sites_by_unit
 from bitwright.graph.sites import find_sites
 from bitwright.methods.nearest import Nearest
-from bitwright.methods.problem import UnitSolution, stored_in_points
+from bitwright.methods.problem import UnitSolution, store_in_points
 from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
 from bitwright.pipeline.job import Job
@@ -70,7 +70,7 @@ def costs_of(job: Job, graph: ModelGraph, menu: Menus) -> Table:
     """The table of a menu as it will be, with losses of nothing: what each choice costs."""
     target = job.plan.target
     base = choices_of(graph, job.plan)
-    share = file_share(graph, target, _rounded(job, graph), base)
+    share = file_share(graph, target, _round_base(job, graph), base)
     flat = bind(graph, next(iter(stream(job.data, job.recipe))))
     prices = Prices(graph, target, share, input_sizes(graph, flat))
     rows = []
@@ -84,7 +84,7 @@ def costs_of(job: Job, graph: ModelGraph, menu: Menus) -> Table:
     return tie_rows(make_table(rows, "the menu"), groups)
 
 
-def _rounded(job: Job, graph: ModelGraph) -> Assignment:
+def _round_base(job: Job, graph: ModelGraph) -> Assignment:
     """The base network rounded to nearest, its inputs in some range: as large as any solution."""
     target = job.plan.target
     base = choices_of(graph, job.plan)
@@ -99,5 +99,5 @@ def _rounded(job: Job, graph: ModelGraph) -> Assignment:
         own = {s.call: edges.get((s.source, s.reader)) for s in by_unit.get(unit.name, ())}
         inputs = tuple(own.get(call) for call in range(len(unit.calls)))
         made = problem(graph, unit, base[unit.name], target, inputs, seed=0)
-        solved[unit.name] = stored_in_points(Nearest(_RANGE).solve(made), made.choice)
+        solved[unit.name] = store_in_points(Nearest(_RANGE).solve(made), made.choice)
     return assemble(graph, solved, edges, target)

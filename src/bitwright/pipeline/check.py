@@ -21,12 +21,12 @@ from bitwright.recipe.values import (
     MOST,
     VERSION,
     Recipe,
-    given_bits,
+    give_bits,
     load_recipe,
     tensor_rule,
     update,
 )
-from bitwright.tuning.catalogue import REFINE, check_tuning, tuning_steps
+from bitwright.tuning.catalogue import REFINE, check_tuning, find_tuning_steps
 
 # Methods that solve weights with several grids a channel.
 GROUPED = ("nearest", "quadratic")
@@ -48,11 +48,11 @@ def make_recipe(name: str, overrides: Mapping[str, Any], target: Target | None =
         # Whoever asks for one scheme asks for no allocation.
         recipe = replace(recipe, menu="", budget="")
     if overrides.get("allocation"):
-        recipe = given_bits(recipe, "")
-    return checked(update(recipe, overrides, "the options"), target)
+        recipe = give_bits(recipe, "")
+    return check_recipe(update(recipe, overrides, "the options"), target)
 
 
-def checked(recipe: Recipe, target: Target | None = None) -> Recipe:
+def check_recipe(recipe: Recipe, target: Target | None = None) -> Recipe:
     """The recipe itself if every value makes sense.
 
     Args:
@@ -82,7 +82,7 @@ def checked(recipe: Recipe, target: Target | None = None) -> Recipe:
     _check_opset(recipe, target)
     prepare_steps(recipe.prepare)
     check_tuning(recipe.tune, recipe.method)
-    if recipe.refine_method and REFINE not in tuning_steps(recipe.tune):
+    if recipe.refine_method and REFINE not in find_tuning_steps(recipe.tune):
         raise RecipeError(
             f"refine_method is {recipe.refine_method!r}, but tune = {recipe.tune!r} does not "
             "refine. Add the step 'refine' to tune, or leave refine_method out."
@@ -90,7 +90,7 @@ def checked(recipe: Recipe, target: Target | None = None) -> Recipe:
     if recipe.refine_method:
         check_name("method", recipe.refine_method, METHODS, "refine_method")
     again = recipe.refine_method in ("", recipe.method)
-    if again and REFINE in tuning_steps(recipe.tune) and recipe.mode == "sequential":
+    if again and REFINE in find_tuning_steps(recipe.tune) and recipe.mode == "sequential":
         raise RecipeError(
             "tune has the step 'refine', which solves in sequence what --mode sequential has "
             f"already solved so by {recipe.method}. Leave 'refine' out, use --mode parallel, or "

@@ -67,11 +67,13 @@ def search_bits(job: Job, menu: MeasuredMenu, progress: Progress) -> Searched:
         found = _solve(table, recipe, job.plan.budgets)
     trial = Trial(base, progress)
     if found.minimizes not in DEGRADATIONS:
-        found = held_where_run(trial, table, job.plan, found)
+        found = hold_where_run(trial, table, job.plan, found)
     searched = (
-        _paired(trial, table, found, recipe) if recipe.pairwise else _plain(trial, table, found)
+        _count_pairs(trial, table, found, recipe)
+        if recipe.pairwise
+        else _plain(trial, table, found)
     )
-    return replace(better_measured(trial, searched), latency=menu.latency)
+    return replace(keep_better_measured(trial, searched), latency=menu.latency)
 
 
 def _solve(table: Table, recipe: Recipe, budgets: Iterable[Budget]) -> Allocation:
@@ -94,7 +96,7 @@ class Trial:
         return self.known[key]
 
 
-def held_where_run(trial: Trial, table: Table, plan: Plan, found: Allocation) -> Allocation:
+def hold_where_run(trial: Trial, table: Table, plan: Plan, found: Allocation) -> Allocation:
     """An allocation that holds its budget of the loss, or of the drop, where it is run.
 
     The sum of single losses predicts, and may mislead: where the whole network loses more than the
@@ -138,7 +140,7 @@ def _plain(trial: Trial, table: Table, found: Allocation) -> Searched:
     return Searched(trial.base.solutions.solved, table, found, found.choices, losses)
 
 
-def _paired(trial: Trial, table: Table, found: Allocation, recipe: Recipe) -> Searched:
+def _count_pairs(trial: Trial, table: Table, found: Allocation, recipe: Recipe) -> Searched:
     """The allocation with pairs counted, if it is better where both are run."""
     base, progress = trial.base, trial.progress
     plain = _plain(trial, table, found)
@@ -163,7 +165,7 @@ def _paired(trial: Trial, table: Table, found: Allocation, recipe: Recipe) -> Se
     )
 
 
-def better_measured(trial: Trial, searched: Searched) -> Searched:
+def keep_better_measured(trial: Trial, searched: Searched) -> Searched:
     """The allocation, or the uniform configuration if that is better where both are run."""
     allocation, choices = searched.allocation, searched.choices
     if allocation.uniform is None or allocation.minimizes != "loss":

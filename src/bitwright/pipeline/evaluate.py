@@ -21,7 +21,7 @@ from bitwright.pipeline.plan import stream
 from bitwright.recipe.values import Recipe
 from bitwright.report.texts import percent
 from bitwright.sources.batches import take
-from bitwright.sources.lengths import batched
+from bitwright.sources.lengths import batch_by_length
 
 
 def try_evaluation(job: Job, graph: ModelGraph) -> None:
@@ -31,7 +31,7 @@ def try_evaluation(job: Job, graph: ModelGraph) -> None:
         DataError, RecipeError: the metric and the data do not go together.
     """
     if job.evaluation is not None:
-        few = batched(take(job.evaluation, job.recipe.batch), job.recipe.batch)
+        few = batch_by_length(take(job.evaluation, job.recipe.batch), job.recipe.batch)
         try_metric(job.plan.metric, outcome_of(graph, graph.module), few)
 
 
@@ -48,7 +48,7 @@ def evaluate_job(
         found = compare(
             outcome_of(graph, graph.module.to(recipe.device), recipe.device),
             outcome_of(graph, module.to(recipe.device), recipe.device),
-            batched(dataset, recipe.batch),
+            batch_by_length(dataset, recipe.batch),
             chosen,
             tick,
             graph.answer.kind,

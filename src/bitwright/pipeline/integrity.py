@@ -11,7 +11,7 @@ from typing import Any
 
 from bitwright.engine import lock
 from bitwright.engine.files import is_temporary
-from bitwright.engine.manifest import installed
+from bitwright.engine.manifest import read_version
 from bitwright.engine.store import examine
 from bitwright.errors import RunDirectoryError, RunWarning
 from bitwright.export import rundir
@@ -63,8 +63,8 @@ def check(path: Path) -> Checked:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)  # told here as a fault
-        run = rundir.existing(path)
-    faults: list[str] = [] if run.manifest is not None else [rundir.unsealed(path)]
+        run = rundir.open_existing(path)
+    faults: list[str] = [] if run.manifest is not None else [rundir.note_unsealed(path)]
     stated = sorted({*run.manifest.files, *run.manifest.pending}) if run.manifest else []
     good = sum(_passes(faults, partial(run.checked, name)) for name in stated)
     strange, notes = _others(run)
@@ -104,7 +104,7 @@ def _others(run: RunDirectory) -> tuple[list[str], list[str]]:
 
 def _versions(run: RunDirectory, faults: list[str]) -> dict[str, Any]:
     """What wrote the run; and whether this version reads those files that are what they must be."""
-    found: dict[str, Any] = {"installed": installed()}
+    found: dict[str, Any] = {"installed": read_version()}
     if run.manifest is not None:
         found |= {"manifest": run.manifest.version, "bitwright": run.manifest.bitwright}
     readers: dict[str, Callable[[], object]] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from bitwright.engine.code import code_version
-from bitwright.engine.digest import digest, fingerprinted
+from bitwright.engine.digest import digest, fingerprint_each
 from bitwright.engine.progress import Progress
 from bitwright.engine.random_state import seed_all
 from bitwright.engine.store import Entries, NullStore, Store
@@ -33,7 +33,7 @@ from bitwright.solving import Edges, Work, bind_batches
 from bitwright.solving.grids import input_grids, sites_in_use, task_grids
 from bitwright.solving.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 from bitwright.sources.batches import Dataset, take
-from bitwright.sources.lengths import trimming
+from bitwright.sources.lengths import take_off_padding
 from bitwright.sources.models import check_weights
 from bitwright.sources.trial import try_data
 
@@ -84,11 +84,11 @@ class Prepared:
     samples: Samples
 
 
-def captured(job: Job) -> tuple[Job, ModelGraph]:
+def capture_job(job: Job) -> tuple[Job, ModelGraph]:
     """The job's network; and the job, its texts without padding where any length is taken."""
     graph = capture_network(job)
-    evaluation = job.evaluation and trimming(job.evaluation, graph.inputs)
-    job = replace(job, data=trimming(job.data, graph.inputs), evaluation=evaluation)
+    evaluation = job.evaluation and take_off_padding(job.evaluation, graph.inputs)
+    job = replace(job, data=take_off_padding(job.data, graph.inputs), evaluation=evaluation)
     labelled = (job.evaluation, job.data if job.recipe.labels else None)
     for dataset in filter(None, labelled):
         notes = try_data(graph, dataset, job.recipe.batch)
@@ -102,7 +102,7 @@ def tell(notes: Iterable[Note], stage: str, progress: Progress) -> None:
         progress.note(stage, f"{note.place}: {note.text}")
 
 
-def rewritten(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
+def rewrite_network(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
     """The float network after the recipe's rewrites, those by its data last."""
     recipe, plan = job.recipe, job.plan
     if not plan.prepare:
@@ -140,13 +140,13 @@ def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Pre
     sites = sites_in_use(find_sites(graph, target), menu)
     seen: list[str] = []
     with progress.stage("observe") as tick:
-        inputs = fingerprinted(stream(job.data, recipe), seen)
+        inputs = fingerprint_each(stream(job.data, recipe), seen)
         observation = observe(graph, inputs, {site.root for site in sites}, tick)
     said = [Note(job.data.spec, text) for text in job.data.notes]
     said = [note for note in said if note not in graph.notes]
     observation = replace(
         observation,
-        stats=shared_stats(graph, target, observation.stats),
+        stats=share_stats(graph, target, observation.stats),
         notes=(*observation.notes, *said),
     )
     tell(observation.notes, "observe", progress)
@@ -161,7 +161,7 @@ def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Pre
     return Prepared(graph, target, menu, sites, observation, data, parted)
 
 
-def shared_stats(
+def share_stats(
     graph: ModelGraph, target: Target, stats: Mapping[str, TensorStats]
 ) -> dict[str, TensorStats]:
     """Statistics in which values that share a grid have those of all of them together."""

@@ -17,7 +17,7 @@ from bitwright.allocation.table import Table
 from bitwright.engine.progress import Progress
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.evaluate import evaluate_job
-from bitwright.pipeline.job import Job, captured, prepare, rewritten, tell
+from bitwright.pipeline.job import Job, capture_job, prepare, rewrite_network, tell
 from bitwright.pipeline.plan import choices_of
 from bitwright.pipeline.tabulate import solve_menu
 from bitwright.sensitivity.measure import LossValues, delta_of
@@ -85,9 +85,9 @@ def run_candidates(job: Job, wanted: Sequence[Candidate], progress: Progress) ->
     Nothing is solved again in sequence or tuned: what is compared is the choice of bits.
     """
     with progress.stage("capture"):
-        job, graph = captured(job)
+        job, graph = capture_job(job)
     tell(graph.notes, "capture", progress)
-    graph = rewritten(job, graph, progress)
+    graph = rewrite_network(job, graph, progress)
     base = choices_of(graph, job.plan)
     menu = {
         name: tuple(dict.fromkeys((base[name], *(c.choices[name] for c in wanted))))

@@ -183,7 +183,7 @@ def search_lossless(
     with progress.stage("lossless"):
         found, attained = search.cheapest()
     record = _record(search, found, attained)
-    progress.note("lossless", told(record))
+    progress.note("lossless", word_record(record))
     losses = {"base": base.figures["loss"], "allocation": base.run(found.choices)["loss"]}
     return Searched(
         solutions.solved,
@@ -230,7 +230,7 @@ def _figures(found: Agreement) -> dict[str, float]:
     }
 
 
-def told(record: Mapping[str, Any]) -> str:
+def word_record(record: Mapping[str, Any]) -> str:
     """What lossless costs, or what it lacks, in a sentence."""
     share = "" if record["share"] is None else f" ({record['share']:.4g} of float)"
     cost = f"{record['cost']} {record['used']:.4g}{share}"
@@ -246,7 +246,7 @@ def told(record: Mapping[str, Any]) -> str:
     )
 
 
-def kept(
+def keep_tuned(
     prepared: Prepared, recipe: Recipe, start: Configuration, tuned: Configuration
 ) -> tuple[Configuration, Agreement]:
     """What tuning made of a lossless configuration, where it still agrees; else what it began with.
@@ -262,9 +262,9 @@ def kept(
     return (start, before) if before.share > found.share else (tuned, found)
 
 
-def deployed(record: Mapping[str, object], found: Agreement) -> dict[str, Any]:
+def record_deployed(record: Mapping[str, object], found: Agreement) -> dict[str, Any]:
     """The record with what the deployed network does, after tuning; `told` is it in words."""
     tolerance = record["tolerance"]
     assert isinstance(tolerance, float)
     made: dict[str, Any] = {**record, **_figures(found), "attained": found.holds(tolerance)}
-    return {**made, "told": told(made)}
+    return {**made, "told": word_record(made)}

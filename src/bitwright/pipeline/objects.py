@@ -8,7 +8,7 @@ from typing import Any
 
 from bitwright.errors import RecipeError
 from bitwright.evaluation.metrics import metric_word
-from bitwright.graph.choice import written
+from bitwright.graph.choice import write_choices
 from bitwright.graph.target import BUILT_IN, Target, load_target
 from bitwright.methods.catalogue import METHODS
 from bitwright.methods.problem import Method
@@ -62,7 +62,7 @@ def as_words(options: Mapping[str, Any]) -> tuple[dict[str, Any], Objects]:
     """
     found, objects = dict(options), dict[str, Any]()
     for key in found.keys() & _WRITTEN:
-        found[key] = written(key, found[key])
+        found[key] = write_choices(key, found[key])
     if "metric" in found:
         objects["metric"] = None if isinstance(found["metric"], str) else found["metric"]
         found["metric"] = metric_word(found["metric"])
@@ -70,10 +70,10 @@ def as_words(options: Mapping[str, Any]) -> tuple[dict[str, Any], Objects]:
         if key in found and not isinstance(found[key], str):
             thing = found[key]
             _check(key, thing, kind)
-            found[key] = _known(thing) or _word(thing)
+            found[key] = _name_built_in(thing) or _word(thing)
             objects[key] = thing if is_unnamed(found[key]) else None
     if "tune" in found and not isinstance(found["tune"], str):
-        steps = _listed(found["tune"])
+        steps = _list_steps(found["tune"])
         found["tune"] = ",".join(s if isinstance(s, str) else _word(s) for s in steps)
         objects["tune"] = tuple(s for s in steps if not isinstance(s, str))
     return found, Objects(**objects)
@@ -107,7 +107,7 @@ def _check(key: str, thing: Any, kind: tuple[str, tuple[str, ...]]) -> None:
         )
 
 
-def _listed(given: Any) -> tuple[Any, ...]:
+def _list_steps(given: Any) -> tuple[Any, ...]:
     """The tuning steps of a list, or one alone."""
     steps = tuple(given) if isinstance(given, (list, tuple)) else (given,)
     for step in steps:
@@ -124,7 +124,7 @@ def _listed(given: Any) -> tuple[Any, ...]:
     return steps
 
 
-def _known(thing: Any) -> str | None:
+def _name_built_in(thing: Any) -> str | None:
     """The name of something that is built in."""
     if isinstance(thing, Target):
         same = thing.name in BUILT_IN and load_target(thing.name) == thing

@@ -14,7 +14,7 @@ from bitwright.recipe.values import Recipe, load_recipe, update
 from bitwright.report.rates import about_few
 from bitwright.report.report import ReportData, render_report
 from bitwright.report.texts import number, rows, scheme_of
-from bitwright.report.warnings import warning_lines
+from bitwright.report.warnings import list_warnings
 
 
 def render(
@@ -28,7 +28,7 @@ def render(
     notes = [f"{note['place']}: {note['text']}" for note in census.get("notes", [])]
     agreement, samples = (number(metrics.get(key)) for key in ("agreement", "samples"))
     few = about_few(agreement, samples, metrics.get("answers", ""))
-    warned = [*([few[:1].upper() + few[1:]] if few else []), *warning_lines(metrics)]
+    warned = [*([few[:1].upper() + few[1:]] if few else []), *list_warnings(metrics)]
     evaluated = metrics.get("evaluated_on") == "evaluation data"
     return render_report(
         ReportData(
@@ -59,7 +59,7 @@ def render_run(new: Staged) -> str:
     verified = new.json_of(rundir.VERIFY)
     try:
         if run.manifest is None:
-            note = {"place": rundir.MANIFEST, "text": rundir.unsealed(run.path)}
+            note = {"place": rundir.MANIFEST, "text": rundir.note_unsealed(run.path)}
             census = {**census, "notes": [*census.get("notes", []), note]}
         return render(recipe, metrics, census, verified, new)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:

@@ -24,8 +24,8 @@ from bitwright.prepare.steps import apply_steps
 from bitwright.recipe.names import is_unnamed, refuse_unnamed
 from bitwright.recipe.values import BY_OUTPUT, Recipe, tensor_rule
 from bitwright.sources.batches import Dataset, take
-from bitwright.sources.lengths import batched
-from bitwright.tuning.catalogue import tuning_steps
+from bitwright.sources.lengths import batch_by_length
+from bitwright.tuning.catalogue import find_tuning_steps
 from bitwright.tuning.steps import TuningStep
 
 # A scheme that no user can write marks the units that no rule names.
@@ -82,15 +82,15 @@ class Plan:
         return cls(
             recipe=recipe,
             target=objects.target or load_target(recipe.target),
-            method=_configured(objects.method or recipe.method, weights),
-            refine=_configured(refine, weights) if refine else None,
+            method=_configure(objects.method or recipe.method, weights),
+            refine=_configure(refine, weights) if refine else None,
             scheme=parse_scheme(recipe.scheme),
             keep=parse_keep(recipe.keep),
             given=parse_given(recipe.allocation) if recipe.allocation else {},
             menu=parse_menu(recipe.menu) if recipe.menu else (),
             budgets=parse_budgets(recipe.budget, known=(*COSTS, *DEGRADATIONS)),
             prepare=prepare_steps(recipe.prepare),
-            tune=objects.steps(tuning_steps(recipe.tune)),
+            tune=objects.steps(find_tuning_steps(recipe.tune)),
             rule=range_rule(objects.activation_range or tensor_rule(recipe)),
             by_output=recipe.activation_range == BY_OUTPUT,
             metric=metric(objects.metric or recipe.metric),
@@ -132,7 +132,7 @@ def _check_rules(recipe: Recipe, objects: Objects) -> None:
             refuse_unnamed("range rule", getattr(recipe, key), f"{key}=...")
 
 
-def _configured(given: str | Method, weights: str | RangeRule) -> Method:
+def _configure(given: str | Method, weights: str | RangeRule) -> Method:
     return (method(given) if isinstance(given, str) else given).configured(weights)
 
 
@@ -200,5 +200,5 @@ def stream(dataset: Dataset, recipe: Recipe, limit: bool = True) -> Iterator[Any
     depend on the batches that the user's loader makes.
     """
     limited = take(dataset, recipe.calib) if limit and recipe.calib else dataset
-    for batch in batched(limited, recipe.batch):
+    for batch in batch_by_length(limited, recipe.batch):
         yield batch.inputs

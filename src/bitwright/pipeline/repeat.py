@@ -21,7 +21,7 @@ SOURCES = ("model", "weights", "data", "eval")
 NO_DATA = "none"
 
 
-def resolved(recipe: Recipe) -> Recipe:
+def resolve_files(recipe: Recipe) -> Recipe:
     """The recipe with its files' names made absolute, so that it works from any directory."""
 
     def absolute(text: str) -> str:
@@ -50,7 +50,7 @@ def _is_word(kind: str, name: str, built_in: Container[str]) -> bool:
 def of_python(recipe: Recipe, no_data: bool) -> Recipe:
     """The recipe of a run whose network and data are objects: it names none that it did not use."""
     data = NO_DATA if no_data else ""
-    return resolved(replace(recipe, model="", weights="", data=data, eval=""))
+    return resolve_files(replace(recipe, model="", weights="", data=data, eval=""))
 
 
 def line_again(recipe: Recipe, run: Path | None, evaluated: bool) -> str:

@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from bitwright.allocation.given import given_text
+from bitwright.allocation.given import write_given
 from bitwright.allocation.latency_csv import write_latencies
 from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.table import Row, Table, write_table
@@ -24,19 +24,19 @@ from bitwright.engine.progress import Event, Progress
 from bitwright.engine.random_state import own_random
 from bitwright.errors import RecipeError
 from bitwright.export import rundir
-from bitwright.export.generation import Staged, change, claimed
+from bitwright.export.generation import Staged, change, claim_run
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import save_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verify import verify as verify_file
-from bitwright.graph.model_graph import ModelGraph, named_tensors
+from bitwright.graph.model_graph import ModelGraph, name_tensors
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import Target
 from bitwright.graph.unread import unread_warnings
 from bitwright.numerics.stats import TensorStats
 from bitwright.pipeline.page import render, title_of
-from bitwright.recipe.values import Recipe, given_bits, to_toml
+from bitwright.recipe.values import Recipe, give_bits, to_toml
 from bitwright.report.summary import as_html, comparison, short
 from bitwright.report.warnings import size_warnings
 from bitwright.report.words import notes
@@ -97,7 +97,7 @@ class Result:
         if self.again is None:
             raise RecipeError("this result does not know its network: quantise it again.")
         every = {**self.allocation["choices"], **bits}
-        return self.again(given_bits(self.recipe, given_text(every)))
+        return self.again(give_bits(self.recipe, write_given(every)))
 
     def __repr__(self) -> str:
         """The run in one line."""
@@ -118,7 +118,7 @@ class Result:
     @own_random()
     def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
         """Write the whole run directory; verification included unless told otherwise."""
-        with claimed(Path(out), to_toml(self.recipe)) as run, logged(self.progress, run):
+        with claim_run(Path(out), to_toml(self.recipe)) as run, log_events(self.progress, run):
             return write_run(self, run, verify)
 
     @own_random()
@@ -197,11 +197,11 @@ def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDire
             new.write_json(rundir.VERIFY, result.verify(new[rundir.ONNX]))
         new.write_json(rundir.METRICS, result.measured(new.sizes()))
         result.report(new[rundir.REPORT], new)
-    return rundir.existing(run.path)
+    return rundir.open_existing(run.path)
 
 
 @contextmanager
-def logged(progress: Progress, run: RunDirectory) -> Iterator[None]:
+def log_events(progress: Progress, run: RunDirectory) -> Iterator[None]:
     """Log what happens inside to log.jsonl; first what happened before there was a folder."""
     listener = rundir.log_listener(run)
     if not run[rundir.LOG].exists():
@@ -216,7 +216,7 @@ def logged(progress: Progress, run: RunDirectory) -> Iterator[None]:
 
 def size_figures(graph: ModelGraph, rows: list[Row], files: Mapping[str, int]) -> dict[str, Any]:
     """Sizes in bytes: the float tensors, the weights at their bits, the files on disk."""
-    tensors = named_tensors(graph.module)
+    tensors = name_tensors(graph.module)
     float_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
     weight_bytes = sum(-(-row.weight_bits // 8) for row in rows)
     packed = files.get(rundir.MODEL)

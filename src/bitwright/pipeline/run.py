@@ -20,7 +20,7 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.sites import Site
 from bitwright.pipeline.affordable import check_budgets
-from bitwright.pipeline.check import checked
+from bitwright.pipeline.check import check_recipe
 from bitwright.pipeline.choose_bits import Searched, search_bits
 from bitwright.pipeline.distilled import data_of
 from bitwright.pipeline.evaluate import (
@@ -33,21 +33,21 @@ from bitwright.pipeline.forecast import forecast
 from bitwright.pipeline.job import (
     Job,
     Prepared,
-    captured,
+    capture_job,
     edges_of,
     prepare,
-    rewritten,
+    rewrite_network,
     tell,
     work_on,
 )
-from bitwright.pipeline.lossless import deployed, kept, search_lossless
+from bitwright.pipeline.lossless import keep_tuned, record_deployed, search_lossless
 from bitwright.pipeline.plan import choices_of, menu_of
 from bitwright.pipeline.records import record_of, record_of_fixed, table_of_costs
 from bitwright.pipeline.result import Result
 from bitwright.pipeline.tabulate import tabulate_menu
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe.values import Recipe
-from bitwright.report.unit_quality import SolvedNetwork, as_solved, with_quality
+from bitwright.report.unit_quality import SolvedNetwork, select_as_solved, with_quality
 from bitwright.solving import Configuration, solve
 from bitwright.solving.grids import sites_in_use
 from bitwright.tuning.steps import Tuned, tune
@@ -107,14 +107,14 @@ def run(job: Job, progress: Progress) -> Result:
         given = job
         job, original = begin(job, progress)
         job = with_data(job, original, progress)
-        graph = rewritten(job, original, progress)
-        prepared = observed(job, graph, progress)
-        searched = searched_bits(job, prepared, progress)
+        graph = rewrite_network(job, original, progress)
+        prepared = observe_edges(job, graph, progress)
+        searched = find_bits(job, prepared, progress)
         choices = searched.choices if searched else choices_of(graph, job.plan)
-        start = solved(job, prepared, choices, searched, progress)
+        start = solve_configuration(job, prepared, choices, searched, progress)
         tuned = tune_job(job, prepared, start.configuration, progress)
-        ended = stitched(job, prepared, start, tuned, searched, progress)
-        metrics = measured(job, original, ended, progress)
+        ended = deploy(job, prepared, start, tuned, searched, progress)
+        metrics = measure_deployed(job, original, ended, progress)
         return result_of(given, job, ended, metrics, progress)
 
 
@@ -140,7 +140,7 @@ def check_machinery(job: Job, progress: Progress) -> None:
 def begin(job: Job, progress: Progress) -> tuple[Job, ModelGraph]:
     """The network captured, and what is to be known of it said; the evaluation tried."""
     with progress.stage("capture"):
-        job, graph = captured(job)
+        job, graph = capture_job(job)
         progress.forecast = forecast(graph, job.plan, job.data, job.evaluation)
     tell(graph.notes, "capture", progress)
     try_evaluation(job, graph)
@@ -155,7 +155,7 @@ def with_data(job: Job, graph: ModelGraph, progress: Progress) -> Job:
         return replace(job, data=data_of(graph, job.plan, tick))
 
 
-def observed(job: Job, graph: ModelGraph, progress: Progress) -> Prepared:
+def observe_edges(job: Job, graph: ModelGraph, progress: Progress) -> Prepared:
     """Every edge seen once, for all choices that the menu has and for the base.
 
     Raises:
@@ -171,7 +171,7 @@ def observed(job: Job, graph: ModelGraph, progress: Progress) -> Prepared:
     return replace(prepare(job, graph, seen, progress), menu=menu)
 
 
-def searched_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched | None:
+def find_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched | None:
     """The menu solved, each choice's loss measured, the bits allocated; None without a menu."""
     if not job.plan.menu:
         return None
@@ -181,7 +181,7 @@ def searched_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched 
     return search_bits(job, menu, progress)
 
 
-def solved(
+def solve_configuration(
     job: Job,
     prepared: Prepared,
     choices: Mapping[str, Choice],
@@ -205,7 +205,7 @@ def tune_job(job: Job, prepared: Prepared, start: Configuration, progress: Progr
     return tune(start, prepared.samples, job.plan.tune, refine=job.plan.refine, progress=progress)
 
 
-def stitched(
+def deploy(
     job: Job,
     prepared: Prepared,
     start: Untuned,
@@ -216,15 +216,17 @@ def stitched(
     """The deployed network; a lossless one is tuned only where it still agrees afterwards."""
     final = tuned.configuration
     if searched is not None and searched.lossless:
-        final, agreement = kept(prepared, job.recipe, start.configuration, final)
-        searched = replace(searched, lossless=deployed(searched.lossless, agreement))
+        final, agreement = keep_tuned(prepared, job.recipe, start.configuration, final)
+        searched = replace(searched, lossless=record_deployed(searched.lossless, agreement))
     assignment = final.assignment()
     with progress.stage("stitch"):
         module = stitch(prepared.graph, assignment)
     return Deployed(prepared, start, tuned, searched, final, assignment, module)
 
 
-def measured(job: Job, original: ModelGraph, ended: Deployed, progress: Progress) -> dict[str, Any]:
+def measure_deployed(
+    job: Job, original: ModelGraph, ended: Deployed, progress: Progress
+) -> dict[str, Any]:
     """The figures of metrics.json that are known before files are written."""
     metrics = evaluate_job(job, original, ended.module, progress)
     warn_if_poor(metrics, job.recipe, progress)
@@ -271,7 +273,7 @@ def run_under(job: Job, recipe: Recipe) -> Result:
     Raises:
         RecipeError: bits that the target does not hold.
     """
-    plan = job.plan.under(checked(recipe, job.plan.target))
+    plan = job.plan.under(check_recipe(recipe, job.plan.target))
     return run(replace(job, plan=plan), Progress())
 
 
@@ -282,5 +284,5 @@ def census_of(job: Job, ended: Deployed) -> dict[str, Any]:
     found = census(graph, prepared.target, final.choices, ended.sites, seen.samples)
     found["network"] = type(job.model).__name__
     found["notes"] += [{"place": n.place, "text": n.text} for n in seen.notes]
-    shown = as_solved(ended.start.configuration.solved, final.solved)
+    shown = select_as_solved(ended.start.configuration.solved, final.solved)
     return with_quality(found, SolvedNetwork(graph, shown, final.edges, ended.sites, seen.stats))

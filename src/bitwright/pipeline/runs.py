@@ -18,7 +18,7 @@ from bitwright.evaluation.compare import compare
 from bitwright.evaluation.forward import outcome_of
 from bitwright.evaluation.metrics import metric
 from bitwright.export import rundir
-from bitwright.export.generation import change, updating
+from bitwright.export.generation import change, update_run
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import Packed, load_packed
 from bitwright.export.rundir import RunDirectory
@@ -26,7 +26,7 @@ from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verify import verify as verify_file
 from bitwright.graph.capture import ExampleInputs, capture
 from bitwright.graph.free_sizes import takes_free_images
-from bitwright.graph.model_graph import ModelGraph, named_tensors, set_tensor, shallow_copy
+from bitwright.graph.model_graph import ModelGraph, name_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.unread import unread_warnings
 from bitwright.pipeline.distilled import data_of
@@ -38,7 +38,7 @@ from bitwright.recipe.values import Recipe, load_recipe, update
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
-from bitwright.sources.lengths import batched, trimming
+from bitwright.sources.lengths import batch_by_length, take_off_padding
 from bitwright.sources.models import LoadedModel, example_inputs_of, load_model
 from bitwright.sources.trial import try_data
 from bitwright.sources.trust import Gate, names_code
@@ -87,7 +87,7 @@ def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) ->
         TrustError: its recipe names code that is not to be run.
         RunDirectoryError: not a run, of another version, damaged, or of another network.
     """
-    directory = rundir.existing(path)
+    directory = rundir.open_existing(path)
     recipe, gate = recipe_of(directory), Gate(path, trust)
     packed = load_packed(directory.checked(rundir.MODEL))
     source = _source(recipe, model, gate)
@@ -98,7 +98,7 @@ def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) ->
     graph = with_places(graph, packed.rest)
     _check_same_network(graph, packed.assignment, path)
     module = shallow_copy(graph.module)
-    known = named_tensors(module)
+    known = name_tensors(module)
     for target, tensor in packed.rest.items():
         if target in known:
             set_tensor(module, target, tensor)
@@ -165,14 +165,14 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
     graph = capture(loaded.source.module, loaded.example, free)
     if dataset.is_none:
         dataset = data_of(graph, Plan.to_read(recipe))
-    dataset = trimming(dataset, graph.inputs)
+    dataset = take_off_padding(dataset, graph.inputs)
     for note in try_data(graph, dataset, loaded.recipe.batch):
         progress.note("evaluate", f"{note.place}: {note.text}")
     with progress.stage("evaluate") as tick:
         found = compare(
             outcome_of(graph, graph.module),
             outcome_of(graph, stitch(loaded.graph, loaded.assignment)),
-            batched(dataset, loaded.recipe.batch),
+            batch_by_length(dataset, loaded.recipe.batch),
             chosen,
             tick,
             graph.answer.kind,
@@ -216,7 +216,7 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
             onnx,
             loaded.graph,
             marked,
-            verification_batches(trimming(dataset, loaded.graph.inputs), VERIFY_SAMPLES),
+            verification_batches(take_off_padding(dataset, loaded.graph.inputs), VERIFY_SAMPLES),
             tick,
         )
     with change(directory) as new:
@@ -227,7 +227,7 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
 
 def report(path: Path) -> Path:
     """Write report.html again from the files of the run."""
-    with updating(path) as directory:
+    with update_run(path) as directory:
         recipe_of(directory)
         with change(directory) as new:
             new.write(rundir.REPORT, render_run(new).encode())

@@ -24,7 +24,7 @@ from bitwright.sensitivity.table import Base, measure_menu
 from bitwright.sensitivity.ties import groups_among, tie_rows
 from bitwright.solving import solve
 from bitwright.sources.batches import Batch, take
-from bitwright.sources.lengths import batched
+from bitwright.sources.lengths import batch_by_length
 
 
 def solve_menu(job: Job, prepared: Prepared, menu: Menus, progress: Progress) -> Solutions:
@@ -56,10 +56,10 @@ def table_batches(job: Job) -> Iterator[Batch]:
     recipe = job.recipe
     counts = [n for n in (recipe.calib, recipe.table_samples) if n]
     data = take(job.data, min(counts)) if counts else job.data
-    yield from batched(data, min(recipe.batch, TABLE_BATCH))
+    yield from batch_by_length(data, min(recipe.batch, TABLE_BATCH))
 
 
-def measured_menu(job: Job, prepared: Prepared, progress: Progress) -> tuple[Base, Table]:
+def solve_and_measure(job: Job, prepared: Prepared, progress: Progress) -> tuple[Base, Table]:
     """Solve every choice of every unit, and measure what each does to the loss."""
     groups = groups_in(prepared, job.recipe)
     started = time.perf_counter()
@@ -110,6 +110,6 @@ def tabulate_menu(job: Job, prepared: Prepared, progress: Progress) -> MeasuredM
     latency = menu_latency(job, prepared, progress) if needs_latency(job.plan) else None
     if latency is not None:
         check_latency(job, prepared.graph, prepared.menu, latency)
-    base, table = measured_menu(job, prepared, progress)
+    base, table = solve_and_measure(job, prepared, progress)
     timed = table if latency is None else with_latencies(table, latency)
     return MeasuredMenu(base, timed, latency)

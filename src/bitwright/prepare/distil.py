@@ -76,7 +76,7 @@ def distil(
             training data were like.
     """
     shape = input_shape(graph)
-    wanted = wanted_outputs(graph)
+    wanted = list_wanted_outputs(graph)
     generator = torch.Generator().manual_seed(options.seed)
     size = _batch_size(graph, shape, options)
     made: list[Tensor] = []
@@ -107,7 +107,7 @@ def input_shape(graph: ModelGraph) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes if size is not None)
 
 
-def wanted_outputs(graph: ModelGraph) -> dict[str, Wanted]:
+def list_wanted_outputs(graph: ModelGraph) -> dict[str, Wanted]:
     """What the output of every unit with a folded batch-norm should be like, by its call."""
     found = {}
     for unit in graph.units:

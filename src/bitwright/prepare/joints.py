@@ -112,7 +112,7 @@ def is_alone(graph: ModelGraph, unit: Unit) -> bool:
     call = graph.nodes()[unit.calls[0]]
     if any(name in call.kwargs for name in ("alpha", "beta", "bias")):
         return False
-    if unit.bias is None and bias_given(call):
+    if unit.bias is None and has_bias(call):
         return False
     wanted = {unit.weight, unit.bias}
     readers = [
@@ -124,7 +124,7 @@ def is_alone(graph: ModelGraph, unit: Unit) -> bool:
     return all(user is call for user in readers)
 
 
-def bias_given(call: fx.Node) -> bool:
+def has_bias(call: fx.Node) -> bool:
     """Whether a call has a bias, stored or computed."""
     at = arguments(WEIGHTED[call.target])[2]
     return at is not None and len(call.args) > at and call.args[at] is not None

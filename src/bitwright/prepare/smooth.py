@@ -94,12 +94,12 @@ def _thin(rows: Tensor, limit: int) -> Tensor:
 def find_places(graph: ModelGraph) -> tuple[SmoothPlace, ...]:
     """Where channels can be scaled and shifted: values that linear layers read, in order."""
     nodes = graph.nodes()
-    shared = _shared_tensors(graph)
+    shared = _find_shared_tensors(graph)
     by_source: dict[str, list[Unit]] = {}
     for unit in graph.units:
         alone = len(unit.calls) == 1 and not {unit.weight, unit.bias} & shared
         call = nodes[unit.calls[0]]
-        if unit.kind in _KINDS and alone and not call.kwargs and _stored_bias(unit, call):
+        if unit.kind in _KINDS and alone and not call.kwargs and _has_stored_bias(unit, call):
             by_source.setdefault(input_of(call).name, []).append(unit)
     found = []
     for source, units in by_source.items():
@@ -112,7 +112,7 @@ def find_places(graph: ModelGraph) -> tuple[SmoothPlace, ...]:
     return tuple(found)
 
 
-def _shared_tensors(graph: ModelGraph) -> set[str]:
+def _find_shared_tensors(graph: ModelGraph) -> set[str]:
     """Stored tensors that more than one operator reads."""
     reads: dict[str, int] = {}
     for node in graph.module.graph.nodes:
@@ -121,7 +121,7 @@ def _shared_tensors(graph: ModelGraph) -> set[str]:
     return {target for target, count in reads.items() if count > 1}
 
 
-def _stored_bias(unit: Unit, call: fx.Node) -> bool:
+def _has_stored_bias(unit: Unit, call: fx.Node) -> bool:
     at = 0 if unit.kind == "addmm" else 2
     return unit.bias is not None or len(call.args) <= at or call.args[at] is None
 

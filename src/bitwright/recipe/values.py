@@ -131,11 +131,11 @@ def update(recipe: Recipe, values: Mapping[str, Any], place: str) -> Recipe:
     for key, value in values.items():
         if key not in _NAMES:
             raise RecipeError(unknown("recipe key", key, _NAMES, place))
-        clean[key] = _typed(key, value, place)
+        clean[key] = _check_type(key, value, place)
     return replace(recipe, **clean)
 
 
-def _typed(key: str, value: Any, place: str) -> Any:
+def _check_type(key: str, value: Any, place: str) -> Any:
     default = getattr(Recipe(), key)
     if isinstance(default, tuple):
         if isinstance(value, (list, tuple)) and all(map(_is_number, value)):
@@ -149,7 +149,7 @@ def _typed(key: str, value: Any, place: str) -> Any:
     elif isinstance(value, type(default)):
         return value
     raise RecipeError(
-        f"{place}: {key!r} has the value {_brief(value)}; it must be {_wanted(default)}."
+        f"{place}: {key!r} has the value {_brief(value)}; it must be {_word_wanted(default)}."
     )
 
 
@@ -160,7 +160,7 @@ def _is_number(value: Any) -> bool:
     return -MOST <= value < MOST if isinstance(value, int) else math.isfinite(value)
 
 
-def _wanted(default: Any) -> str:
+def _word_wanted(default: Any) -> str:
     kinds = {
         bool: "true or false",
         int: "a whole number below 2^63",
@@ -205,7 +205,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     return parse_toml(text, f"recipe {name!r}", RecipeError)
 
 
-def given_bits(recipe: Recipe, allocation: str) -> Recipe:
+def give_bits(recipe: Recipe, allocation: str) -> Recipe:
     """The recipe with bits that were given: what searches for bits is left out."""
     return replace(
         recipe, allocation=allocation, keep="", menu="", budget="", minimize="", lossless=0.0,
@@ -216,6 +216,7 @@ def given_bits(recipe: Recipe, allocation: str) -> Recipe:
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML with every default resolved; reading it gives the same recipe.
 
+    >>> import tomllib
     >>> update(Recipe(), tomllib.loads(to_toml(Recipe(seed=3))), "here") == Recipe(seed=3)
     True
     """

@@ -24,7 +24,7 @@ class Bar:
 
 def size_bars(metrics: Mapping[str, Any], files: Mapping[str, int]) -> list[Bar]:
     """The float network, its weights and its files, those that are known."""
-    size = text.mapping(metrics.get("size"))
+    size = text.read_mapping(metrics.get("size"))
     figures = {
         "float network": size.get("float_bytes"),
         "quantised weights alone": size.get("weight_bytes"),

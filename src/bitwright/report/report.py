@@ -100,7 +100,7 @@ def render_report(data: ReportData) -> str:
         level_name=_LEVELS[summary.level],
         verdict=text.verdict(summary),
         accuracy=accuracy_rows(data.metrics),
-        measured_on=_measured_on(data.metrics),
+        measured_on=_word_samples(data.metrics),
         verification=_verification(data.verify),
         sizes=size_bars(data.metrics, data.files),
         bops=text.number(data.metrics.get("bops_ratio")),
@@ -133,7 +133,7 @@ def _template() -> Template:
 # ---- figures ---------------------------------------------------------------------------------
 
 
-def _measured_on(metrics: Mapping[str, Any]) -> str:
+def _word_samples(metrics: Mapping[str, Any]) -> str:
     samples = text.number(metrics.get("samples"))
     if samples is None:
         return ""
@@ -189,7 +189,7 @@ def _table(
 
     Sorting by name brings back the order of execution.
     """
-    differences = text.mapping((verify or {}).get("units"))
+    differences = text.read_mapping((verify or {}).get("units"))
     heads = {
         "unit": True,
         "kind": any("kind" in unit for unit in units),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bitwright.report.texts import compare_times, mapping, number, slowdown
+from bitwright.report.texts import compare_times, number, read_mapping, slowdown
 
 # Targets of which integer kernels are to follow one another or read integers.
 FAST = ("ort-cpu", "ort-linear")
@@ -13,7 +13,7 @@ FAST = ("ort-cpu", "ort-linear")
 
 def describe_speed(verify: Mapping[str, Any] | None) -> str:
     """Both times in one line; empty where the file was not timed."""
-    speed, ratio = mapping((verify or {}).get("speed")), slowdown(verify)
+    speed, ratio = read_mapping((verify or {}).get("speed")), slowdown(verify)
     before, after = number(speed.get("float_ms")), number(speed.get("quantized_ms"))
     if ratio is None or before is None or after is None:
         return ""

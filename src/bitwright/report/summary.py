@@ -10,7 +10,7 @@ from markupsafe import Markup
 from bitwright.report import texts as text
 from bitwright.report.rates import about_few, say_count
 from bitwright.report.speed_words import describe_speed, speed_advice
-from bitwright.report.warnings import warning_lines
+from bitwright.report.warnings import list_warnings
 
 _WIDTH = 12
 
@@ -29,7 +29,7 @@ def comparison(outcome: Mapping[str, Any]) -> list[str]:
         lines += _speed(outcome["verify"], str(outcome.get("target") or ""))
     if any(" % [" in line for line in lines):
         lines.append(_line("", text.LEGEND))
-    lines += [f"warning: {told}" for told in warning_lines(metrics or {})]
+    lines += [f"warning: {told}" for told in list_warnings(metrics or {})]
     if outcome.get("out"):
         lines += ["", f"report:  {outcome['out']}/report.html"]
     return lines
@@ -70,7 +70,7 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Rows of (name, float, quantised, difference)."""
-    before, after = (text.mapping(metrics.get(key)) for key in ("float", "quantized"))
+    before, after = (text.read_mapping(metrics.get(key)) for key in ("float", "quantized"))
     samples = metrics.get("samples")
     found = [
         (
@@ -99,7 +99,7 @@ def short(title: str, metrics: Mapping[str, Any]) -> str:
     parts = [title]
     if agreement is not None and samples is not None:
         parts.append(f"agreement {text.percent(agreement)} of {say_count(samples, 'sample')}")
-    ratio = text.number(text.mapping(metrics.get("size")).get("weight_ratio"))
+    ratio = text.number(text.read_mapping(metrics.get("size")).get("weight_ratio"))
     if ratio is not None:
         parts.append(f"weights {ratio:.3f} of float")
     return f"<bitwright Result {', '.join(parts)}>"

@@ -41,7 +41,7 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def mapping(value: object) -> Mapping[str, Any]:
+def read_mapping(value: object) -> Mapping[str, Any]:
     """The value if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
@@ -214,10 +214,10 @@ def summarise(
     metrics: Mapping[str, Any], units: Sequence[Mapping[str, Any]], verify: Mapping[str, Any] | None
 ) -> Summary:
     """Pick the figures that decide out of a run's records."""
-    before, after = mapping(metrics.get("float")), mapping(metrics.get("quantized"))
+    before, after = read_mapping(metrics.get("float")), read_mapping(metrics.get("quantized"))
     key = next((k for k in before if number(before[k]) is not None and k in after), None)
     found = verify or {}
-    differences = mapping(found.get("units"))
+    differences = read_mapping(found.get("units"))
     good = [name for name in differences if agrees(differences[name], found)]
     passed = found.get("passed")
     return Summary(
@@ -227,7 +227,7 @@ def summarise(
         after=number(after.get(key)) if key else None,
         agreement=number(metrics.get("agreement")),
         samples=number(metrics.get("samples")),
-        ratio=number(mapping(metrics.get("size")).get("ratio")),
+        ratio=number(read_mapping(metrics.get("size")).get("ratio")),
         verified=None if passed is None else bool(passed),
         units_good=len(good),
         units_checked=len(differences),
@@ -293,14 +293,14 @@ def _scheme(unit: Mapping[str, Any]) -> str:
 
 def slowdown(verify: Mapping[str, Any] | None) -> float | None:
     """The file's time relative to float's, from a verification; None where it was not timed."""
-    return number(mapping((verify or {}).get("speed")).get("ratio"))
+    return number(read_mapping((verify or {}).get("speed")).get("ratio"))
 
 
 def compare_times(ratio: float) -> str:
     """A time relative to float's, in words.
 
-    >>> compared(1.51), compared(0.5), compared(1.0)
-    ('SLOWER than float, 1.5 times its time', 'faster than float, 2.0 times', 'as fast as float')
+    >>> [compare_times(x) for x in (1.51, 0.5, 1.0)]
+    ['SLOWER than float, 1.5 times its time', 'faster than float, 2.0 times', 'as fast as float']
     """
     if ratio > SLOWER:
         return f"SLOWER than float, {ratio:.1f} times its time"

@@ -80,7 +80,7 @@ def _quality(name: str, solved: SolvedNetwork) -> dict[str, float]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def as_solved(
+def select_as_solved(
     start: Mapping[str, UnitSolution], tuned: Mapping[str, UnitSolution]
 ) -> dict[str, UnitSolution]:
     """The solutions whose figures hold for the integers that are deployed.

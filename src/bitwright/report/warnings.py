@@ -44,6 +44,6 @@ def about_float(found: Mapping[str, Any]) -> str:
     )
 
 
-def warning_lines(metrics: Mapping[str, Any]) -> list[str]:
+def list_warnings(metrics: Mapping[str, Any]) -> list[str]:
     """The warnings of metrics.json as a terminal and the page show them."""
     return [f"{entry['place']}: {entry['text']}" for entry in metrics.get("warnings") or []]

@@ -62,5 +62,5 @@ def facts(record: object) -> list[tuple[str, str]]:
     """A record as (name, value) lines."""
     return [
         (str(key).replace("_", " "), text.show_value(value))
-        for key, value in text.mapping(record).items()
+        for key, value in text.read_mapping(record).items()
     ]

@@ -158,7 +158,7 @@ def unit_groups(changes: Mapping[str, Mapping[Choice, Change | None]]) -> Groups
     }
 
 
-def nothing(chunk: int, group: str) -> Mapping[Any, LossValues]:
+def find_nothing(chunk: int, group: str) -> Mapping[Any, LossValues]:
     """The `have` of a run that starts afresh."""
     del chunk, group
     return {}
@@ -168,7 +168,7 @@ def measure(
     subject: Subject,
     groups: Groups,
     chunks: Iterable[Batch],
-    have: Have = nothing,
+    have: Have = find_nothing,
     work: OperationCount | None = None,
 ) -> Iterator[LossPart]:
     """Measure every variant on every chunk, part by part, in the order in which they come.
@@ -261,7 +261,7 @@ def measure_table(
     subject: Subject,
     changes: Mapping[str, Mapping[Choice, Change | None]],
     chunks: Iterable[Batch],
-    have: Have = nothing,
+    have: Have = find_nothing,
     work: OperationCount | None = None,
 ) -> MeasuredLosses:
     """The loss change of every (unit, choice) with its solved parameters stitched into the base.

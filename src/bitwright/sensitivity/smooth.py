@@ -40,7 +40,7 @@ def smooth_losses(units: Mapping[str, Sequence[Seen]]) -> dict[str, list[float]]
     (MISFIT p)^2). What was measured exactly stays as it was.
 
     >>> clear, unclear = Seen(1.0, 0.01, 0.5), Seen(-0.01, 0.02, 0.005)
-    >>> [round(d, 3) for d in smoothed({"conv": [clear, unclear]})["conv"]]
+    >>> [round(d, 3) for d in smooth_losses({"conv": [clear, unclear]})["conv"]]
     [1.0, 0.009]
     """
     own = {name: _curvature(seen) for name, seen in units.items()}

@@ -35,7 +35,7 @@ def assemble(
     return Assignment(weights, biases, dict(edges))
 
 
-def deployed_bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor:
+def deploy_bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor:
     """The bias as the deployed network adds it."""
     bias = _bias(unit, solution, target)
     return bias if isinstance(bias, Tensor) else bias.q.float() * bias.scale

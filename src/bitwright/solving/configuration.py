@@ -21,7 +21,7 @@ from bitwright.solving.work import Task, Work, edges_into
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
-    """A solved network: what `solve` and `stitched` find and every tuning step makes anew.
+    """A solved network: what `solve` and `deploy` find and every tuning step makes anew.
 
     Attributes:
         work: the captured network and how it was solved.

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from bitwright.engine.limits import LIMITS
 from bitwright.graph.execute import run
-from bitwright.graph.kept import KeptPlace, Stored, named_inputs
+from bitwright.graph.kept import KeptPlace, Stored, name_inputs
 from bitwright.graph.replay import Overrides, live_after, replay
 from bitwright.solving.work import Work
 
@@ -37,7 +37,7 @@ class Cut:
 
         def opened() -> Iterator[Stored]:
             for flat in work.batches():
-                begin = named_inputs(work.graph, flat)
+                begin = name_inputs(work.graph, flat)
                 yield begin, begin
 
         return cls(KeptPlace(opened))

@@ -15,13 +15,13 @@ from typing import Any
 from bitwright.engine.jobs import run_jobs
 from bitwright.engine.limits import LIMITS
 from bitwright.engine.memory import trim_heap
-from bitwright.graph.kept import named_inputs
+from bitwright.graph.kept import name_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.portable import PortableGraph, portable, restore_graph
 from bitwright.graph.replay import replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
-from bitwright.methods.problem import Method, UnitProblem, UnitSolution, stored_in_points
+from bitwright.methods.problem import Method, UnitProblem, UnitSolution, store_in_points
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.solving.collect import (
     SAMPLE_BYTES,
@@ -75,7 +75,7 @@ def _grids(work: Work) -> dict[Task, Grids]:
     if not work.by_output:
         return grids
     flat = next(work.batches())
-    values = named_inputs(work.graph, flat)
+    values = name_inputs(work.graph, flat)
     for name, choice in grids:
         unit = work.graph.unit(name)
         if solvable(unit):
@@ -177,7 +177,7 @@ def _problems(
 
 def solve_problems(method: Method, problems: list[UnitProblem]) -> list[UnitSolution]:
     """A job: solve the choices of one unit."""
-    return [stored_in_points(method.solve(p), p.choice) for p in problems]
+    return [store_in_points(method.solve(p), p.choice) for p in problems]
 
 
 def _collect(work: Work, plans: tuple[CollectPlan, ...]) -> dict[str, Collector]:
@@ -234,7 +234,7 @@ def collect_chunk(
             for plan, i in readers[source]:
                 collect_batch(plan, parts[plan.unit.name], index, i, x, x)
 
-        replay(graph, named_inputs(graph, flat), readers, visit=visit)
+        replay(graph, name_inputs(graph, flat), readers, visit=visit)
     return parts
 
 

@@ -48,7 +48,7 @@ def split_samples(graph: ModelGraph, batches: Open, share: int = HELD_OUT) -> Sa
     Raises:
         DataError: there is no sample.
     """
-    whole = fixed_batch(graph)
+    whole = has_fixed_batch(graph)
     counts: dict[int, int] = {}
     kept: list[Flat] | None = []
     held = 0
@@ -99,7 +99,7 @@ def _open_parts(
     return Samples(lambda: side(0), lambda: side(1), fit, held_out)
 
 
-def fixed_batch(graph: ModelGraph) -> bool:
+def has_fixed_batch(graph: ModelGraph) -> bool:
     """Whether some input does not grow with the batch, so that batches cannot be cut."""
     return any(not spec.shape or spec.shape[0] is not None for spec in graph.inputs)
 
@@ -123,7 +123,7 @@ def fewer(graph: ModelGraph, samples: Samples, most: int) -> Samples:
     """
     if samples.fit_count <= most:
         return samples
-    whole = fixed_batch(graph)
+    whole = has_fixed_batch(graph)
     rows: dict[int, int] = {}
     for flat in samples.fit():
         for key in keys_of(flat, whole):

@@ -11,10 +11,10 @@ from bitwright.graph.operators import WEIGHTED
 from bitwright.graph.replay import Overrides, replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
-from bitwright.methods.problem import UnitSolution, stored_in_points
+from bitwright.methods.problem import UnitSolution, store_in_points
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
-from bitwright.solving.assembly import deployed_bias
+from bitwright.solving.assembly import deploy_bias
 from bitwright.solving.collect import CollectedPart, Collector, Grids, collect_batch, plan_of
 from bitwright.solving.cuts import Cut, CutPlaces, batches_of, places
 from bitwright.solving.keys import run_key, unit_key
@@ -65,13 +65,13 @@ def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -
     choice = task[1]
     if not solvable(unit):
         made = problem_of(work, unit, choice, work.grids[task], None)
-        return stored_in_points(work.method.solve(made), choice)
+        return store_in_points(work.method.solve(made), choice)
     batches = batches_of(work, cut.whole)
     grids, rows = _stream(work, unit, task, batches, cut, over)
     seen = min(work.samples, math.ceil(work.samples * batches / work.passes))
     made = problem_of(work, unit, choice, grids, rows, seen)
     rows.close()
-    return stored_in_points(work.method.solve(made), made.choice)
+    return store_in_points(work.method.solve(made), made.choice)
 
 
 def _stream(
@@ -101,10 +101,10 @@ def _stream(
 def _install(work: Work, unit: Unit, solution: UnitSolution, over: Overrides) -> None:
     over.tensors[unit.weight] = dequantize(solution.q, solution.weight)
     if solution.bias is not None and unit.bias is not None:
-        over.tensors[unit.bias] = deployed_bias(unit, solution, work.target)
+        over.tensors[unit.bias] = deploy_bias(unit, solution, work.target)
     elif solution.bias is not None:
         nodes = work.graph.nodes()
-        bias = deployed_bias(unit, solution, work.target)
+        bias = deploy_bias(unit, solution, work.target)
         for call in unit.products:
             over.biases[call] = (_bias_axis(nodes[call]), bias)
     over.edges.update(edges_into(work, unit, solution))

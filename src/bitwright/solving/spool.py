@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitwright.engine.files import told_of_temporary
+from bitwright.engine.files import say_temporary_failures
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Spool:
             self._held += size
             self._parts.append(rows)
             return
-        with told_of_temporary():
+        with say_temporary_failures():
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="bitwright-")  # noqa: SIM115 - closed by close()
             self._parts.append((self._file.seek(0, 2), tuple(rows.shape)))
@@ -53,7 +53,7 @@ class Spool:
 
     def read(self) -> list[Tensor]:
         """All tensors, in order."""
-        with told_of_temporary():
+        with say_temporary_failures():
             return [p if isinstance(p, Tensor) else self._load(*p) for p in self._parts]
 
     def close(self) -> None:

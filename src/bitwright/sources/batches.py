@@ -71,8 +71,8 @@ class Dataset:
     """Batches that can be walked again and again: `open` starts a new pass.
 
     `is_none` marks the data of `none`: no batch at all, on purpose. `trim` asks for texts without
-    their padding (`lengths.batched`). `classes` are the names of class folders in the order of
-    their labels. `notes` fills, as the data are read, with what the user should know of them.
+    their padding (`lengths.batch_by_length`). `classes` are the names of class folders in the
+    order of their labels. `notes` fills, as the data are read, with what to tell the user.
     """
 
     spec: str
@@ -157,7 +157,7 @@ def check_plain(tensor: Tensor, place: str, error: type[InputError] = DataError)
 
 
 def _single(tensor: Tensor) -> Tensor:
-    """Float numbers in float32, as the network is worked on (`graph.working_copy`)."""
+    """Float numbers in float32, as the network is worked on (`make_working_copy`)."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 

@@ -21,13 +21,13 @@ MASK = "attention_mask"
 WINDOW = 4096
 
 
-def trimming(dataset: Dataset, inputs: Iterable[InputSpec]) -> Dataset:
+def take_off_padding(dataset: Dataset, inputs: Iterable[InputSpec]) -> Dataset:
     """The dataset, its padding to be taken off, where the network takes a mask of any length."""
     free = any(s.name == MASK and len(s.shape) == 2 and s.shape[1] is None for s in inputs)
     return replace(dataset, trim=free)
 
 
-def batched(dataset: Dataset, size: int) -> Dataset:
+def batch_by_length(dataset: Dataset, size: int) -> Dataset:
     """The samples in batches of at most `size`: in order, or by length where padding comes off.
 
     Batches of texts come with the most tokens first, so that the first one is a good sample; the

@@ -121,9 +121,9 @@ def _check_texts(value: Any, field: str, place: str, depth: int) -> Any:
         fits, what = _KEYS[field]
         for key in value:
             if not fits(key):
-                raise _refused(key, field, what, place)
+                raise _refuse(key, field, what, place)
         return {key: _check_texts(inside, "", place, depth + 1) for key, inside in value.items()}
-    return {key: _check_texts(inside, _known(key, inside, place), place, depth + 1)
+    return {key: _check_texts(inside, _check_known(key, inside, place), place, depth + 1)
             for key, inside in value.items()}  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _is_origin(key: str, text: object) -> bool:
     return key in _METADATA and isinstance(text, str)
 
 
-def _known(field: str, value: Any, place: str) -> str:
+def _check_known(field: str, value: Any, place: str) -> str:
     if field in ("custom_obj_values", "guards_code") and not value:
         return field
     if field not in _TEXT and field not in _KEYS and field not in _PLAIN and field != "metadata":
@@ -145,13 +145,13 @@ def _known(field: str, value: Any, place: str) -> str:
 def _text(text: str, field: str, place: str) -> str:
     fits, what = _TEXT.get(field, (lambda _: False, "a number"))
     if len(text) > _LONGEST_TEXT and field not in ("in_spec", "out_spec"):
-        raise _refused(text, field, "a short text", place)
+        raise _refuse(text, field, "a short text", place)
     if not fits(text):
-        raise _refused(text, field, what, place)
+        raise _refuse(text, field, what, place)
     return text
 
 
-def _refused(text: str, field: str, what: str, place: str) -> ModelError:
+def _refuse(text: str, field: str, what: str, place: str) -> ModelError:
     shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
     return ModelError(
         f"{place} has {shown!r} as {field or 'a value'}, which is not {what}: loading it could run "

@@ -236,7 +236,7 @@ def load_function(spec: Spec, error: type[InputError]) -> UserFunction:
             f"{spec.text!r} is of type {type(value).__name__}, not a function. "
             "Name a function that takes no arguments and returns it."
         )
-    needed = _needed_arguments(value)
+    needed = _list_needed_arguments(value)
     if needed:
         raise error(
             f"{spec.text!r} needs arguments ({', '.join(needed)}) but is called with none. "
@@ -346,7 +346,7 @@ def _no_function(spec: Spec, module: ModuleType) -> str:
     return f"unknown function {spec.function!r} in {spec.target}: it defines no public function."
 
 
-def _needed_arguments(function: Callable[..., object]) -> list[str]:
+def _list_needed_arguments(function: Callable[..., object]) -> list[str]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some builtins have no signature: calling will tell

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from bitwright.graph.answers import SCORES
-from bitwright.graph.execute import bind, blaming, run
+from bitwright.graph.execute import bind, blame_batch, run
 from bitwright.graph.model_graph import ModelGraph, Note
 from bitwright.sources.batches import Dataset
-from bitwright.sources.lengths import batched
+from bitwright.sources.lengths import batch_by_length
 
 _SHOWN = 5
 
@@ -21,9 +21,9 @@ def try_data(graph: ModelGraph, dataset: Dataset, batch: int, place: str = "") -
     """
     if dataset.is_none:
         return ()
-    first = next(iter(batched(dataset, batch)))
+    first = next(iter(batch_by_length(dataset, batch)))
     flat = bind(graph, first.inputs, place or dataset.spec)
-    with blaming(flat):
+    with blame_batch(flat):
         result = run(graph, flat)
     notes = tuple(Note(dataset.spec, text) for text in dataset.notes)
     if not dataset.classes:

@@ -14,7 +14,7 @@ from bitwright.errors import RecipeError
 from bitwright.evaluation.judge import Judge
 from bitwright.graph.blocks import Block, find_blocks
 from bitwright.graph.execute import Flat, Open
-from bitwright.graph.kept import KeptPlace, named_inputs
+from bitwright.graph.kept import KeptPlace, name_inputs
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import plan, replay
 from bitwright.methods.problem import UnitSolution
@@ -194,7 +194,7 @@ def _sizes(graph: ModelGraph, blocks: tuple[Block, ...], flat: Flat) -> dict[str
     def visit(name: str, value: Any) -> None:
         found[name] = -(-bytes_of(value) // size_of(flat))
 
-    replay(graph, named_inputs(graph, flat), names, visit=visit)
+    replay(graph, name_inputs(graph, flat), names, visit=visit)
     return found
 
 

@@ -91,10 +91,10 @@ _BEFORE = {LAPQ: (), BRECQ: (LAPQ,), REFINE: _TUNED}
 _OWN_BIAS_NONE = ("nearest", "adaround")
 
 
-def tuning_steps(text: str) -> tuple[str, ...]:
+def find_tuning_steps(text: str) -> tuple[str, ...]:
     """The tuning steps of a recipe.
 
-    >>> tuning_steps("bn, bias")
+    >>> find_tuning_steps("bn, bias")
     ('bn', 'bias')
 
     Raises:
@@ -114,7 +114,7 @@ def check_tuning(text: str, method: str) -> None:
     Raises:
         RecipeError: naming the two that do not go together, why, and what to do.
     """
-    steps = tuning_steps(text)
+    steps = find_tuning_steps(text)
     for place, step in enumerate(steps):
         if step not in _AFRESH:
             continue

@@ -16,7 +16,7 @@ from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
-from bitwright.solving.samples import Samples, bytes_of, fixed_batch, size_of
+from bitwright.solving.samples import Samples, bytes_of, has_fixed_batch, size_of
 from bitwright.tuning.network import Simulation
 from bitwright.tuning.pool import PoolEntry, gather, join_entries, minibatches
 from bitwright.tuning.straight import differentiable, run_with
@@ -94,7 +94,7 @@ def descend(
     optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=BETAS)
     means = [[torch.zeros_like(p) for p in group.parameters] for group in learned]
     every = max(1, how.iterations // how.checks)
-    size = max(1, how.batch // (size_of(pool[0].flat) if fixed_batch(graph) else 1))
+    size = max(1, how.batch // (size_of(pool[0].flat) if has_fixed_batch(graph) else 1))
     batches = minibatches(pool, size, how.seed)
     for step in range(1, how.iterations + 1):
         for options in optimizer.param_groups:
@@ -157,7 +157,7 @@ def backward(
 
 def rows_at_once(graph: ModelGraph, pool: list[PoolEntry]) -> int:
     """How many samples' values may wait for the backward pass together."""
-    if fixed_batch(graph):
+    if has_fixed_batch(graph):
         return 1
     held = 0
 

@@ -8,10 +8,10 @@ import torch
 from torch import fx
 
 from bitwright.graph.execute import Flat, Open, walk
-from bitwright.graph.kept import Forward, KeptPlace, Stored, named_inputs
+from bitwright.graph.kept import Forward, KeptPlace, Stored, name_inputs
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import replay
-from bitwright.solving.samples import bytes_of, fixed_batch, size_of, take_rows
+from bitwright.solving.samples import bytes_of, has_fixed_batch, size_of, take_rows
 from bitwright.tuning.descent import GRAD_BYTES
 
 
@@ -25,7 +25,7 @@ def keep_both(graph: ModelGraph, opened: Open) -> KeptPlace:
 
     def begins() -> Iterator[Stored]:
         for flat in opened():
-            begin = named_inputs(graph, flat)
+            begin = name_inputs(graph, flat)
             yield begin, begin
 
     return KeptPlace(begins)
@@ -47,7 +47,7 @@ def parts_of(graph: ModelGraph, flat: Flat, about: int | None = None) -> Iterato
         flat: the batch.
         about: so many samples in a part, as nearly as equal parts allow; fewer for want of memory.
     """
-    if fixed_batch(graph):
+    if has_fixed_batch(graph):
         yield flat
         return
     first = take_rows(flat, torch.arange(1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from bitwright.engine.limits import LIMITS
 from bitwright.graph.execute import Flat, Open, channels_last, walk
 from bitwright.graph.model_graph import ModelGraph
-from bitwright.solving.samples import bytes_of, fixed_batch, keys_of, size_of
+from bitwright.solving.samples import bytes_of, has_fixed_batch, keys_of, size_of
 
 POOL_BYTES = LIMITS.pool
 
@@ -39,7 +39,7 @@ def gather(graph: ModelGraph, batches: Open, budget: int = POOL_BYTES) -> list[P
 
     So neither the order of the data nor the size of its batches changes the pool.
     """
-    whole = fixed_batch(graph)
+    whole = has_fixed_batch(graph)
     heap: list[tuple[int, int, PoolEntry]] = []
     held = count = 0
     for flat in batches():

@@ -17,7 +17,7 @@ from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
 from bitwright.numerics.affine import dequantize, fake_quantize_ste, round_half_even
 from bitwright.solving.configuration import Configuration
-from bitwright.solving.samples import Samples, fixed_batch, in_memory, size_of, split_samples
+from bitwright.solving.samples import Samples, has_fixed_batch, in_memory, size_of, split_samples
 from bitwright.tuning.descent import backward, is_plain, rows_at_once, weight_paths
 from bitwright.tuning.network import simulate, with_biases
 from bitwright.tuning.pool import gather, minibatches
@@ -196,7 +196,7 @@ def _moments(
     weights = {name: graph.tensor(graph.unit(name).weight).float() for name in trained}
     pool = gather(graph, samples.fit)
     part = rows_at_once(graph, pool)
-    size = max(1, options.batch // (size_of(pool[0].flat) if fixed_batch(graph) else 1))
+    size = max(1, options.batch // (size_of(pool[0].flat) if has_fixed_batch(graph) else 1))
     batches = minibatches(pool, size, options.seed)
     epoch = -(-len(pool) // size)
     descent = (

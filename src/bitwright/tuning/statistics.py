@@ -12,7 +12,7 @@ from bitwright.engine.limits import LIMITS
 from bitwright.engine.memory import trim_heap
 from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import Flat, Open, walk
-from bitwright.graph.kept import KeptPlace, Stored, named_inputs
+from bitwright.graph.kept import KeptPlace, Stored, name_inputs
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.replay import Values, live_after, replay
 from bitwright.solving.samples import Samples, bytes_of, size_of
@@ -61,7 +61,7 @@ def in_order(
     def opened() -> Iterator[Stored]:
         for flat in samples.fit():
             trim_heap()
-            yield (named_inputs(graph, flat),)
+            yield (name_inputs(graph, flat),)
 
     kept = KeptPlace(opened)
     sizes = _sample_bytes(graph, next(samples.fit()))

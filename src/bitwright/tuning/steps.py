@@ -17,7 +17,7 @@ from bitwright.methods.problem import Method
 from bitwright.recipe.registered import load_registered
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples
-from bitwright.tuning.catalogue import ABOUT, REFINE, tuning_steps
+from bitwright.tuning.catalogue import ABOUT, REFINE, find_tuning_steps
 from bitwright.tuning.report import TuneReport
 
 
@@ -67,7 +67,7 @@ def tune(
     """
     progress = progress or Progress()
     found, reports, made = start, tuple[TuneReport, ...](), list[TuningStep]()
-    for asked in tuning_steps(steps) if isinstance(steps, str) else tuple(steps):
+    for asked in find_tuning_steps(steps) if isinstance(steps, str) else tuple(steps):
         if asked == REFINE:
             again = refine or start.work.method
             step = make_step(REFINE, method=again, begun=start, earlier=tuple(made))
@@ -89,7 +89,7 @@ def make_step(name: str, seed: int = 0, **more: Any) -> TuningStep:
     Raises:
         RecipeError: an unknown step.
     """
-    (name,) = tuning_steps(name)
+    (name,) = find_tuning_steps(name)
     if name not in ABOUT:
         return cast(TuningStep, load_registered("tuning step", name))
     module, _, kind = ABOUT[name].home.partition(":")

@@ -83,14 +83,14 @@ def _options(menu: Menu, first: Chosen, second: Chosen) -> list[tuple[int, int]]
     Two units that are tied are one option: the term adds to it alone.
     """
     found = []
-    for a in _standing_for(menu, first):
-        for b in _standing_for(menu, second):
+    for a in _find_stand_ins(menu, first):
+        for b in _find_stand_ins(menu, second):
             if menu.class_of[a] != menu.class_of[b] or a == b:
                 found.append((min(a, b), max(a, b)))
     return found
 
 
-def _standing_for(menu: Menu, chosen: Chosen) -> list[int]:
+def _find_stand_ins(menu: Menu, chosen: Chosen) -> list[int]:
     unit, choice = chosen
     index = next(i for i, units in enumerate(menu.classes) if unit in units)
     place = menu.classes[index].index(unit)
