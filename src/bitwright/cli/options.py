@@ -107,7 +107,7 @@ Dynamic = Annotated[
 Labels = Annotated[
     bool, typer.Option("--labels", help="the table's loss uses labels", rich_help_panel=BITS)
 ]
-Runtime = Annotated[
+TargetName = Annotated[
     str | None, option("paper, ort-cpu, weights-only, X.toml", FOR, known=names.TARGETS)
 ]
 Labelled = Annotated[str | None, typer.Option("--eval", help="labelled data", rich_help_panel=FOR)]

@@ -125,7 +125,7 @@ def quantize(
     table_samples: Annotated[int | None, option("samples of the table", BITS)] = None,
     prepare: of.Prepare = None,
     tune: of.Tune = None,
-    target: of.Runtime = None,
+    target: of.TargetName = None,
     eval: of.Labelled = None,
     metric: of.MeasuredOption = None,
     calib: Annotated[int | None, option("calibration samples; 0 for all", WHAT)] = None,
