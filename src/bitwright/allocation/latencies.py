@@ -59,6 +59,26 @@ def with_latencies(table: Table, latency: LatencyTable) -> Table:
     return whole.with_terms(LATENCY, _border_terms(whole, latency))
 
 
+def with_device(table: Table, name: str, latency: LatencyTable) -> Table:
+    """The table with the latencies of another device as a measure of that name.
+
+    Raises:
+        RunDirectoryError: a choice that was not timed there.
+    """
+    rows = (*table.rows, *table.references)
+    cells = dict.fromkeys([(r.unit, r.choice) for r in rows] + [(u, FLOAT) for u in table.units])
+    lacking = next((cell for cell in cells if cell not in latency.cells), None)
+    if lacking is not None:
+        raise RunDirectoryError(
+            f"the table of {name} holds none of unit {lacking[0]!r} at {lacking[1]}. Make its "
+            "timing bundle again with this choice in the menu: 'bitwright bench MODEL --bundle DIR "
+            "--menu ...'."
+        )
+    values = {cell: in_nanoseconds(latency.own(*cell)) for cell in cells}
+    whole = replace(table, more={**table.more, name: values})
+    return whole.with_terms(name, _border_terms(whole, latency))
+
+
 def _in_float(row: Row) -> Row:
     return Row(
         row.unit, FLOAT, None, row.params, FLOAT_BITS * row.params, row.macs,

@@ -100,10 +100,10 @@ def ask(
         RecipeError: no budget, an unknown cost, or a loss budget without the cost to minimise.
         RunDirectoryError: the table does not hold what is asked for.
     """
-    given = _parse(budgets, {*COSTS, *DEGRADATIONS, *tables})
+    given = _parse(budgets, {*COSTS, *DEGRADATIONS, *tables, *table.more})
     if not given:
         raise RecipeError("no --budget: say what may be spent, for example 'size<=0.13'.")
-    goal = _goal(given, minimize, tables)
+    goal = _goal(given, minimize, {*COSTS, *DEGRADATIONS, *tables, *table.more})
     menu = make_menu(table)
     names = dict.fromkeys([goal, "loss", *(budget.name for budget in given)])
     measures = {name: measure(name, table, tables) for name in names}
@@ -130,9 +130,8 @@ def _parse(
     return tuple(found)
 
 
-def _goal(budgets: tuple[Budget, ...], minimize: str, tables: Mapping[str, UserTable]) -> str:
+def _goal(budgets: tuple[Budget, ...], minimize: str, known: set[str]) -> str:
     bounded = [b for b in budgets if b.name in DEGRADATIONS]
-    known = {*COSTS, *DEGRADATIONS, *tables}
     if minimize and minimize not in known:
         raise RecipeError(unknown("cost", minimize, known, "--minimize"))
     if minimize in DEGRADATIONS or (not minimize and not bounded):

@@ -88,8 +88,9 @@ Terms = Mapping[tuple[Chosen, Chosen], float]
 class Table:
     """Rows that can be chosen, unit by unit, and float rows that only tell what float costs.
 
+    `more` are values of every choice, and of float, in measures that have no column, by name.
     `terms` are, by the name of a measure, what two chosen units add to it together, beyond the sum
-    of each alone. They are no part of the file. `note` is what should be known of the file.
+    of each alone. Neither is a part of the file. `note` is what should be known of the file.
     """
 
     rows: tuple[Row, ...]
@@ -97,6 +98,7 @@ class Table:
     place: str = "the table"
     terms: Mapping[str, Terms] = field(default_factory=dict)
     note: str = field(default="", compare=False)
+    more: Mapping[str, Mapping[Chosen, float]] = field(default_factory=dict)
 
     def with_terms(self, name: str, terms: Terms) -> Table:
         """The table with the pairwise terms of one measure."""

@@ -77,6 +77,10 @@ CostTables = Annotated[
     list[str] | None,
     typer.Option("--cost-table", help="NAME=FILE.csv: unit, w_bits, a_bits, points, value"),
 ]
+Latencies = Annotated[
+    list[str] | None,
+    option("DEVICE=FILE.csv measured elsewhere, for budgets of latency[DEVICE]", BITS),
+]
 Minimize = Annotated[
     str, typer.Option(help="the cost to make small under a budget of the loss or the drop")
 ]

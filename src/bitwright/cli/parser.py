@@ -11,6 +11,7 @@ import typer
 import bitwright
 from bitwright.cli import checks
 from bitwright.cli import options as of
+from bitwright.cli.bench_parser import bench
 from bitwright.cli.console import Console, check_lines, doctor_lines, format_listing, listings
 from bitwright.cli.options import (
     BITS,
@@ -78,6 +79,7 @@ def _of_recipe(given: dict[str, Any]) -> dict[str, Any]:
     """The options of `quantize` that were given and are keys of the recipe, in its words."""
     own = {key: value for key, value in given.items() if key not in _NOT_OF_RECIPE}
     joined = {"budget": " and ".join(own["budget"] or ()), "ties": ",".join(own.pop("tie") or ())}
+    joined["latencies"] = ",".join(own["latencies"] or ())
     own |= {key: text or None for key, text in joined.items()}
     own |= {"model": own["model"] or None, "labels": own["labels"] or None}
     own |= {key: _numbers(own[key], f"--{key}") for key in ("mean", "std")}
@@ -117,6 +119,7 @@ def quantize(
     menu: Annotated[str | None, option("'w8a8,w4a4', 'w{2..8}a{4,8}'", BITS)] = None,
     budget: Budgets = None,
     minimize: Annotated[str | None, option("the cost to make small", BITS)] = None,
+    latencies: of.Latencies = None,
     solver: of.SolvingOption = None,
     lossless: of.Lossless = None,
     labels: of.Labels = False,
@@ -155,6 +158,7 @@ def quantize(
         outcome = quantizing(recipe, options, out, console.progress, store, workers, force)
         console.result(outcome, lambda: comparison(outcome))
     promised = outcome["verify"]["passed"] and outcome["lossless"].get("attained", True)
+    promised = promised and outcome["metrics"].get("latency", {}).get("held", True)
     raise typer.Exit(0 if promised else 1)
 
 
@@ -244,6 +248,7 @@ def allocate(
     minimize: Minimize = "",
     solver: Solver = "",
     cost_table: CostTables = None,
+    latencies: of.Latencies = None,
     seconds: Annotated[float, typer.Option(help="time limit")] = 60.0,
     out: Annotated[Path | None, typer.Option(help="instead of RUN/allocation.json")] = None,
     quiet: Quiet = False,
@@ -254,7 +259,9 @@ def allocate(
         checks.budgets(budget or (), solver)
         tables, words = _later("table_commands"), _later("console_table")
         costs = tuple(cost_table or ())
-        request = tables.Request(tuple(budget or ()), minimize, solver, costs, seconds)
+        devices = ",".join(latencies or ())
+        asked = tuple(budget or ())
+        request = tables.Request(asked, minimize, solver, costs, seconds, devices)
         found, path = tables.run_allocate(run, request, out)
         record = _later("records").allocation_record(found, path)
         console.result(record, lambda: words.allocation_lines(found, path))
@@ -351,6 +358,9 @@ def measure(
         found = commands.run_measure(model, options, settings, out, console.progress)
         record = _later("records").latency_record(found, out)
         console.result(record, lambda: _later("console_table").latency_lines(found, out))
+
+
+app.command()(bench)
 
 
 @app.command(name="list")

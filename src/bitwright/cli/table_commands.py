@@ -9,12 +9,14 @@ from typing import Any
 
 from bitwright.allocation.allocate import Allocation, allocate
 from bitwright.allocation.budget import parse_budgets
-from bitwright.allocation.cost import UserTable, read_user_table
+from bitwright.allocation.cost import UserTable, is_of_device, read_user_table
+from bitwright.allocation.devices import parse_devices_text, read_devices, with_devices
 from bitwright.allocation.explain import Explanation, explain
 from bitwright.allocation.frontier import Frontier, trace
 from bitwright.allocation.frontier_csv import frontier_csv
-from bitwright.allocation.latencies import LATENCY, with_latencies
+from bitwright.allocation.latencies import LATENCY
 from bitwright.allocation.latency_csv import read_latencies
+from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.question import Question, ask
 from bitwright.allocation.ran import Ran
 from bitwright.allocation.record import read_allocation, write_allocation
@@ -36,7 +38,7 @@ _DAY, _MOST_BUDGETS = 86_400, 10_000
 class Request:
     """What the options of a command ask for; what is empty is taken from the run's recipe.
 
-    `costs` are NAME=FILE.csv of the user's own.
+    `costs` are NAME=FILE.csv of the user's own, `latencies` are DEVICE=FILE.csv.
     """
 
     budgets: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ class Request:
     solver: str = ""
     costs: tuple[str, ...] = ()
     seconds: float = 60.0
+    latencies: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def _allocate(path: Path, request: Request) -> Allocation:
     directory, table = _open(path)
     _require_menu(table, path)
     asked = _resolve(request, directory)
-    table = _add_latencies(directory, table, _names(asked))
+    table = _add_latencies(directory, table, _names(asked), asked.latencies)
     found = allocate(
         table,
         asked.budgets,
@@ -208,7 +211,7 @@ def _describe_unit(unit: str, taken: Row | None, table: Table) -> dict[str, str]
 def _of_allocation(found: Allocation, request: Request) -> Request:
     minimize = request.minimize or ("" if found.minimizes == "loss" else found.minimizes)
     budgets = tuple(spent.asked for spent in found.budgets if spent.asked)
-    return Request(budgets, minimize, request.solver, request.costs, request.seconds)
+    return replace(request, budgets=budgets, minimize=minimize)
 
 
 def _open(path: Path) -> tuple[RunDirectory, Table]:
@@ -269,11 +272,22 @@ def _names(asked: Request) -> set[str]:
     return {budget.name for budget in parse_budgets(asked.budgets)} | {asked.minimize}
 
 
-def _add_latencies(directory: RunDirectory, table: Table, names: set[str]) -> Table:
-    """The table with the run's own latencies and what borders add, where latency is asked for."""
-    if LATENCY not in names or not directory.has(rundir.LATENCY):
-        return table
-    return with_latencies(table, read_latencies(directory.checked(rundir.LATENCY)))
+def _add_latencies(
+    directory: RunDirectory, table: Table, names: set[str], given: str = ""
+) -> Table:
+    """The table with latencies and what borders add, where latency is asked for.
+
+    They are the run's own, of this machine and of other devices; tables that are given come first.
+    """
+    found: dict[str, LatencyTable] = {}
+    if LATENCY in names and directory.has(rundir.LATENCY):
+        found[LATENCY] = read_latencies(directory.checked(rundir.LATENCY))
+    if any(map(is_of_device, names)) and directory.has(rundir.DEVICES):
+        place = str(directory[rundir.DEVICES])
+        found |= parse_devices_text(directory.read_text(rundir.DEVICES), place)
+    if given:
+        found |= read_devices(given, str(_settings(directory).get("target", "")))
+    return with_devices(table, {name: t for name, t in found.items() if name in names})
 
 
 def _resolve(request: Request, directory: RunDirectory) -> Request:
@@ -289,7 +303,7 @@ def _resolve(request: Request, directory: RunDirectory) -> Request:
             f"no --budget, and {directory[rundir.RECIPE]} has none: say what may be spent, for "
             "example --budget 'size<=0.13'."
         )
-    return Request(budgets, minimize, solver, request.costs, request.seconds)
+    return replace(request, budgets=budgets, minimize=minimize, solver=solver)
 
 
 def _settings(directory: RunDirectory) -> Mapping[str, Any]:

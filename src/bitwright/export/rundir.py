@@ -21,15 +21,15 @@ from bitwright.errors import RunDirectoryError, RunWarning
 RECIPE, CENSUS, TABLE, ALLOCATION = "recipe.toml", "census.json", "table.csv", "allocation.json"
 METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx", "verify.json"
 REPORT, LOG, STORE, MANIFEST = "report.html", "log.jsonl", "store", "manifest.json"
-# Only where a budget bounds the latency.
-LATENCY = "latency.csv"
+# Only where a budget bounds the latency: of this machine, and of other devices.
+LATENCY, DEVICES = "latency.csv", "latencies.csv"
 FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
 # Who is writing, and where what is not whole yet is put.
 LOCK, STAGING = "run.lock", ".new"
 # All that a run and the commands on it write, but for the log, which only grows.
 WRITTEN = (
-    CENSUS, TABLE, ALLOCATION, METRICS, MODEL, ONNX, VERIFY, REPORT, LATENCY, FRONTIER_CSV,
-    FRONTIER_SVG,
+    CENSUS, TABLE, ALLOCATION, METRICS, MODEL, ONNX, VERIFY, REPORT, LATENCY, DEVICES,
+    FRONTIER_CSV, FRONTIER_SVG,
 )  # fmt: skip
 # What writes a single file again; anything else takes a whole run.
 _AGAIN = {

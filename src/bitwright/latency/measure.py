@@ -164,7 +164,7 @@ def time_networks(
     with tempfile.TemporaryDirectory() as folder:
         files: dict[Any, ExportedFile] = {}
         with told.stage("export", len(networks)) as tick:
-            write = _writer(graph, target, example)
+            write = file_writer(graph, target, example)
             for index, (key, choices) in enumerate(networks.items()):
                 files[key] = write(choices, Path(folder) / f"{index}.onnx")
                 tick(index + 1)
@@ -173,7 +173,7 @@ def time_networks(
             return time_files(files, feed, settings.threads, settings.repetitions, tick)
 
 
-def _writer(
+def file_writer(
     graph: ModelGraph, target: Target, example: tuple[Tensor, ...]
 ) -> Callable[[Mapping[str, Choice], Path], ExportedFile]:
     """A function that exports the network at given choices, rounded to nearest."""

@@ -45,10 +45,11 @@ LEAST_UNIT_MS = 1e-4
 
 def conditions_here(target: str, batch: int, threads: int) -> Conditions:
     """The conditions of a measurement on this machine."""
-    return Conditions(target, batch, threads, _processor(), ort.__version__)
+    return Conditions(target, batch, threads, read_processor(), ort.__version__)
 
 
-def _processor() -> str:
+def read_processor() -> str:
+    """The processor of this machine, as it names itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

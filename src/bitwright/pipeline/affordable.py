@@ -8,9 +8,9 @@ import torch
 
 from bitwright.allocation.allocate import allocate
 from bitwright.allocation.budget import Budget
-from bitwright.allocation.cost import DEGRADATIONS
-from bitwright.allocation.latencies import LATENCY, with_latencies
-from bitwright.allocation.latency_table import LatencyTable
+from bitwright.allocation.cost import DEGRADATIONS, kind_of
+from bitwright.allocation.devices import Devices, with_devices
+from bitwright.allocation.latencies import LATENCY
 from bitwright.allocation.question import ask
 from bitwright.allocation.shortfall import require
 from bitwright.allocation.table import Table, make_table
@@ -45,20 +45,20 @@ def check_budgets(job: Job, graph: ModelGraph, menu: Menus) -> None:
         BudgetError: naming the least attainable of each.
     """
     budgets = job.plan.budgets
-    known = tuple(b for b in budgets if b.name not in (*DEGRADATIONS, LATENCY))
+    known = tuple(b for b in budgets if kind_of(b.name) not in (*DEGRADATIONS, LATENCY))
     if known:
         _hold(costs_of(job, graph, menu), known)
 
 
-def check_latency(job: Job, graph: ModelGraph, menu: Menus, latency: LatencyTable) -> None:
+def check_latency(job: Job, graph: ModelGraph, menu: Menus, latency: Devices) -> None:
     """The same with the latencies that were timed, all budgets of costs together.
 
     Raises:
         BudgetError: naming the least attainable of each.
     """
     budgets = tuple(b for b in job.plan.budgets if b.name not in DEGRADATIONS)
-    if any(b.name == LATENCY for b in budgets):
-        _hold(with_latencies(costs_of(job, graph, menu), latency), budgets)
+    if any(kind_of(b.name) == LATENCY for b in budgets):
+        _hold(with_devices(costs_of(job, graph, menu), latency), budgets)
 
 
 def _hold(costs: Table, budgets: tuple[Budget, ...]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bitwright.allocation.budget import parse_budgets
 from bitwright.allocation.cost import DEGRADATIONS
+from bitwright.allocation.devices import check_devices
 from bitwright.allocation.given import inline_bits, parse_given
 from bitwright.allocation.ties import parse_ties
 from bitwright.engine.device import parse_device
@@ -135,7 +135,7 @@ def _check_allocation(recipe: Recipe, target: Target) -> None:
             )
         _check_bits(choice, target)
     check_name("solver", recipe.solver, SOLVERS, "--solver")
-    parse_budgets(recipe.budget)
+    check_devices([recipe.budget], recipe.minimize, recipe.latencies)
     parse_ties(recipe.ties)
     _check_search_options(recipe)
     if recipe.lossless:
@@ -184,7 +184,7 @@ def _check_search_options(recipe: Recipe) -> None:
         raise RecipeError(f"pairwise is {recipe.pairwise}: pairs are counted from 0.")
     if recipe.menu:
         return
-    for key in ("labels", "ties", "pairwise"):
+    for key in ("labels", "ties", "pairwise", "latencies"):
         if getattr(recipe, key):
             raise RecipeError(
                 f"{key} is {getattr(recipe, key)!r}, but without --menu and --budget no bits are "

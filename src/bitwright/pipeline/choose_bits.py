@@ -12,6 +12,7 @@ from bitwright.allocation.cost import DEGRADATIONS
 from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.shortfall import require
 from bitwright.allocation.table import Table
+from bitwright.allocation.timed import LatencyCheck
 from bitwright.engine.progress import Progress
 from bitwright.graph.choice import Choice
 from bitwright.pipeline.job import Job
@@ -40,9 +41,10 @@ class Searched:
             from which the table counts, of the allocation, of the one corrected by pairs, and of
             the best uniform configuration.
         note: why another than the allocation is taken.
-        latency: what was timed, where a budget asked for it.
+        latency: what was timed, by measure, where a budget asked for it.
         pairwise: what the pairwise correction measured and gained.
         lossless: what a search for a lossless configuration tried and found.
+        timed: what a file of these bits took beside float, where a budget asks for it.
     """
 
     solved: SolvedTasks
@@ -51,9 +53,10 @@ class Searched:
     choices: Choices
     measured_loss: Mapping[str, float]
     note: str = ""
-    latency: LatencyTable | None = None
+    latency: Mapping[str, LatencyTable] = field(default_factory=dict)
     pairwise: Mapping[str, object] = field(default_factory=dict)
     lossless: Mapping[str, object] = field(default_factory=dict)
+    timed: LatencyCheck | None = None
 
 
 def search_bits(job: Job, menu: MeasuredMenu, progress: Progress) -> Searched:
@@ -69,7 +72,7 @@ def search_bits(job: Job, menu: MeasuredMenu, progress: Progress) -> Searched:
     if found.minimizes not in DEGRADATIONS:
         found = hold_where_run(trial, table, job.plan, found)
     searched = (
-        _count_pairs(trial, table, found, recipe)
+        _count_pairs(trial, table, found, job.plan)
         if recipe.pairwise
         else _plain(trial, table, found)
     )
@@ -140,13 +143,13 @@ def _plain(trial: Trial, table: Table, found: Allocation) -> Searched:
     return Searched(trial.base.solutions.solved, table, found, found.choices, losses)
 
 
-def _count_pairs(trial: Trial, table: Table, found: Allocation, recipe: Recipe) -> Searched:
+def _count_pairs(trial: Trial, table: Table, found: Allocation, plan: Plan) -> Searched:
     """The allocation with pairs counted, if it is better where both are run."""
     base, progress = trial.base, trial.progress
     plain = _plain(trial, table, found)
     with progress.stage("pairs"):
-        paired = with_pairs(base, table, choose_around(table, found), recipe.pairwise)
-        other = allocate_paired(paired, recipe)
+        paired = with_pairs(base, table, choose_around(table, found), plan.recipe.pairwise)
+        other = allocate_paired(paired, plan.budgets, plan.recipe)
     if other.rows is None:
         progress.note("pairs", f"no allocation was found with pairs counted: {other.status}")
         return plain

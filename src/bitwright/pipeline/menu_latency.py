@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitwright.allocation.devices import parse_devices, read_devices
 from bitwright.allocation.latencies import LATENCY
 from bitwright.allocation.latency_csv import latency_text, parse_latencies
 from bitwright.allocation.latency_table import LatencyTable
@@ -19,9 +20,23 @@ SETTINGS = TimingSettings(batch=1, threads=1, repetitions=25, checks=0)
 
 
 def needs_latency(plan: Plan) -> bool:
-    """Whether latency is bounded, or made small."""
+    """Whether this machine's latency is bounded, or made small, and no table of it is given."""
     names = {budget.name for budget in plan.budgets}
-    return bool(plan.menu) and LATENCY in {*names, plan.recipe.minimize}
+    given = parse_devices(plan.recipe.latencies)
+    return bool(plan.menu) and LATENCY in {*names, plan.recipe.minimize} - set(given)
+
+
+def time_menu(job: Job, prepared: Prepared, progress: Progress) -> dict[str, LatencyTable]:
+    """The latencies that a run's budgets are of, by measure: this machine's, and those given.
+
+    Raises:
+        RunDirectoryError: a given table that cannot be read.
+        RecipeError: one that was measured for another target.
+    """
+    found = read_devices(job.recipe.latencies, job.plan.target.name)
+    if needs_latency(job.plan):
+        found[LATENCY] = menu_latency(job, prepared, progress)
+    return found
 
 
 def menu_latency(job: Job, prepared: Prepared, progress: Progress) -> LatencyTable:

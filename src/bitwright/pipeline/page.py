@@ -13,6 +13,7 @@ from bitwright.pipeline.repeat import line_again
 from bitwright.recipe.values import Recipe, load_recipe, update
 from bitwright.report.rates import about_few
 from bitwright.report.report import ReportData, render_report
+from bitwright.report.speed_words import describe_latency
 from bitwright.report.texts import number, rows, scheme_of
 from bitwright.report.warnings import list_warnings
 
@@ -29,6 +30,8 @@ def render(
     agreement, samples = (number(metrics.get(key)) for key in ("agreement", "samples"))
     few = about_few(agreement, samples, metrics.get("answers", ""))
     warned = [*([few[:1].upper() + few[1:]] if few else []), *list_warnings(metrics)]
+    if not metrics.get("latency", {"held": True})["held"]:
+        warned.insert(0, f"Latency: {describe_latency(metrics['latency'])}")
     evaluated = metrics.get("evaluated_on") == "evaluation data"
     return render_report(
         ReportData(

@@ -8,6 +8,7 @@ from typing import Any
 
 from bitwright.allocation.budget import Budget, parse_budgets
 from bitwright.allocation.cost import COSTS, DEGRADATIONS
+from bitwright.allocation.devices import parse_devices
 from bitwright.allocation.given import of_units, parse_given
 from bitwright.errors import RecipeError
 from bitwright.evaluation.metrics import Metric, metric
@@ -77,6 +78,7 @@ class Plan:
             RecipeError: such a word without its object.
         """
         _check_rules(recipe, objects)
+        devices = parse_devices(recipe.latencies)
         weights = objects.weight_range or recipe.weight_range
         refine = objects.refine_method or recipe.refine_method
         return cls(
@@ -88,7 +90,7 @@ class Plan:
             keep=parse_keep(recipe.keep),
             given=parse_given(recipe.allocation) if recipe.allocation else {},
             menu=parse_menu(recipe.menu) if recipe.menu else (),
-            budgets=parse_budgets(recipe.budget, known=(*COSTS, *DEGRADATIONS)),
+            budgets=parse_budgets(recipe.budget, known=(*COSTS, *DEGRADATIONS, *devices)),
             prepare=prepare_steps(recipe.prepare),
             tune=objects.steps(find_tuning_steps(recipe.tune)),
             rule=range_rule(objects.activation_range or tensor_rule(recipe)),

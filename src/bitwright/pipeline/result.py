@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import onnxruntime
 import torch
 from torch import nn
 
+from bitwright.allocation.devices import format_devices
 from bitwright.allocation.given import write_given
+from bitwright.allocation.latencies import LATENCY
 from bitwright.allocation.latency_csv import write_latencies
 from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.table import Row, Table, write_table
@@ -35,6 +37,7 @@ from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import Target
 from bitwright.graph.unread import unread_warnings
 from bitwright.numerics.stats import TensorStats
+from bitwright.pipeline.latency_check import check_finished, predict_time, say_times
 from bitwright.pipeline.page import render, title_of
 from bitwright.recipe.values import Recipe, give_bits, to_toml
 from bitwright.report.summary import as_html, comparison, short
@@ -62,6 +65,7 @@ class Result:
         data: the calibration data, for the verification.
         progress: receives what happens; keeps the stages' times.
         latency: of every unit at every choice, where a budget asked for it.
+        devices: the same by measure, those of other devices among them.
         again: the same job under another recipe.
     """
 
@@ -79,6 +83,7 @@ class Result:
     data: Dataset
     progress: Progress
     latency: LatencyTable | None = None
+    devices: Mapping[str, LatencyTable] = field(default_factory=dict)
     again: Callable[[Recipe], Result] | None = None
 
     def with_bits(self, bits: Mapping[str, object]) -> Result:
@@ -189,15 +194,37 @@ def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDire
             write_table(new[rundir.TABLE], result.table)
             if result.latency is not None:
                 write_latencies(new[rundir.LATENCY], result.latency)
+            others = {name: t for name, t in result.devices.items() if name != LATENCY}
+            if others:
+                new.write(rundir.DEVICES, format_devices(others).encode())
             new.write_json(rundir.ALLOCATION, result.allocation)
             save_packed(new[rundir.MODEL], result.graph, result.assignment)
         with result.progress.stage("export"):
             result.export(new[rundir.ONNX])
+        if "latency" in result.metrics:
+            time_finished(result, new[rundir.ONNX])
         if verify:
             new.write_json(rundir.VERIFY, result.verify(new[rundir.ONNX]))
         new.write_json(rundir.METRICS, result.measured(new.sizes()))
         result.report(new[rundir.REPORT], new)
     return rundir.open_existing(run.path)
+
+
+def time_finished(result: Result, path: Path) -> None:
+    """Put into a result's figures what its finished file takes, beside what was predict_time."""
+    if result.latency is None:
+        return
+    example = flat_example(result.graph, next(iter(take(result.data, 2))).inputs)
+    network = (result.graph, result.target, example)
+    told = predict_time(result.latency, {row.unit: row.choice for row in result.chosen()})
+    with result.progress.stage("time the file"):
+        rounds = result.metrics["latency"]["rounds"]
+        found = check_finished(path, network, result.recipe, told, rounds)
+    if found is None:
+        return
+    result.metrics["latency"] = found.as_record()
+    if not found.held:
+        result.progress.note("time", f"{say_times(found)}: the budget is NOT HELD.")
 
 
 @contextmanager

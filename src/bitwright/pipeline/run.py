@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx
 
+from bitwright.allocation.latencies import LATENCY
 from bitwright.engine.address import check_address
 from bitwright.engine.device import check_device
 from bitwright.engine.progress import Progress
@@ -21,7 +22,7 @@ from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.sites import Site
 from bitwright.pipeline.affordable import check_budgets
 from bitwright.pipeline.check import check_recipe
-from bitwright.pipeline.choose_bits import Searched, search_bits
+from bitwright.pipeline.choose_bits import Searched
 from bitwright.pipeline.distilled import data_of
 from bitwright.pipeline.evaluate import (
     activation_memory,
@@ -40,6 +41,7 @@ from bitwright.pipeline.job import (
     tell,
     work_on,
 )
+from bitwright.pipeline.latency_check import search_in_time
 from bitwright.pipeline.lossless import keep_tuned, record_deployed, search_lossless
 from bitwright.pipeline.plan import choices_of, menu_of
 from bitwright.pipeline.records import record_of, record_of_fixed, table_of_costs
@@ -178,7 +180,7 @@ def find_bits(job: Job, prepared: Prepared, progress: Progress) -> Searched | No
     menu = tabulate_menu(job, prepared, progress)
     if job.recipe.lossless:
         return search_lossless(job, prepared, menu, progress)
-    return search_bits(job, menu, progress)
+    return search_in_time(job, prepared, menu, progress)
 
 
 def solve_configuration(
@@ -233,6 +235,8 @@ def measure_deployed(
     progress.figures("evaluate", loss=metrics["kl"])
     metrics["tuning"] = ended.tuned.records()
     graph = ended.prepared.graph
+    if ended.searched is not None and ended.searched.timed is not None:
+        metrics["latency"] = ended.searched.timed.as_record()
     metrics["activation_peak"] = activation_memory(job, graph, ended.sites, ended.choices)
     return metrics
 
@@ -262,7 +266,8 @@ def result_of(
         errors={name: s.error for name, s in ended.configuration.solved.items()},
         data=job.data,
         progress=progress,
-        latency=None if searched is None else searched.latency,
+        latency=None if searched is None else searched.latency.get(LATENCY),
+        devices={} if searched is None else searched.latency,
         again=partial(run_under, given),
     )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-from bitwright.allocation.latencies import with_latencies
+from bitwright.allocation.devices import with_devices
 from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.menu import make_menu
 from bitwright.allocation.table import Row, Table, make_table
@@ -15,7 +15,7 @@ from bitwright.graph.choice import Menus
 from bitwright.graph.execute import bind
 from bitwright.pipeline.affordable import check_latency
 from bitwright.pipeline.job import Job, Prepared, edges_of, work_on
-from bitwright.pipeline.menu_latency import menu_latency, needs_latency
+from bitwright.pipeline.menu_latency import time_menu
 from bitwright.pipeline.plan import choices_of, stream
 from bitwright.recipe.values import Recipe
 from bitwright.sensitivity.measure import loss_of_network
@@ -96,20 +96,19 @@ class MeasuredMenu:
     Attributes:
         base: the network from which losses count, which runs any configuration of the menu.
         table: of the losses and costs of every choice.
-        latency: what was timed, where a budget asked for it.
+        latency: what was timed, by measure, where a budget asked for it.
     """
 
     base: Base
     table: Table
-    latency: LatencyTable | None = None
+    latency: Mapping[str, LatencyTable] = field(default_factory=dict)
 
 
 def tabulate_menu(job: Job, prepared: Prepared, progress: Progress) -> MeasuredMenu:
     """The menu solved, its table, and latencies where the recipe asks for them."""
     # First, since it is what may fail: a network that cannot be exported is told at once.
-    latency = menu_latency(job, prepared, progress) if needs_latency(job.plan) else None
-    if latency is not None:
+    latency = time_menu(job, prepared, progress)
+    if latency:
         check_latency(job, prepared.graph, prepared.menu, latency)
     base, table = solve_and_measure(job, prepared, progress)
-    timed = table if latency is None else with_latencies(table, latency)
-    return MeasuredMenu(base, timed, latency)
+    return MeasuredMenu(base, with_devices(table, latency), latency)

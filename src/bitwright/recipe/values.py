@@ -41,6 +41,8 @@ class Recipe:
             `scheme` is then the base at which the sensitivity of every unit is measured.
         budget, minimize, solver: what the allocation may spend, what it makes small under a
             budget of the loss, and how it is found.
+        latencies: tables of latencies that were measured elsewhere, `DEVICE=FILE.csv, ...`: each is
+            the measure `latency[DEVICE]`; a file without a name stands for `latency`.
         lossless: the share of answers that may differ from the float network's on calibration rows
             kept apart; the cheapest configuration of the menu that keeps to it is searched for, in
             `minimize` (BOPs, where that is empty). 0: no such search.
@@ -89,6 +91,7 @@ class Recipe:
     budget: str = ""
     minimize: str = ""
     solver: str = "ip"
+    latencies: str = ""
     lossless: float = 0.0
     table_samples: int = 256
     labels: bool = False
@@ -208,8 +211,8 @@ def load_recipe(name: str) -> dict[str, Any]:
 def give_bits(recipe: Recipe, allocation: str) -> Recipe:
     """The recipe with bits that were given: what searches for bits is left out."""
     return replace(
-        recipe, allocation=allocation, keep="", menu="", budget="", minimize="", lossless=0.0,
-        labels=False, ties="", pairwise=0,
+        recipe, allocation=allocation, keep="", menu="", budget="", minimize="", latencies="",
+        lossless=0.0, labels=False, ties="", pairwise=0,
     )  # fmt: skip
 
 

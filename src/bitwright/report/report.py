@@ -18,7 +18,7 @@ from bitwright.report import texts as text
 from bitwright.report.advice import advice
 from bitwright.report.bars import size_bars, stage_bars
 from bitwright.report.rates import say_count
-from bitwright.report.speed_words import describe_speed
+from bitwright.report.speed_words import describe_latency, describe_speed
 from bitwright.report.summary import accuracy_rows
 from bitwright.report.words import facts, float_operators, notes
 
@@ -101,7 +101,7 @@ def render_report(data: ReportData) -> str:
         verdict=text.verdict(summary),
         accuracy=accuracy_rows(data.metrics),
         measured_on=_word_samples(data.metrics),
-        verification=_verification(data.verify),
+        verification=_verification(data.verify) + _latency(data.metrics),
         sizes=size_bars(data.metrics, data.files),
         bops=text.number(data.metrics.get("bops_ratio")),
         files=[(name, text.show_bytes(size)) for name, size in data.files.items()],
@@ -139,6 +139,12 @@ def _word_samples(metrics: Mapping[str, Any]) -> str:
         return ""
     on = metrics.get("evaluated_on", "data given")
     return f"Measured on {say_count(samples, 'sample')} of the {on}. {text.LEGEND}."
+
+
+def _latency(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A budget of latency beside what the finished file takes."""
+    told = describe_latency(metrics.get("latency"))
+    return [("latency", told)] if told else []
 
 
 def _verification(verify: Mapping[str, Any] | None) -> list[tuple[str, str]]:

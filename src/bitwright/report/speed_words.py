@@ -23,6 +23,28 @@ def describe_speed(verify: Mapping[str, Any] | None) -> str:
     )
 
 
+def describe_latency(found: Mapping[str, Any] | None) -> str:
+    """A budget of latency beside what the file takes; empty where none was asked for."""
+    about = read_mapping(found)
+    figures = [number(about.get(key)) for key in ("predicted", "measured", "noise")]
+    if None in figures:
+        return ""
+    unit = " of float" if about.get("relative") else " ms"
+    predicted, measured, noise = figures
+    rounds = int(number(about.get("rounds")) or 0)
+    tightened = f"; tightened {rounds} time{'s' if rounds > 1 else ''}" if rounds else ""
+    told = (
+        f"{about.get('asked')}: {predicted:.3g}{unit} predicted, {measured:.3g} +- {noise:.1g} "
+        f"measured on {about.get('file')}{tightened}"
+    )
+    if about.get("held"):
+        return f"held. {told}"
+    return (
+        f"NOT HELD. {told}. Ask for what was measured, or give the menu faster choices (float "
+        "beside integers costs conversions)."
+    )
+
+
 def speed_advice(target: str) -> tuple[str, str]:
     """What to do about a file that is slower than float: (reason, option; may be empty)."""
     if target.split("+")[0] in FAST:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from bitwright.report import texts as text
 from bitwright.report.rates import about_few, say_count
-from bitwright.report.speed_words import describe_speed, speed_advice
+from bitwright.report.speed_words import describe_latency, describe_speed, speed_advice
 from bitwright.report.warnings import list_warnings
 
 _WIDTH = 12
@@ -22,6 +22,7 @@ def comparison(outcome: Mapping[str, Any]) -> list[str]:
     if metrics:
         lines += accuracy_lines(metrics)
         lines += _sizes(metrics.get("size", {}))
+        lines += _latency(metrics.get("latency"))
     if outcome.get("lossless"):
         lines.append(_line("lossless", outcome["lossless"]["told"]))
     if outcome.get("verify"):
@@ -151,6 +152,12 @@ def _sizes(size: Mapping[str, Any]) -> list[str]:
         if size.get(key)
     ]
     return [_line("size", ", ".join(parts))]
+
+
+def _latency(found: Mapping[str, Any] | None) -> list[str]:
+    """A budget of latency: what was predicted, what was measured, and whether it is held."""
+    told = describe_latency(found)
+    return [_line("latency", told)] if told else []
 
 
 def _verification(found: Mapping[str, Any]) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bitwright.allocation.allocate import Allocation, allocate
+from bitwright.allocation.budget import Budget
 from bitwright.allocation.solver.pairwise import note_pairs
 from bitwright.allocation.solver.terms import terms_of
 from bitwright.allocation.table import Row, Table
@@ -94,10 +95,10 @@ def _loss(row: Row) -> float:
     return row.loss or 0.0
 
 
-def allocate_paired(paired: Paired, recipe: Recipe) -> Allocation:
+def allocate_paired(paired: Paired, budgets: Iterable[Budget], recipe: Recipe) -> Allocation:
     """The allocation with the pairwise terms counted."""
     found = allocate(
-        paired.table, recipe.budget, minimize=recipe.minimize, solver=recipe.solver, advise=False
+        paired.table, budgets, minimize=recipe.minimize, solver=recipe.solver, advise=False
     )
     return found if found.rows is None else note_pairs(found, len(paired.table.terms["loss"]))
 
