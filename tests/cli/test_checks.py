@@ -132,7 +132,8 @@ def test_completion_in_bash():
     assert offered("qu") == ["quantize"]
     assert offered("list", "m") == ["methods", "metrics"]
     assert offered("quantize", "--method", "ada") == ["adaquant", "adaquant-paper", "adaround"]
-    assert offered("quantize", "--target", "ort") == ["ort-cpu", "ort-linear"]
+    own = ["ort-cpu", "ort-linear", "ort-dynamic", "ort-web"]
+    assert offered("quantize", "--target", "ort") == own
     assert offered("quantize", "--recipe", "l") == ["light", "lapq"]
     assert "--force" in offered("quantize", "--fo")
 

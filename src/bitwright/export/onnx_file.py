@@ -62,9 +62,10 @@ def export_onnx(
         CaptureError: torch.onnx cannot translate an operator of the network.
         RecipeError: the opset is too low for the types or the operators.
     """
-    written = choose_opset(opset, need_of_module(module))
+    target = target or Target("any runtime")
+    written = choose_opset(opset, need_of_module(module, target))
     model = _translate(module, example, graph.inputs, max(written, TRANSLATED))
-    values = rewrite(model, written, target or Target("any runtime"))
+    values = rewrite(model, written, target)
     _strip(model)
     name_outputs(model.graph, _output_names(graph, module))
     units = {unit: (start.name, end.name) for unit, (start, end) in values.items()}

@@ -11,6 +11,7 @@ import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
 
+from bitwright.export.onnx_dynamic import quantize_at_run
 from bitwright.export.onnx_points import Sum, spread
 from bitwright.export.onnx_schema import DOMAIN
 from bitwright.export.onnx_shapes import is_zero_pad, pool_globally
@@ -39,14 +40,16 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> UnitEnds:
     graph = model.graph
     sums: list[Sum] = []
     parts: list[Sum] = []
+    quantize_at_run(graph)
     for node in list(graph):
         if node.domain == DOMAIN and node.op_type == "FakeQuantize":
             parts += _quantize_dequantize(graph, node, target.input_part_bits)
         elif node.domain == DOMAIN and node.op_type == "Dequantize" and not _looks_up(node):
-            sums += _dequantize(graph, node)
+            sums += _dequantize(graph, node, target)
     # After what multiplies: a table that is a layer's weight too is stored once, as that.
     for node in [n for n in graph if n.domain == DOMAIN and n.op_type == "Dequantize"]:
-        kind, _ = container(_number(node, "bits"), bool(_number(node, "signed")))
+        width = target.stored_bits(_number(node, "bits"))
+        kind, _ = container(width, bool(_number(node, "signed")))
         rows_of_table(graph, node, kind, _text(node, "name"))
     marks = [n for n in graph if n.domain == DOMAIN and n.op_type == "Mark"]
     units = {_text(node, "name"): _remove_mark(graph, node) for node in marks}
@@ -110,7 +113,7 @@ def _axis(scale: np.ndarray) -> tuple[np.ndarray, int | None]:
     return scale.reshape(-1), wide[0]
 
 
-def _dequantize(graph: ir.Graph, node: ir.Node) -> list[Sum]:
+def _dequantize(graph: ir.Graph, node: ir.Node, target: Target) -> list[Sum]:
     """Stored integers: an initialiser in its container and a DequantizeLinear, for each point."""
     name = _text(node, "name")
     bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
@@ -119,10 +122,10 @@ def _dequantize(graph: ir.Graph, node: ir.Node) -> list[Sum]:
     if bits == 32 or points == 1:
         stem = name if bits == 32 else f"{name}.weight"
         own = _Integers(q, scale, zero, bits, signed or bits == 32)
-        substitute(graph, node, tape, _store_integers(graph, tape, node, own, stem))
+        substitute(graph, node, tape, _store_integers(graph, tape, node, own, stem, target))
         return []
     parts = tuple(
-        _store_integers(graph, tape, node, part, f"{name}.weight{index + 1}")
+        _store_integers(graph, tape, node, part, f"{name}.weight{index + 1}", target)
         for index, part in enumerate(_points(_Integers(q, scale, zero, bits, signed), points))
     )
     total = add_up(tape, parts, f"{name}.weight.float")
@@ -158,10 +161,9 @@ _ROUNDABOUT = ("Transpose", "Reshape")
 
 
 def _store_integers(
-    graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: str
+    graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: str, target: Target
 ) -> ir.Value:
     """The numbers of an initialiser in its container: what dequantises it is recorded."""
-    kind, _ = container(own.bits, own.signed)
     zero = np.broadcast_to(own.zero, own.scale.shape)
     block = block_of(torch.from_numpy(own.scale), torch.from_numpy(zero.astype(np.int32)))
     if block is None:
@@ -171,8 +173,10 @@ def _store_integers(
         flat_scale, zero = (
             blocks(torch.from_numpy(np.array(v)), block).numpy() for v in (own.scale, zero)
         )
+    width = target.stored_bits(own.bits, block is not None, not _meets_integers(node))
+    kind, _ = container(width, own.signed)
     q = store(graph, _pack(own.q, kind, f"{stem}.q"))
-    if own.bits == 2 or (kind in _HALVES and block is None and _meets_integers(node)):
+    if width == 2 or (kind in _HALVES and block is None and _meets_integers(node)):
         # Kernels of integers are for eight bits: what is stored in fewer is widened once, at load.
         # ONNX Runtime's optimiser also gives 2-bit weights to kernels that have none.
         kind = ir.DataType.INT8 if own.signed else ir.DataType.UINT8
@@ -305,6 +309,9 @@ def _ends(node: ir.Node) -> tuple[ir.Value, ir.Value]:
                 quantized = quantized.inputs[0].producer()
             if quantized is not None and quantized.inputs[0] is not None:
                 source = quantized.inputs[0]
+            break
+        if producer.op_type == "DynamicQuantizeLinear" and producer.inputs[0] is not None:
+            source = producer.inputs[0]
             break
         if current.op_type in _WEIGHTED:
             break

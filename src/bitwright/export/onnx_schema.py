@@ -27,7 +27,7 @@ def _register() -> None:
         "name": OpSchema.AttrType.STRING,
     }
     shapes: list[tuple[str, str, dict[str, Any]]] = [
-        ("FakeQuantize", "tensor(float)", grid),
+        ("FakeQuantize", "tensor(float)", {**grid, "dynamic": OpSchema.AttrType.INT}),
         ("Dequantize", "Q", {**grid, "points": OpSchema.AttrType.INT}),
         ("Mark", "tensor(float)", {"name": OpSchema.AttrType.STRING}),
     ]
@@ -55,8 +55,12 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     _register()
     ops = onnxscript.values.Opset(DOMAIN, 1)
 
-    def fake_quantize(x: Any, scale: Any, zero: Any, bits: int, signed: bool, name: str) -> Any:
-        return ops.FakeQuantize(x, scale, zero, bits=bits, signed=int(signed), name=name)
+    def fake_quantize(
+        x: Any, scale: Any, zero: Any, bits: int, signed: bool, name: str, dynamic: bool = False
+    ) -> Any:
+        return ops.FakeQuantize(
+            x, scale, zero, bits=bits, signed=int(signed), name=name, dynamic=int(dynamic)
+        )
 
     def dequantize(
         q: Any, scale: Any, zero: Any, bits: int, signed: bool, name: str, points: int

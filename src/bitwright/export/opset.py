@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bitwright.errors import RecipeError
 from bitwright.graph.choice import Choice
+from bitwright.graph.target import Target
 
 # With scales for each channel, the least; with packed 4-bit types, which files have by default;
 # with 2-bit types, the last.
@@ -23,12 +24,19 @@ class Need:
     what: str = "scales for each channel"
 
 
-def need_of_weights(bits: int, in_groups: bool = False) -> Need:
-    """What stored weights of so many bits need; 0 is float."""
+def need_of_weights(bits: int, in_groups: bool = False, width: int = 0) -> Need:
+    """What stored weights of so many bits need; 0 is float.
+
+    Args:
+        bits: of the weights.
+        in_groups: whether a channel has several scales.
+        width: of the type that holds them, where it is not the narrowest that does.
+    """
     found = Need()
-    if 0 < bits <= 2:
+    width = width or bits
+    if 0 < width <= 2:
         found = Need(MOST, "INT2, which holds 2-bit weights,")
-    elif 2 < bits <= 4:
+    elif 2 < width <= 4:
         found = Need(USUAL, f"INT4, which holds {bits}-bit weights,")
     elif 8 < bits <= 16:
         found = Need(USUAL, f"INT16, which holds {bits}-bit weights,")
@@ -40,11 +48,13 @@ def need_of_inputs(bits: int) -> Need:
     return Need(USUAL, f"UINT16, which holds {bits}-bit inputs,") if bits > 8 else Need()
 
 
-def need_of_choices(choices: Iterable[Choice]) -> Need:
+def need_of_choices(choices: Iterable[Choice], target: Target) -> Need:
     """What a file may need in which units have these bits."""
     found = Need()
     for choice in choices:
-        own = need_of_weights(choice.w_bits, bool(choice.group)), need_of_inputs(choice.a_bits)
+        bits, grouped = choice.w_bits, bool(choice.group)
+        width = target.stored_bits(bits, grouped, not choice.a_bits)
+        own = need_of_weights(bits, grouped, width if bits else 0), need_of_inputs(choice.a_bits)
         found = max(found, *own, key=lambda need: need.opset)
     return found
 

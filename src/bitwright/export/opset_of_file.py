@@ -10,10 +10,11 @@ from bitwright.errors import RecipeError
 from bitwright.export.opset import TRANSLATED, Need, need_of_inputs, need_of_weights
 from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE
 from bitwright.graph.model_graph import get_tensor
+from bitwright.graph.target import Target
 from bitwright.numerics.blocks import block_of
 
 
-def need_of_module(module: fx.GraphModule) -> Need:
+def need_of_module(module: fx.GraphModule, target: Target) -> Need:
     """What the file of a stitched simulation needs."""
     found = Need()
     for node in module.graph.nodes:
@@ -22,7 +23,10 @@ def need_of_module(module: fx.GraphModule) -> Need:
             own = need_of_inputs(int(node.args[3]))
         elif node.target is DEQUANTIZE:
             bits, points = int(node.args[3]), int(node.args[6]) if len(node.args) > 6 else 1
-            own = need_of_weights(bits // points, _in_groups(module, node))
+            grouped = _in_groups(module, node)
+            own = need_of_weights(
+                bits // points, grouped, target.stored_bits(bits // points, grouped)
+            )
         found = max(found, own, key=lambda need: need.opset)
     return found
 

@@ -185,6 +185,7 @@ def _store_weight(tensors: dict[str, Tensor], name: str, solved: QuantizedTensor
     entry: dict[str, Any] = {
         "bits": grid.bits,
         "signed": grid.signed,
+        **({"narrow": True} if grid.narrow else {}),
         "shape": list(solved.q.shape),
         "scale": list(scale.shape),
     }
@@ -208,7 +209,7 @@ def _store_zero(tensors: dict[str, Tensor], key: str, qparams: QParams) -> None:
 def _read_weight(
     tensors: Mapping[str, Tensor], name: str, entry: Mapping[str, Any]
 ) -> QuantizedTensor:
-    grid = Grid(entry["bits"], entry["signed"])
+    grid = Grid(entry["bits"], entry["signed"], bool(entry.get("narrow", False)))
     shape = tuple(entry["scale"])
     scale = tensors[f"{name}.s"].reshape(shape)
     whole, points = tuple(entry["shape"]), int(entry.get("points", 1))
@@ -216,7 +217,8 @@ def _read_weight(
     if not widths:
         parts = []
         for index in range(points):
-            own = Grid(bits_of_point(grid, points), grid.signed and index == 0)
+            bits, signed = bits_of_point(grid, points), grid.signed and index == 0
+            own = Grid(bits, signed, grid.narrow and points == 1)
             q = unpack(tensors[f"{name}.q{_NUMBER[index]}"], own.bits, own.signed, whole)
             zero = _read_zero(tensors, f"{name}.z{_NUMBER[index]}", own, shape)
             parts.append((q, QParams(own, scale, zero)))
@@ -225,8 +227,8 @@ def _read_weight(
             block = (int(entry["block"][0]), int(entry["block"][1]))
             if not 0 < block[1] <= max(whole) or scale.numel() * block[1] > 2 * q.numel():
                 raise ValueError(f"blocks of {block[1]} in a weight of shape {whole}")
-            full = (repeat_blocks(v, block) for v in (qparams.scale, qparams.zero_point))
-            qparams = QParams(grid, *full)
+            scale, zero = (repeat_blocks(v, block) for v in (qparams.scale, qparams.zero_point))
+            qparams = QParams(grid, scale, zero)
         return QuantizedTensor(q, qparams, points=points)
     packed = tensors[f"{name}.q"]
     zero = _read_zero(tensors, f"{name}.z", grid, shape)
@@ -267,7 +269,11 @@ def _store_edges(
         return []
     tensors["edges.s"] = torch.stack([p.scale.reshape(()) for p in edges.values()])
     tensors["edges.z"] = torch.stack([p.zero_point.reshape(()) for p in edges.values()])
-    return [[*key, p.grid.bits, int(p.grid.signed)] for key, p in edges.items()]
+    # Scales that are taken as the network runs are named; all others are as they always were.
+    return [
+        [*key, p.grid.bits, int(p.grid.signed), *([1] if p.dynamic else [])]
+        for key, p in edges.items()
+    ]
 
 
 def _read_edges(
@@ -275,9 +281,12 @@ def _read_edges(
 ) -> dict[tuple[str, str], QParams]:
     return {
         (source, reader): QParams(
-            Grid(bits, bool(signed)), tensors["edges.s"][i].clone(), tensors["edges.z"][i].clone()
+            Grid(bits, bool(signed)),
+            tensors["edges.s"][i].clone(),
+            tensors["edges.z"][i].clone(),
+            bool(dynamic),
         )
-        for i, (source, reader, bits, signed) in enumerate(entries)
+        for i, (source, reader, bits, signed, *dynamic) in enumerate(entries)
     }
 
 

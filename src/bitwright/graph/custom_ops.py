@@ -17,10 +17,20 @@ BIAS_BITS = 32
 
 @torch.library.custom_op("bitwright::fake_quantize", mutates_args=())
 def fake_quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, signed: bool, name: str
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    bits: int,
+    signed: bool,
+    name: str,
+    dynamic: bool = False,
 ) -> Tensor:
-    """An activation put on its grid: clamp(round(x / s) + z, qmin, qmax), then back to float."""
-    return affine.fake_quantize(x, affine.QParams(Grid(bits, signed), scale, zero_point))
+    """An activation put on its grid: clamp(round(x / s) + z, qmin, qmax), then back to float.
+
+    Where it is dynamic, s and z are those of the tensor's own range.
+    """
+    grid = Grid(bits, signed)
+    return affine.fake_quantize(x, affine.QParams(grid, scale, zero_point, dynamic))
 
 
 @fake_quantize.register_fake
@@ -31,6 +41,7 @@ def _(
     bits: int,
     signed: bool,
     name: str,
+    dynamic: bool = False,
 ) -> Tensor:
     return torch.empty_like(x)
 

@@ -239,7 +239,9 @@ def _insert_fake_quantize(
     with graph.inserting_after(zero):
         grid = qparams.grid
         return graph.call_function(
-            FAKE_QUANTIZE, (marked, scale, zero, grid.bits, grid.signed, f"{node.name}_{index}")
+            FAKE_QUANTIZE,
+            (marked, scale, zero, grid.bits, grid.signed, f"{node.name}_{index}")
+            + ((True,) if qparams.dynamic else ()),
         )
 
 

@@ -19,6 +19,10 @@ BUILT_IN = TARGETS
 READS = "reads"
 JOINS = (READS, "add", "concat")
 PARALLEL, SUM = "parallel", "sum"
+ALWAYS, BLOCKS = "always", "blocks"
+# What judges the files of a target, and whose rules for files there are.
+RUNTIMES = ("onnxruntime", "openvino")
+RULES = ("tensorrt",)
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,14 @@ class Target:
         weight_symmetric: zero point in the middle of a signed grid; else a free zero point.
         weight_signed: grid -2^(b-1) .. 2^(b-1)-1; else 0 .. 2^b-1.
         weight_per_channel: one scale an output channel; else one a tensor.
+        weight_narrow: the grid of 8-bit weights is the same on both sides of zero, -127 to 127.
+        packed: where weights below eight bits are stored packed: `always`, or in `blocks` alone:
+            those of linear layers with float inputs and several scales a channel.
+        least_container: the bits of the narrowest type in which weights are stored.
+        tables: whether tables of look-ups (embeddings) are quantised.
         inputs: whether inputs of weighted operators are quantised at all.
         input_symmetric, input_signed: the same for inputs.
+        dynamic: the scale of an input is that of the tensor at hand, found as the network runs.
         chain: further operators whose inputs are quantised (add, concat, global_avg_pool ...).
         outputs: whether results are quantised too, so that integer kernels follow one another.
         bias_bits: 32 to hold biases as integers of scale s_x s_w; 0 for float.
@@ -43,6 +53,8 @@ class Target:
             one tensor each, whose results are added, or a `sum` of the tensors before the operator.
         input_part_bits: inputs of more bits reach the operators in parts of so many bits each, high
             and low, and the results are added; 0: in one.
+        runtime: what judges the files: where the verification runs them.
+        rules: whose published rules a file must keep, where the runtime itself cannot be asked.
     """
 
     name: str
@@ -61,10 +73,30 @@ class Target:
     ties: tuple[str, ...] = ()
     points: str = PARALLEL
     input_part_bits: int = 0
+    weight_narrow: bool = False
+    packed: str = ALWAYS
+    least_container: int = 2
+    tables: bool = True
+    dynamic: bool = False
+    runtime: str = RUNTIMES[0]
+    rules: str = ""
 
     def weight_grid(self, bits: int) -> Grid:
         """The integer grid of weights of so many bits."""
-        return Grid(bits, self.weight_signed)
+        return Grid(bits, self.weight_signed, self.weight_narrow and bits == 8)
+
+    def stored_bits(self, bits: int, in_blocks: bool = False, beside_floats: bool = True) -> int:
+        """The width of the type that holds weights of so many bits.
+
+        Args:
+            bits: of the weights.
+            in_blocks: whether a channel has several scales.
+            beside_floats: whether what they are multiplied by is float.
+        """
+        least = self.least_container
+        if self.packed == BLOCKS and not (in_blocks and beside_floats):
+            least = 8
+        return next(width for width in (2, 4, 8, 16, 32) if width >= max(bits, least))
 
     def input_grid(self, bits: int) -> Grid:
         """The integer grid of inputs of so many bits."""
@@ -137,6 +169,12 @@ def _in_parts(made: Target, stated: bool, place: str) -> Target:
 _TYPES: Mapping[str, type[Any]] = {
     "name": str, "description": str, "weight_bits": list, "input_bits": list, "chain": list,
     "bias_bits": int, "ties": list, "points": str, "input_part_bits": int,
+    "packed": str, "least_container": int, "runtime": str, "rules": str,
+}  # fmt: skip
+
+_WORDS: Mapping[str, tuple[Any, ...]] = {
+    "packed": (ALWAYS, BLOCKS), "least_container": (2, 4, 8), "runtime": RUNTIMES,
+    "rules": ("", *RULES),
 }  # fmt: skip
 
 
@@ -158,6 +196,9 @@ def _value(key: str, value: Any, place: str) -> Any:
                 raise RecipeError(unknown(what, str(word), known, place))
     if key == "points" and value not in (PARALLEL, SUM):
         raise RecipeError(unknown("way to write points", value, (PARALLEL, SUM), place))
+    words = _WORDS.get(key)
+    if words and value not in words:
+        raise RecipeError(unknown(key.replace("_", " "), str(value), map(str, words), place))
     if key == "bias_bits" and value not in (0, 32):
         raise RecipeError(f"{place}: bias_bits is {value}. It is 0 (float) or 32.")
     return tuple(value) if isinstance(value, list) else value

@@ -23,12 +23,15 @@ class QParams:
     Equation: x^ = (q - zero_point) * scale, q on the grid.
     Shape () is per tensor, [C, 1, 1, 1] per channel, and any shape that broadcasts to the tensor
     is allowed. `scale` is float32 and positive, `zero_point` is int32 and lies on the grid.
+    `dynamic`: they are only what calibration saw; whoever quantises a tensor takes those of its own
+    range (`range_at_hand`).
     Reference: Jacob et al., arXiv 1712.05877, section 2.1.
     """
 
     grid: Grid
     scale: Tensor
     zero_point: Tensor
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         if self.scale.dtype != torch.float32 or self.zero_point.dtype != torch.int32:
@@ -52,6 +55,22 @@ def round_half_even(x: Tensor) -> Tensor:
     return torch.round(x)
 
 
+def range_at_hand(x: Tensor, grid: Grid) -> QParams:
+    """Scale and zero point of a whole tensor's own range, bit for bit ONNX Runtime's.
+
+    Equation: lo = min(0, min x), hi = max(0, max x), s = (hi - lo) / (levels - 1), 1 where that is
+    zero; z = round(clamp(qmin - lo / s)), all in float32.
+    Reference: ONNX operator DynamicQuantizeLinear.
+    """
+    seen = x.detach().float()
+    least, most = seen.aminmax()
+    low, high = least.clamp(max=0.0), most.clamp(min=0.0)
+    step = (high - low) / (grid.levels - 1)
+    scale = torch.where(high == low, torch.ones_like(step), step)
+    zero = round_half_even((grid.qmin - low / scale).clamp(grid.qmin, grid.qmax))
+    return QParams(grid, scale, zero.to(torch.int32))
+
+
 def quantize(x: Tensor, qp: QParams) -> Tensor:
     """Integers of the grid, bit for bit those of ONNX Runtime's QuantizeLinear.
 
@@ -61,6 +80,8 @@ def quantize(x: Tensor, qp: QParams) -> Tensor:
     ONNX says saturate; ONNX Runtime 1.31 wraps quotients of 2^31 and more at 2 and 4 bits.
     Reference: ONNX operator QuantizeLinear.
     """
+    if qp.dynamic:
+        qp = range_at_hand(x, qp.grid)
     # The scale goes to the device of x: CUDA replaces division by a host scalar with
     # multiplication by its reciprocal, which is not the same number.
     levels = round_half_even(x.detach().float() / qp.scale.to(x.device))
@@ -86,6 +107,8 @@ def fake_quantize(x: Tensor, qp: QParams) -> Tensor:
     NaN stays NaN. The memory format of x (channels last, say) is kept. Not differentiable.
     Reference: ONNX operators QuantizeLinear and DequantizeLinear.
     """
+    if qp.dynamic:
+        qp = range_at_hand(x, qp.grid)
     # Hot path, bound by memory: four passes (divide, round, clamp, multiply), three of them in
     # place on the one fresh buffer. Moving z into the clamp bounds saves the two passes that add
     # and subtract it; every integer involved is below 2^24, so float32 holds it exactly.

@@ -19,12 +19,14 @@ WIDEST = 16
 class Grid:
     """All integers of `bits` bits, signed (two's complement) or not.
 
-    Equation: [0, 2^bits - 1], or [-2^(bits-1), 2^(bits-1) - 1] when signed.
+    Equation: [0, 2^bits - 1], or [-2^(bits-1), 2^(bits-1) - 1] when signed; `narrow` leaves out the
+    least, so that a signed grid is the same on both sides of zero.
     Reference: Jacob et al., arXiv 1712.05877, section 2.1.
     """
 
     bits: int
     signed: bool = False
+    narrow: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or self.bits not in range(2, WIDEST + 1):
@@ -33,7 +35,7 @@ class Grid:
     @property
     def qmin(self) -> int:
         """The least integer."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
+        return (-(1 << (self.bits - 1)) if self.signed else 0) + self.narrow
 
     @property
     def qmax(self) -> int:
@@ -42,8 +44,8 @@ class Grid:
 
     @property
     def levels(self) -> int:
-        """How many integers there are: 2^bits."""
-        return 1 << self.bits
+        """How many integers there are: 2^bits, less the one that a narrow grid leaves out."""
+        return (1 << self.bits) - self.narrow
 
     @property
     def dtype(self) -> torch.dtype:

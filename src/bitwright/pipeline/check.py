@@ -157,7 +157,7 @@ def _check_opset(recipe: Recipe, target: Target) -> None:
     choices += tuple(choice for _, choice in parse_keep(recipe.keep))
     if not target.inputs:
         choices = tuple(replace(choice, a_bits=0) for choice in choices)
-    check(recipe.opset, need_of_choices(choices))
+    check(recipe.opset, need_of_choices(choices, target))
 
 
 def _check_lossless(recipe: Recipe) -> None:

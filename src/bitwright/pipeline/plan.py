@@ -12,7 +12,7 @@ from bitwright.allocation.devices import parse_devices
 from bitwright.allocation.given import of_units, parse_given
 from bitwright.errors import RecipeError
 from bitwright.evaluation.metrics import Metric, metric
-from bitwright.graph.choice import Choice, assign, parse_keep, parse_menu, parse_scheme
+from bitwright.graph.choice import FLOAT, Choice, assign, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.target import Target, load_target
 from bitwright.graph.units import fits
@@ -153,7 +153,7 @@ def choices_of(graph: ModelGraph, plan: Plan) -> dict[str, Choice]:
     for unit in graph.units:
         free = kept[unit.name] == _FREE
         asked = given.get(unit.name, plan.scheme) if free else kept[unit.name]
-        found[unit.name] = _possible(unit, asked, target.inputs)
+        found[unit.name] = _possible(unit, asked, target)
         if free and given and found[unit.name] != asked:
             raise RecipeError(
                 f"--allocation gives unit {unit.name!r} {asked}, which target {target.name!r} does "
@@ -162,12 +162,15 @@ def choices_of(graph: ModelGraph, plan: Plan) -> dict[str, Choice]:
     return found
 
 
-def _possible(unit: Unit, choice: Choice, inputs: bool) -> Choice:
+def _possible(unit: Unit, choice: Choice, target: Target) -> Choice:
     """The choice without input bits where the input stays float, without groups where none fit.
 
-    Groups are for linear layers whose inputs they divide; elsewhere a channel has one scale.
+    Groups are for linear layers whose inputs they divide; elsewhere a channel has one scale. A
+    table that is only looked up stays float where the target has no quantised ones.
     """
-    if not inputs or unit.weight_only:
+    if unit.weight_only and not target.tables:
+        return FLOAT
+    if not target.inputs or unit.weight_only:
         choice = replace(choice, a_bits=0)
     if not choice.group or (unit.kind in ("linear", "addmm") and fits(unit, choice.group)):
         return choice
@@ -189,7 +192,7 @@ def menu_of(graph: ModelGraph, plan: Plan) -> dict[str, tuple[Choice, ...]]:
     for unit in graph.units:
         wanted = plan.menu
         if not plan.target.inputs or unit.weight_only:
-            wanted = tuple(replace(c, a_bits=0) for c in wanted)
+            wanted = tuple(_possible(unit, c, plan.target) for c in wanted)
         kept = ruled[unit.name] != _FREE
         menu[unit.name] = (base[unit.name],) if kept else tuple(dict.fromkeys(wanted))
     return menu

@@ -22,7 +22,10 @@ RECIPES = (
     "fixed", "light", "advanced", "relaxed", "aciq", "dfq", "zeroq", "ocs", "lapq", "adaround",
     "brecq", "qat-kld",
 )  # fmt: skip
-TARGETS = ("ort-cpu", "ort-linear", "paper", "per-tensor", "weights-only")
+TARGETS = (
+    "ort-cpu", "ort-linear", "ort-dynamic", "ort-web", "openvino", "tensorrt", "weights-only",
+    "paper", "per-tensor",
+)  # fmt: skip
 MODES = ("parallel", "sequential")
 LISTS = ("methods", "recipes", "targets", "metrics")
 # Operators beside the weighted ones whose inputs a target may quantise.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -32,7 +33,9 @@ def assemble(
         if solution is None or solution.bias is None:
             continue
         biases[unit.name] = _bias(unit, solution, target)
-    return Assignment(weights, biases, dict(edges))
+    # What tuning made of a grid, too, gives way to the tensor at hand where the target is dynamic.
+    own = {place: replace(grid, dynamic=target.dynamic) for place, grid in edges.items()}
+    return Assignment(weights, biases, own)
 
 
 def deploy_bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor:
@@ -44,7 +47,7 @@ def deploy_bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor:
 def _bias(unit: Unit, solution: UnitSolution, target: Target) -> Tensor | IntegerBias:
     assert solution.bias is not None
     known = [qp for qp in solution.inputs if qp is not None]
-    if len(known) != 1 or len(unit.calls) != 1:
+    if len(known) != 1 or len(unit.calls) != 1 or target.dynamic:
         return solution.bias
     if solution.weight.scale.numel() > solution.bias.numel():  # in groups: no one lattice of sums
         return solution.bias

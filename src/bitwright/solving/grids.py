@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph
@@ -34,7 +35,8 @@ def input_grids(
         if key not in made:
             grid = target.input_grid(bits)
             low, high = rule.of_stats(stats[site.root], grid, target.input_symmetric)
-            made[key] = exact_range(low, high, grid, target.input_symmetric, site.clamped)
+            own = exact_range(low, high, grid, target.input_symmetric, site.clamped)
+            made[key] = replace(own, dynamic=target.dynamic)
         edges[site.source, site.reader] = made[key]
     return edges
 

@@ -149,7 +149,7 @@ def edges_into(work: Work, unit: Unit, solution: UnitSolution) -> Edges:
     for site in work.sites_of.get(unit.name, ()):
         grid = solution.inputs[site.call] if site.call < len(solution.inputs) else None
         if grid is not None:
-            found[site.source, site.reader] = grid
+            found[site.source, site.reader] = replace(grid, dynamic=work.target.dynamic)
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from bitwright.graph.custom_ops import FAKE_QUANTIZE, is_stored_weight
 from bitwright.graph.execute import NodeValues, channels_last, compute, interpret
 from bitwright.graph.model_graph import drop_unused_tensors, get_tensor, set_tensor, shallow_copy
-from bitwright.numerics.affine import QParams, fake_quantize
+from bitwright.numerics.affine import QParams, fake_quantize, range_at_hand
 from bitwright.numerics.grid import Grid
 from bitwright.tuning.pointwise import narrow_strides_apart
 
@@ -75,9 +75,17 @@ def straight_through(x: Tensor, qparams: QParams) -> Tensor:
 
 
 def _quantizer(
-    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, signed: bool, _: str
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    bits: int,
+    signed: bool,
+    _: str,
+    dynamic: bool = False,
 ) -> Tensor:
-    return straight_through(x, QParams(Grid(bits, signed), scale, zero_point))
+    grid = Grid(bits, signed)
+    own = range_at_hand(x, grid) if dynamic else QParams(grid, scale, zero_point)
+    return straight_through(x, own)
 
 
 def differentiable(module: fx.GraphModule) -> fx.GraphModule:
