@@ -1,13 +1,21 @@
-"""Coordinate descent over the integers of a grid, for all channels and groups at once."""
+"""Coordinate descent over the integers of a grid, for all channels and groups at once.
+
+On the CPU the moves are compiled loops over rows (`numerics.coordinate_loop`). What is written here
+in operations of torch does the same for all rows at once: it is what other devices compute, and
+what the loops are tested against.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bitwright.engine.threads import count_threads, share_out
 from bitwright.numerics.affine import round_half_even
+from bitwright.numerics.coordinate_loop import Index, Rows, fit_scales, round_rows, visit_rows
 from bitwright.numerics.gram import Quadratic
 
 # Columns whose residuals are brought up to date one by one: more of them are more work outside of
@@ -63,8 +71,62 @@ def descend(problem: Quadratic, steps: Steps, scales: bool, effort: Effort) -> t
     With `scales` each row's scale is fitted after every sweep. A row whose own objective stalls is
     left out of further sweeps; where there are groups, a group all of whose rows do. The end comes
     when what the rest gains is little of the whole objective: a few rows that go on for long are
-    not waited for, since a sweep over few rows takes a small unit as long as one over all.
+    not waited for.
     """
+    if steps.k.device.type == "cpu":
+        return _descend_rows(problem, steps, scales, effort)
+    return descend_at_once(problem, steps, scales, effort)
+
+
+def _descend_rows(
+    problem: Quadratic, steps: Steps, scales: bool, effort: Effort
+) -> tuple[Steps, Tensor]:
+    """By the compiled loops: rows are shared out between the threads."""
+    h, c = problem.h.contiguous(), problem.c.contiguous()
+    rest = c - steps.weight @ h
+    rows = _as_rows(steps, steps.k.clone(), rest)
+    matrices, targets = h.numpy(), c.flatten(0, 1).numpy()
+    scales = scales and steps.scale.shape[-1] == 1
+    loss = problem.loss(steps.weight)
+    total, groups = loss.flatten().numpy(), c.shape[0]
+
+    def sweep(own: Index) -> np.ndarray:
+        gains = np.zeros(own.size)
+        visit_rows(matrices, rows, own, gains)
+        if scales:
+            fit_scales(rows, targets, own, gains)
+        return gains
+
+    alive = np.arange(total.size, dtype=np.uintp)
+    for _ in range(effort.sweeps):
+        gain = np.concatenate(share_out(sweep, _split_rows(alive)))
+        total[alive] -= gain
+        busy = gain > effort.tolerance * total[alive]
+        if not busy.any() or gain.sum() < effort.tolerance * total.sum():
+            break
+        if groups > 1:
+            busy = busy.reshape(-1, c.shape[1]).any(1).repeat(c.shape[1])
+        alive = alive[busy]
+    k, scale = (torch.from_numpy(v) for v in (rows.k, rows.scale))
+    found = replace(steps, k=k.view_as(steps.k), scale=scale.view_as(steps.scale))
+    return found, loss
+
+
+def _as_rows(steps: Steps, k: Tensor, rest: Tensor) -> Rows:
+    """Steps as the compiled loops take them; `k` and `rest` are written to."""
+    values = (k, rest, steps.scale.clone(), steps.low, steps.high)
+    return Rows(*(v.contiguous().flatten(0, 1).numpy() for v in values))
+
+
+def _split_rows(rows: Index) -> list[Index]:
+    """One part for each thread; where they are cut changes no bit."""
+    return np.array_split(rows, min(count_threads(), max(rows.size, 1)))
+
+
+def descend_at_once(
+    problem: Quadratic, steps: Steps, scales: bool, effort: Effort
+) -> tuple[Steps, Tensor]:
+    """By operations of torch, on any device."""
     found = state = State.of(problem, steps)
     loss = problem.loss(steps.weight)
     # Channels are the last axis of a state, groups its first.
@@ -225,6 +287,18 @@ class Successive:
 
     def rounded(self, steps: Steps) -> Steps:
         """On the grids of these steps."""
+        if steps.k.device.type != "cpu":
+            return self.rounded_at_once(steps)
+        rest = self.optimum.mT.clone(memory_format=torch.contiguous_format)
+        rows = _as_rows(steps, torch.empty_like(rest), rest)
+        upper = self.upper.contiguous()
+        ratios = (upper / upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).numpy()
+        every = np.arange(rows.k.shape[0], dtype=np.uintp)
+        share_out(lambda own: round_rows(ratios, rows, own), _split_rows(every))
+        return replace(steps, k=torch.from_numpy(rows.k).view_as(rest))
+
+    def rounded_at_once(self, steps: Steps) -> Steps:
+        """By operations of torch, on any device."""
         upper, size = self.upper, self.upper.shape[-1]
         w = self.optimum.clone()
         scale, low, high = (
