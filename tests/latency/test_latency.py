@@ -25,10 +25,11 @@ from bitwright.export.samples import flat_example
 from bitwright.graph.choice import FLOAT, Choice, parse_menu
 from bitwright.latency import measure as measuring
 from bitwright.latency import timing
-from bitwright.latency.attribution import REST, attribute, owners_of
+from bitwright.latency.attribution import owners_of
 from bitwright.latency.designs import kernel, mixtures, plan, tabulate
 from bitwright.latency.measure import TimingSettings, feed_of, latencies, menu_for, time_networks
-from bitwright.latency.timing import Timing, operator_ms, spread
+from bitwright.latency.plain_graph import REST, attribute, read_graph
+from bitwright.latency.time_here import TimedRuns, Timing, operator_ms, spread
 from networks import Tied, normal, pictures, seeded, small_network
 
 HERE = Conditions("ort-cpu", 1, 1, "this one", "1.0")
@@ -48,11 +49,11 @@ def owners_in(graph, target, choice, example, tmp_path):
         u.name: choice if not u.weight_only else replace(choice, a_bits=0) for u in graph.units
     }
     file = write(choices, tmp_path / "m.onnx")
-    run = timing._Runs(file, feed_of(graph, example, 1), 1, tmp_path / "runs")
-    optimized = onnx.load(str(tmp_path / "runs" / "optimized.onnx"))
+    run = TimedRuns(file.path, file.owners, feed_of(graph, example, 1), 1, tmp_path / "runs")
+    optimized = read_graph((tmp_path / "runs" / "optimized.onnx").read_bytes())
     assert run.plain.get_inputs()
     owner_of = attribute(optimized, file.owners)
-    return [(node.op_type, owner_of[node.name]) for node in optimized.graph.node]
+    return [(node.op_type, owner_of[node.name]) for node in optimized.node]
 
 
 # ---- attribution -----------------------------------------------------------------------------

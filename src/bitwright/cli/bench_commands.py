@@ -17,7 +17,7 @@ from bitwright.latency.bench import BenchResult, BenchSettings, bench
 from bitwright.latency.beside import quantize_beside, require_float
 from bitwright.latency.feeds import make_feed, parse_free, read_inputs, split_feeds
 from bitwright.latency.subjects import NamedFile, find_subjects, with_feeds, with_float
-from bitwright.latency.timing import read_processor
+from bitwright.latency.time_here import read_processor
 from bitwright.report.bench_page import render_bench
 from bitwright.sources.batches import take
 from bitwright.sources.data import load_data

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from bitwright.cli.console import Console
-from bitwright.cli.options import FOR, WHAT, WHERE, Json, Quiet, option
+from bitwright.cli.options import FOR, WHAT, WHERE, Json, Quiet, Trust, option
 from bitwright.errors import RecipeError
+from bitwright.recipe import names
 
 
 def _later(module: str) -> Any:
@@ -30,7 +31,10 @@ def _counts(text: str, name: str) -> tuple[int, ...]:
 
 
 def bench(
-    files: Annotated[list[Path], typer.Argument(help="run directories and ONNX files")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="run directories and ONNX files; one RUN or MODEL with --bundle"),
+    ],
     runtime: Annotated[
         str, option("onnxruntime, openvino; all that are installed without", FOR)
     ] = "",
@@ -44,6 +48,12 @@ def bench(
     free: Annotated[
         list[str] | None, option("NAME=SIZE of an axis that a file leaves free", WHAT)
     ] = None,
+    bundle: Annotated[
+        Path | None, option("write a timing bundle for another machine here", WHERE)
+    ] = None,
+    menu: Annotated[str, option("of a bundle, such as w8a8,w4a8,float", FOR)] = "",
+    target: Annotated[str, option("of a bundle", FOR, known=names.TARGETS)] = "",
+    trust: Trust = False,
     out: Annotated[Path, option("the page to write", WHERE)] = Path("bench.html"),
     quiet: Quiet = False,
     as_json: Json = False,
@@ -52,9 +62,35 @@ def bench(
     counts = _counts(threads, "--threads"), _counts(batch, "--batch")
     runtimes = tuple(runtime.replace(",", " ").split())
     with Console(quiet, as_json) as console:
+        if bundle is not None:
+            record = _bundle(files, bundle, (data, menu, target), counts, trust, console)
+            console.result(record, lambda: _later("bench_words").bundle_lines(record))
+            return
         commands = _later("bench_commands")
         asked = commands.BenchRequest(
             runtimes, *counts, repetitions, data, tuple(free or ()), beside
         )
-        record = commands.run_bench(files, asked, out, console.progress)
+        record = commands.run_bench([Path(file) for file in files], asked, out, console.progress)
         console.result(record, lambda: _later("bench_words").bench_lines(record))
+
+
+def _bundle(
+    files: list[str],
+    folder: Path,
+    stated: tuple[str, str, str],
+    counts: tuple[tuple[int, ...], tuple[int, ...]],
+    trust: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Write the timing bundle of one network.
+
+    Raises:
+        RecipeError: several networks, or several batch sizes.
+    """
+    if len(files) != 1 or len(counts[1]) != 1:
+        raise RecipeError("--bundle is of one network at one batch size: name one RUN or MODEL.")
+    data, menu, target = stated
+    commands = _later("bundle_commands")
+    asked = commands.BundleRequest(files[0], menu, target, data, counts[1][0])
+    found: dict[str, Any] = commands.run_bundle(asked, folder, console.progress, trust)
+    return found

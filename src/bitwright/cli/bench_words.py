@@ -66,3 +66,17 @@ def _operators(shares: Sequence[Mapping[str, Any]], wide: int) -> list[str]:
         more = f", {len(own) - _NAMED} kinds more" if len(own) > _NAMED else ""
         lines.append(f"{file:{wide}}{runtime}: {', '.join(told)}{more}")
     return lines
+
+
+def bundle_lines(record: Mapping[str, Any]) -> list[str]:
+    """Where a timing bundle is, and what to do with it."""
+    return [
+        f"wrote {record['bundle']}: {record['networks']} networks, {record['bytes'] / 1e6:.2f} MB, "
+        "without the network's weights",
+        "",
+        "Copy the folder to the device. There, with Python, numpy and onnxruntime:",
+        "    python time_here.py --out latency.csv",
+        "and bring the table home:",
+        f"    bitwright quantize MODEL ... --target {record['target']} --menu '{record['menu']}' "
+        "--latencies NAME=latency.csv --budget 'latency[NAME]<=0.6'",
+    ]

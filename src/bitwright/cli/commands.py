@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bitwright.allocation.frontier import Frontier
 from bitwright.allocation.latency_csv import read_latencies, write_latencies
 from bitwright.allocation.latency_table import Conditions
@@ -174,6 +176,21 @@ def run_measure(
     target = load_target(options["target"])
     choices = parse_menu(options["menu"])
     _make_ready(out, conditions_here(target.name, settings.batch, settings.threads), progress)
+    graph, example = capture_to_time(model, options, progress)
+    menu = menu_for(graph, target, choices)
+    found = latencies(graph, target, menu, example, settings, progress)
+    write_latencies(out, found.table)
+    return found
+
+
+def capture_to_time(
+    model: str, options: Mapping[str, Any], progress: Progress
+) -> tuple[ModelGraph, tuple[Tensor, ...]]:
+    """A network to be timed, and a few samples of its inputs; options as of `run_measure`.
+
+    Raises:
+        ModelError: it has nothing to time.
+    """
     stated = {k: v for k, v in options.items() if k not in ("menu", "target") and v is not None}
     recipe = make_recipe("fixed", {"model": model, **stated})
     weights, data = recipe.weights, recipe.data
@@ -184,16 +201,7 @@ def run_measure(
     if not graph.units:
         raise ModelError(f"the network of {model!r} has no unit with stored weights to time.")
     given = source.example_inputs if dataset is None else next(iter(dataset)).inputs
-    found = latencies(
-        graph,
-        target,
-        menu_for(graph, target, choices),
-        flat_example(graph, given),
-        settings,
-        progress,
-    )
-    write_latencies(out, found.table)
-    return found
+    return graph, flat_example(graph, given)
 
 
 def _make_ready(out: Path, here: Conditions, progress: Progress) -> None:

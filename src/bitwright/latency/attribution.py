@@ -1,46 +1,14 @@
-"""Which unit each operator that ONNX Runtime executes belongs to.
-
-ONNX Runtime fuses, renames and converts before it runs a file. Names survive in parts: a fused
-operator keeps the name of one of those it was made of, or its output's, and integer kernels keep
-the names of their stored weights. What it inserts between kernels (transposes, reordering of
-channels, conversions) has no name of ours: that belongs to the unit that reads the result, or else
-to the unit that made it.
-"""
+"""Whose the operators of an exported file are, before ONNX Runtime optimises it."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx
 
 from bitwright.graph.model_graph import Unit
-
-REST = "rest"
-# What the optimiser adds to an operator's name: a counter, a layout, the name of a fusion.
-_SUFFIX = re.compile(r"(_token_\d+|_nchwc|_nhwc|/.*|_pre_q|_q_to_dq|_(post_)?dq\d*)$")
-_CONVERSIONS = {
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Transpose", "ReorderInput",
-    "ReorderOutput", "Cast", "Clip", "MemcpyFromHost", "MemcpyToHost",
-}  # fmt: skip
-
-
-# Operators that only move values: the optimiser pushes a quantisation up through them.
-_MOVES = {"Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Identity"}
-
-
-@dataclass(frozen=True)
-class Owners:
-    """Whose the operators, values and stored tensors of an exported file are.
-
-    A conversion that several units or none could claim is in none of the three.
-    """
-
-    nodes: Mapping[str, str]
-    values: Mapping[str, str]
-    weights: Mapping[str, str]
+from bitwright.latency.plain_graph import CONVERSIONS, REST, Owners
 
 
 def owners_of(
@@ -70,7 +38,7 @@ def owners_of(
                 for node in found:
                     nodes.setdefault(node, unit.name)
     for index, node in enumerate(model.graph.node):
-        if node.op_type not in _CONVERSIONS:
+        if node.op_type not in CONVERSIONS:
             nodes.setdefault(index, REST)
     named = {model.graph.node[i].name: owner for i, owner in nodes.items()}
     values = {v: owner for i, owner in nodes.items() for v in model.graph.node[i].output}
@@ -123,7 +91,7 @@ class _Links:
         if result in self.maker:
             return self.between(end, result) if result != end else set()
         readers = self.readers[end]
-        alone = len(readers) == 1 and self.nodes[readers[0]].op_type not in _CONVERSIONS - {"Clip"}
+        alone = len(readers) == 1 and self.nodes[readers[0]].op_type not in CONVERSIONS - {"Clip"}
         return set(readers) if alone else set()
 
     def weights(self, owners: Mapping[int, str]) -> dict[str, str]:
@@ -141,75 +109,3 @@ class _Links:
             for name, who in found.items()
             if len(who) == 1 and REST not in who
         }
-
-
-def attribute(optimized: onnx.ModelProto, owners: Owners) -> dict[str, str]:
-    """The unit, or `REST`, of every operator of the file as ONNX Runtime runs it, by name."""
-    links = _Links(optimized.graph)
-    known = {
-        i: owner
-        for i, node in enumerate(links.nodes)
-        if (owner := _by_name(node, owners, links.stored)) is not None
-    }
-    result: dict[str, str] = {}
-    for i, node in enumerate(links.nodes):
-        owner = known.get(i)
-        if owner is None and node.op_type in _CONVERSIONS:
-            owner = _reader(links, known, i) or _maker(links, known, i)
-        result.setdefault(node.name, owner or REST)
-    return result
-
-
-def _reader(links: _Links, known: Mapping[int, str], i: int) -> str | None:
-    """The first unit that reads a conversion's result, through further ones and through moves."""
-    for value in links.nodes[i].output:
-        for reader in links.readers[value]:
-            owner = known.get(reader)
-            kind = links.nodes[reader].op_type
-            if (owner is None and kind in _CONVERSIONS) or (owner == REST and kind in _MOVES):
-                owner = _reader(links, known, reader)
-            if owner is not None and owner != REST:
-                return owner
-    return None
-
-
-def _maker(links: _Links, known: Mapping[int, str], i: int) -> str | None:
-    """The unit that made what a conversion takes, through further conversions."""
-    for value in links.nodes[i].input:
-        if value in links.maker:
-            source = links.maker[value]
-            owner = known.get(source)
-            if owner is None and links.nodes[source].op_type in _CONVERSIONS:
-                return _maker(links, known, source)
-            return owner
-    return None
-
-
-def _by_name(node: onnx.NodeProto, owners: Owners, stored: set[str]) -> str | None:
-    """The owner that an operator's weights, name or results tell; None where they tell nothing."""
-    for value in node.input:
-        if value in stored and value in owners.weights:
-            return owners.weights[value]
-    for name in _stems(node.name):
-        if name in owners.nodes:
-            return owners.nodes[name]
-        if name in owners.values:
-            return owners.values[name]
-    for value in node.output:
-        if value in owners.values:
-            return owners.values[value]
-    return None
-
-
-def _stems(name: str) -> Iterable[str]:
-    """A name with ever less of what the optimiser may have added to it.
-
-    >>> list(_stems("hardtanh_1_nchwc_token_3"))
-    ['hardtanh_1_nchwc_token_3', 'hardtanh_1_nchwc', 'hardtanh_1']
-    """
-    while name:
-        yield name
-        shorter = _SUFFIX.sub("", name)
-        if shorter == name:
-            return
-        name = shorter

@@ -31,7 +31,7 @@ from bitwright.export.runtimes import LoadedFile, RuntimeRefusal
 from bitwright.latency import probe
 from bitwright.latency.feeds import ArrayFeed
 from bitwright.latency.profiles import OperatorShare, load_deployed, profile_operators
-from bitwright.latency.timing import LEAST_MS
+from bitwright.latency.time_here import LEAST_MS
 
 Clock = Callable[[], float]
 # A file that hangs while it loads in a process of its own.

@@ -9,18 +9,15 @@ alone there and every other unit has one of them beside it, so what the borders 
 from __future__ import annotations
 
 import random
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyTable, finest
 from bitwright.export.onnx_rewrite import container
 from bitwright.graph.choice import FLOAT, Choice, Menus
-from bitwright.latency.timing import LEAST_UNIT_MS, Timing
+from bitwright.latency.time_here import TablePlan, Timing
 
 Kernel = tuple[int, int, bool, int]
-ENTER, LEAVE = "enter", "leave"
 # The distance at which two units no longer share a neighbour.
 APART = 3
 # How often a unit of a random mixture takes the choice of the unit before it, in every other one:
@@ -148,73 +145,46 @@ def mixtures(menu: Menus, count: int, seed: int = 0) -> tuple[Design, ...]:
     return tuple(made)
 
 
+def plan_table(made: TimingPlan) -> TablePlan:
+    """What turns the times of a plan's networks into a table."""
+    every = {choice for own in made.menu.values() for choice in own}
+    return TablePlan(
+        {unit: list(map(bits_of, own)) for unit, own in made.menu.items()},
+        made.row,
+        {bits_of(choice): kernel(choice) for choice in every},
+        {seen: design.label for seen, design in made.uniform.items()},
+        [(mixed.design.label, mixed.apart) for mixed in made.mixed],
+        {
+            design.label: {unit: bits_of(choice) for unit, choice in design.choices.items()}
+            for design in made.designs
+        },
+    )
+
+
+def bits_of(choice: Choice) -> tuple[int, int, int]:
+    """A choice as tables of latencies have it."""
+    return choice.w_bits, choice.a_bits, choice.points
+
+
+def rest_designs(made: TimingPlan) -> dict[Choice, Design]:
+    """The network of which each choice's rest is."""
+    return {
+        choice: made.uniform[kernel(choice)]
+        for choice in _by_commonness(made.menu)
+        if kernel(choice) in made.uniform
+    }
+
+
 def tabulate(
     made: TimingPlan, timings: Mapping[Design, Timing], conditions: Conditions
 ) -> LatencyTable:
     """The table that a plan's timings give."""
-    borders = _borders(made, timings)
-
-    def cell(unit: str, choice: Choice) -> LatencyCell:
-        enter, leave = (borders.get((unit, kernel(choice), side), 0.0) for side in (ENTER, LEAVE))
-        return LatencyCell(_time_alone(made, timings, unit, choice), enter, leave)
-
+    by_label = {design.label: timing for design, timing in timings.items()}
+    found = plan_table(made).cells(by_label)
+    rest = {choice: timings[design].rest for choice, design in rest_designs(made).items()}
     cells = {
-        (unit, choice): cell(unit, choice) for unit, own in made.menu.items() for choice in own
-    }
-    rest = {
-        choice: timings[made.uniform[kernel(choice)]].rest
-        for choice in _by_commonness(made.menu)
-        if kernel(choice) in made.uniform
+        (unit, choice): LatencyCell(*found[unit, bits_of(choice)])
+        for unit, own in made.menu.items()
+        for choice in own
     }
     return LatencyTable(tuple(made.menu), cells, rest, conditions)
-
-
-def _time_alone(
-    made: TimingPlan, timings: Mapping[Design, Timing], unit: str, choice: Choice
-) -> float:
-    """A unit in the network that has its choice everywhere."""
-    seen = kernel(choice)
-    own = [made.uniform[seen]] if seen in made.uniform else []
-    design = next(d for d in (*own, *made.uniform.values()) if kernel(d.choices[unit]) == seen)
-    return timings[design].units.get(unit, LEAST_UNIT_MS)
-
-
-def _borders(
-    made: TimingPlan, timings: Mapping[Design, Timing]
-) -> dict[tuple[str, Kernel, str], float]:
-    """What each unit takes longer beside one whose inputs are of the other kind, by side.
-
-    The change of a single unit belongs to both its sides alike, and so does the change of the
-    rest; a change of the units beside it is theirs.
-    """
-    found: dict[tuple[str, Kernel, str], list[float]] = {}
-    for mixed in made.mixed:
-        timing, choices = timings[mixed.design], mixed.design.choices
-        rest = (timing.rest - _rest(made, timings, choices)) / max(len(mixed.apart), 1)
-        for unit, sides in _strange_sides(made.row, choices).items():
-            alone = _time_alone(made, timings, unit, choices[unit])
-            change = timing.units.get(unit, LEAST_UNIT_MS) - alone
-            change += rest if unit in mixed.apart else 0.0
-            for side in sides:
-                key = unit, kernel(choices[unit]), side
-                found.setdefault(key, []).append(change / len(sides))
-    return {key: statistics.fmean(changes) for key, changes in found.items()}
-
-
-def _strange_sides(row: Sequence[str], choices: Mapping[str, Choice]) -> dict[str, list[str]]:
-    """On which sides each unit has a neighbour whose inputs are of the other kind."""
-    found: dict[str, list[str]] = {}
-    for before, after in pairwise(row):
-        if bool(choices[before].a_bits) != bool(choices[after].a_bits):
-            found.setdefault(before, []).append(LEAVE)
-            found.setdefault(after, []).append(ENTER)
-    return found
-
-
-def _rest(
-    made: TimingPlan, timings: Mapping[Design, Timing], choices: Mapping[str, Choice]
-) -> float:
-    """The rest of a mixture, each unit bringing its share of that of its own kernel's network."""
-    known = {seen: timings[design].rest for seen, design in made.uniform.items()}
-    usual = statistics.fmean(known.values())
-    return statistics.fmean(known.get(kernel(c), usual) for c in choices.values())

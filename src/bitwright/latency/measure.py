@@ -24,7 +24,8 @@ from bitwright.graph.sites import find_sites
 from bitwright.graph.target import Target
 from bitwright.latency.attribution import owners_of
 from bitwright.latency.designs import Design, mixtures, plan, tabulate
-from bitwright.latency.timing import ExportedFile, Timing, conditions_here, time_files
+from bitwright.latency.time_here import Timing
+from bitwright.latency.timing import ExportedFile, conditions_here, time_files
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import UnitSolution, store_in_points
 from bitwright.numerics.ranges import range_rule

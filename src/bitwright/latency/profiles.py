@@ -17,7 +17,7 @@ import onnxruntime as ort
 from bitwright.export.runtime import RUNTIME_ERRORS, first_line
 from bitwright.export.runtimes import ONNX_RUNTIME, LoadedFile, RuntimeRefusal, find_runtime
 from bitwright.latency.feeds import ArrayFeed
-from bitwright.latency.timing import middle_mean
+from bitwright.latency.time_here import middle_mean
 
 # Runs of which a profile is made; the first two bring weights into the caches.
 _WARM, _PROFILED = 2, 7
