@@ -2,8 +2,8 @@
 
     python -m benchmarks.guards.speed --data-root DIR [--work DIR] [--only lite0] [--threads 1,2]
 
-EfficientNet-Lite0 and the sentence encoder all-MiniLM-L6-v2 (64 tokens), rounded to nearest on a few
-samples: speed does not depend on the numbers. The files of one network are timed by one
+EfficientNet-Lite0 and the sentence encoder all-MiniLM-L6-v2 (64 tokens), rounded to nearest on a
+few samples: speed does not depend on the numbers. The files of one network are timed by one
 `bitwright bench`, in turns, so all figures are ratios within one run. Prints them as a table (x:
 times as fast as float in the same runtime), with the files' sizes, and writes
 benchmarks/results/speed.csv. Ends with 1 where a file of a target that is for speed is slower than

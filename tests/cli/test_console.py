@@ -63,7 +63,11 @@ def test_doctor_says_how_many_samples_there_are(bitwright, tmp_path):
         "def calib():\n    return [torch.randn(60, 4), torch.randn(40, 4)]\n"
         "def many():\n    return [torch.randn(600, 4)] * 3\n"
     )
-    told = bitwright("doctor", f"{tmp_path}/net.py:net", "--data", f"{tmp_path}/net.py:calib")
+    told = bitwright(
+        "doctor", f"{tmp_path}/net.py:net", "--no-speed", "--data", f"{tmp_path}/net.py:calib"
+    )
     assert "calibrating on 100 samples" in told.out
-    told = bitwright("doctor", f"{tmp_path}/net.py:net", "--data", f"{tmp_path}/net.py:many")
+    told = bitwright(
+        "doctor", f"{tmp_path}/net.py:net", "--no-speed", "--data", f"{tmp_path}/net.py:many"
+    )
     assert "calibrating on 1000 samples" in told.out

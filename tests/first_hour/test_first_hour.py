@@ -25,7 +25,7 @@ def first(shell):
 
 
 def test_doctor_takes_the_pictures_preprocessing(shell):
-    said = shell(f"doctor models.py:resnet --data photos {PICTURES}")
+    said = shell(f"doctor models.py:resnet --data photos {PICTURES} --no-speed")
     assert said.code == 0 and "layer1.conv1" in said.text
     assert not re.search(r"calibrating on 1000 samples", said.text)  # there are 18
 
@@ -35,7 +35,7 @@ def test_what_is_printed_as_the_way_to_write_it_is_taken(shell):
     assert said.code == 2
     example = re.search(r"--size \S+ --mean \S+ --std [\d., ]*\d", said.text)
     assert example, said.text
-    assert shell(f"doctor models.py:resnet --data photos {example[0]}").code == 0
+    assert shell(f"doctor models.py:resnet --data photos {example[0]} --no-speed").code == 0
 
 
 def test_the_first_run_is_whole_and_verified(first, shell):
@@ -61,7 +61,7 @@ def test_files_of_a_run_obey_the_umask(first, shell):
 
 
 def test_a_network_in_training_mode_is_told(shell):
-    said = shell(f"doctor models.py:in_training --data photos {PICTURES}")
+    said = shell(f"doctor models.py:in_training --data photos {PICTURES} --no-speed")
     assert "training mode" in said.text
 
 
@@ -105,7 +105,7 @@ def test_image_and_mask_from_a_shuffling_loader(shell):
 
 
 def test_an_output_that_nobody_looks_at_is_named(shell):
-    doctor = shell("doctor models.py:two_heads --data loaders.py:plain")
+    doctor = shell("doctor models.py:two_heads --data loaders.py:plain --no-speed")
     assert doctor.code == 0 and "'classes'" in doctor.text and "nobody looks" in doctor.text
     said = shell(
         "quantize models.py:two_heads --data loaders.py:plain --menu w2a8,w4a8,w8a8 "

@@ -126,7 +126,7 @@ def test_a_run_has_target_and_menu_of_its_own(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bundle_commands, "write_bundle", remember)
     run = quantised(
-        tmp_path, "--menu", "w8a8,w4a8", "--budget", "size<=0.5", "--target", "ort-cpu"
+        tmp_path, "--menu", "w8a8,w4a8", "--budget", "size<=0.8", "--target", "ort-cpu"
     )  # fmt: skip
     of_run = bundle_commands.BundleRequest(str(run))
     bundle_commands.run_bundle(of_run, tmp_path / "b", Progress(), trusted=True)

@@ -161,7 +161,7 @@ def folder(tmp_path):
 
 
 def test_what_the_message_says_works_for_doctor_and_quantize(bitwright, user, folder, tmp_path):
-    for words in (("doctor",), ("quantize", "--out", tmp_path / "run")):
+    for words in (("doctor", "--no-speed"), ("quantize", "--out", tmp_path / "run")):
         command = [words[0], f"{user}:tiny", "--data", folder, *words[1:]]
         refused = bitwright(*command)
         assert refused.code == 2
@@ -175,7 +175,7 @@ def test_what_the_message_says_works_for_doctor_and_quantize(bitwright, user, fo
 
 def test_the_order_of_folder_labels_is_said(bitwright, user, folder, tmp_path):
     stated = ("--size", "8", "--mean", "0.5", "--std", "0.25")
-    done = bitwright("doctor", f"{user}:tiny", "--data", folder, *stated)
+    done = bitwright("doctor", f"{user}:tiny", "--no-speed", "--data", folder, *stated)
     assert done.code == 0 and "0 'green', 1 'red'" in done.out
     assert "scores 5 classes and there are 2 folders" in done.out
     done = bitwright(
@@ -188,11 +188,11 @@ def test_the_order_of_folder_labels_is_said(bitwright, user, folder, tmp_path):
     assert "scores 5 classes and there are 2 folders" in again.out
     for name in "uvw":
         (folder / name).mkdir()
-    done = bitwright("doctor", f"{user}:tiny", "--data", folder, *stated)
+    done = bitwright("doctor", f"{user}:tiny", "--no-speed", "--data", folder, *stated)
     assert "3 'v', 4 'w'." in done.out and "scores 5" not in done.out
     for name in "xyz":
         (folder / name).mkdir()
-    done = bitwright("doctor", f"{user}:tiny", "--data", folder, *stated)
+    done = bitwright("doctor", f"{user}:tiny", "--no-speed", "--data", folder, *stated)
     assert "3 'v', ..., 7 'z'." in done.out
     assert "5 classes and there are 8 folders: no answer can be right" in done.out
 
@@ -214,7 +214,7 @@ def test_a_folder_from_python(folder):
      ("m:f\n", "holds a line break")],
 )  # fmt: skip
 def test_odd_models_end_with_2(bitwright, user, model, message, tmp_path):
-    for words in (("doctor", model), ("quantize", model, "--out", tmp_path / "run")):
+    for words in (("doctor", model, "--no-speed"), ("quantize", model, "--out", tmp_path / "run")):
         done = bitwright(*words, "--data", f"{user}:masks")
         assert done.code == 2 and message in done.err
 

@@ -37,6 +37,7 @@ from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target
 from bitwright.latency.measure import MeasuredLatency, TimingSettings, latencies, menu_for
 from bitwright.latency.timing import conditions_here
+from bitwright.latency.trial import try_targets
 from bitwright.pipeline import runs
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.forecast import count_samples
@@ -54,6 +55,8 @@ from bitwright.sources.lengths import take_off_padding
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.trial import try_data
 
+# Whose files a doctor times, those for speed.
+SPEED_TARGETS = ("ort-cpu", "ort-linear", "openvino")
 # Counting the samples reads them once; a doctor answers within seconds.
 _DOCTORS_PATIENCE_S = 10.0
 
@@ -131,12 +134,16 @@ def finish(job: Job, directory: RunDirectory, progress: Progress) -> dict[str, A
     }
 
 
-def run_doctor(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def run_doctor(
+    model: str, options: Mapping[str, Any], speed: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
     """What would be quantised, and what a run needs; nothing is written.
 
     Args:
         model: MODEL.
         options: the recipe's keys data, weights, size, mean, std and crop, where they are stated.
+        speed: time a file of each target of `SPEED_TARGETS` beside float, which takes some seconds.
+        progress: told of that stage.
     """
     recipe = make_recipe("fixed", {"model": model, **options})
     data, weights = recipe.data, recipe.weights
@@ -158,7 +165,25 @@ def run_doctor(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "census": found,
         "target": f"{target.name}: {target.description}",
         "plan": plan(graph, recipe, samples),
+        "speed": _try_speed(graph, source, dataset, recipe, progress) if speed else None,
     }
+
+
+def _try_speed(
+    graph: ModelGraph,
+    source: LoadedModel,
+    dataset: Dataset | None,
+    recipe: Recipe,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """How fast a file of each target would be, by files of them."""
+    given = source.example_inputs if dataset is None else next(iter(take(dataset, 2))).inputs
+    targets = [load_target(name) for name in SPEED_TARGETS]
+    with (progress or Progress()).stage("try speed"):
+        example = flat_example(graph, given)
+        trials, told = try_targets(graph, targets, parse_scheme(recipe.scheme), example)
+    rows = [{**vars(trial), "gains": trial.gains} for trial in trials]
+    return {"scheme": recipe.scheme, "trials": rows, "notes": list(told)}
 
 
 def run_measure(

@@ -191,7 +191,30 @@ def doctor_lines(found: Mapping[str, Any]) -> list[str]:
         f"{plan['estimated_seconds']} s and {plan['estimated_memory_mb']} MB.",
         f"Shown for --target {found['target']}.",
     ]
-    return lines
+    return lines + _speed_lines(found.get("speed"))
+
+
+def _speed_lines(speed: Mapping[str, Any] | None) -> list[str]:
+    """How fast a file of each target is in each runtime, and whether that is a gain."""
+    if not speed:
+        return []
+    about = f"a file of each target, {speed['scheme']} rounded to nearest, beside float"
+    lines = (
+        ["", f"Speed, measured here ({about}; one thread, one sample):"] if speed["trials"] else []
+    )
+    for trial in speed["trials"]:
+        name = f"  {trial['target']:<12} {trial['runtime']:<12}"
+        if trial["times"] is None:
+            lines.append(f"{name} does not run: {trial['error'][:100]}")
+            continue
+        times, low, high = trial["times"]
+        verdict = "" if trial["gains"] else "  will not gain: keep it for its size, or run float"
+        part = trial["in_float"]
+        stays = "" if part is None else f", {part:.0%} of its time in float operators"
+        lines.append(f"{name} x {times:.2f} of float ({low:.2f} to {high:.2f}){stays}{verdict}")
+    if speed["trials"] and not any(trial["gains"] for trial in speed["trials"]):
+        lines.append("  No file of this network is faster than float here.")
+    return lines + [f"  note: {note}" for note in speed["notes"]]
 
 
 def _work(plan: Mapping[str, Any]) -> str:

@@ -35,8 +35,7 @@ from bitwright.cli.options import (
     complete_from,
     option,
 )
-from bitwright.cli.words import Picturing
-from bitwright.errors import RecipeError
+from bitwright.cli.words import Picturing, read_numbers, read_pictures
 from bitwright.recipe import names
 from bitwright.recipe.names import RANGES
 from bitwright.report.summary import comparison
@@ -82,25 +81,8 @@ def _of_recipe(given: dict[str, Any]) -> dict[str, Any]:
     joined["latencies"] = ",".join(own["latencies"] or ())
     own |= {key: text or None for key, text in joined.items()}
     own |= {"model": own["model"] or None, "labels": own["labels"] or None}
-    own |= {key: _numbers(own[key], f"--{key}") for key in ("mean", "std")}
+    own |= {key: read_numbers(own[key], f"--{key}") for key in ("mean", "std")}
     return _set(**own)
-
-
-def _pictures(
-    size: int | None, mean: str | None, std: str | None, crop: float | None
-) -> dict[str, Any]:
-    """What was said of pictures, as the recipe's keys."""
-    channels = {"mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
-    return {"size": size, **channels, "crop": crop}
-
-
-def _numbers(text: str | None, option: str) -> list[float] | None:
-    try:
-        return None if text is None else [float(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise RecipeError(
-            f"{option} {text!r} is not a list of numbers. Write one or three, such as 0.5,0.5,0.5."
-        ) from error
 
 
 @app.command(cls=Picturing)
@@ -171,14 +153,15 @@ def doctor(
     mean: of.Channels = None,
     std: of.Channels = None,
     crop: of.Crop = None,
+    speed: Annotated[bool, option("time a file of each target beside float", FOR)] = True,
     as_json: Json = False,
 ) -> None:
     """Say what will be quantised, what stays float and why, and what a run will need."""
-    pictures = _pictures(size, mean, std, crop)
+    pictures = read_pictures(size, mean, std, crop)
     with Console(False, as_json) as console:
         checks.sources(model, data, weights)
         options = _set(data=data, weights=weights, **pictures)
-        found = _later("commands").run_doctor(model, options)
+        found = _later("commands").run_doctor(model, options, speed, console.progress)
         console.result(found, lambda: doctor_lines(found))
 
 
@@ -349,7 +332,7 @@ def measure(
 ) -> None:
     """Latency of every unit at every choice in ONNX Runtime on this machine, as a table."""
     options = {"data": data, "weights": weights, "menu": menu, "target": target}
-    options |= _pictures(size, mean, std, crop)
+    options |= read_pictures(size, mean, std, crop)
     with Console(quiet, as_json) as console:
         checks.sources(model, data, weights)
         checks.bits(target, menu)

@@ -7,6 +7,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from bitwright.errors import RecipeError
+
 NUMBER_LISTS = ("--mean", "--std")
 _CHANNELS = 3
 
@@ -40,3 +42,25 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def read_pictures(
+    size: int | None, mean: str | None, std: str | None, crop: float | None
+) -> dict[str, Any]:
+    """What was said of pictures, as the recipe's keys."""
+    channels = {"mean": read_numbers(mean, "--mean"), "std": read_numbers(std, "--std")}
+    return {"size": size, **channels, "crop": crop}
+
+
+def read_numbers(text: str | None, option: str) -> list[float] | None:
+    """The numbers of a list; None where it was not given.
+
+    Raises:
+        RecipeError: something that is no number.
+    """
+    try:
+        return None if text is None else [float(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise RecipeError(
+            f"{option} {text!r} is not a list of numbers. Write one or three, such as 0.5,0.5,0.5."
+        ) from error

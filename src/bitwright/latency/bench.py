@@ -163,6 +163,7 @@ def bench(
     reference: str = "",
     progress: Progress | None = None,
     profiled: bool = True,
+    loads: bool = True,
 ) -> BenchResult:
     """Time files side by side.
 
@@ -171,7 +172,8 @@ def bench(
         settings: runtimes, threads, batch sizes, repetitions.
         reference: the label of the file that others are compared with.
         progress: told of the stages.
-        profiled: tell also which operators run in what type, and what loading takes.
+        profiled: tell also which operators run in what type.
+        loads: tell then what loading takes as well.
 
     Raises:
         InputError: no file runs in any runtime.
@@ -186,7 +188,7 @@ def bench(
     if rows and all(row.error for row in rows):
         raise InputError(f"no file runs: {rows[0].file} in {rows[0].runtime}: {rows[0].error}")
     made = BenchResult(reference, settings, tuple(rows))
-    return _with_profiles(made, files, told) if profiled else made
+    return _with_profiles(made, files, told, loads) if profiled else made
 
 
 def _under(
@@ -290,7 +292,9 @@ def _row(
     return BenchRow(label, *setting, Quartiles.of([1000 * s for s in own]), times)
 
 
-def _with_profiles(made: BenchResult, files: Sequence[BenchFile], told: Progress) -> BenchResult:
+def _with_profiles(
+    made: BenchResult, files: Sequence[BenchFile], told: Progress, loads: bool
+) -> BenchResult:
     failed = {(row.file, row.runtime) for row in made.rows if row.error}
     pairs = [
         (file, runtime)
@@ -299,14 +303,14 @@ def _with_profiles(made: BenchResult, files: Sequence[BenchFile], told: Progress
         if (file.label, runtime) not in failed and file.feeds
     ]
     seen: dict[tuple[str, str], tuple[OperatorShare, ...]] = {}
-    loads = []
+    costs: list[LoadCost | None] = []
     with told.stage("profile", len(pairs)) as tick:
         for done, (file, runtime) in enumerate(pairs):
             feed = next(iter(file.feeds.values()))
             seen[file.label, runtime] = profile_operators(runtime, file.path, feed)
-            loads.append(load_cost(file, runtime, feed))
+            costs.append(load_cost(file, runtime, feed) if loads else None)
             tick(done + 1)
-    return BenchResult(made.reference, made.settings, made.rows, seen, tuple(filter(None, loads)))
+    return BenchResult(made.reference, made.settings, made.rows, seen, tuple(filter(None, costs)))
 
 
 def load_cost(file: BenchFile, runtime: str, feed: ArrayFeed) -> LoadCost | None:
