@@ -20,6 +20,9 @@ INTERNAL = {
     "allocation.table", "graph.choice",
     # guards/engine: the loop over the nodes that calibrates, and the heap's setting.
     "engine.memory", "graph.execute",
+    # saturating, guards/portable: a simulation's integers on another processor.
+    "export.certificate", "graph.custom_ops", "graph.model_graph", "graph.rows", "graph.sites",
+    "graph.simulate",
     # guards/zoo: a file verified on batches of one's own sizes.
     "export.verify",
     # study/peers: when evaluation begins.

@@ -108,6 +108,14 @@ Dynamic = Annotated[
         rich_help_panel=FOR,
     ),
 ]
+Portable = Annotated[
+    bool | None,
+    typer.Option(
+        "--portable",
+        help="the same answers on processors without VNNI",
+        rich_help_panel=FOR,
+    ),
+]
 Labels = Annotated[
     bool, typer.Option("--labels", help="the table's loss uses labels", rich_help_panel=BITS)
 ]

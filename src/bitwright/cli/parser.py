@@ -123,6 +123,7 @@ def quantize(
     weight_range: Annotated[str | None, option("minmax, mse, ...", HOW, known=RANGES)] = None,
     opset: Annotated[int | None, option("of model.onnx, 13 to 25; 0: as needed", FOR)] = None,
     dynamic: of.Dynamic = None,
+    portable: of.Portable = None,
     device: Annotated[str | None, option("cpu, cuda, cuda:1 or mps", WHERE)] = None,
     seed: Annotated[int | None, option("of everything random", WHERE)] = None,
     out: Annotated[Path, option("the run directory to write", WHERE)] = Path("run"),

@@ -104,7 +104,6 @@ def kernels_note(
     return found + (
         "It is an x86 processor without VNNI: there kernels for unsigned inputs and signed "
         f"weights, both of 8 bits, let sums overflow 16 bits (here in {', '.join(units[:_NAMED])}"
-        f"{more}). With weights of 7 bits they cannot (w7a8 in place of w8a8, in --scheme, --keep "
-        "or --menu); or run the file on a processor with VNNI, or with graph optimisations "
-        "disabled."
+        f"{more}). Quantised with --portable they cannot; or run the file on a processor with "
+        "VNNI, or with graph optimisations disabled."
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.errors import RunDirectoryError
+from bitwright.export.certificate import certify
 from bitwright.export.kernels import AGREEMENT, find_overflowing, kernels_note, lacks_vnni
 from bitwright.export.onnx_file import output_places, unit_values
 from bitwright.export.onnx_read import read_onnx
@@ -43,6 +44,7 @@ def verify(
     marked: fx.GraphModule,
     batches: Iterable[Inputs],
     progress: Callable[[int], None] = lambda _: None,
+    portable: bool = False,
 ) -> dict[str, Any]:
     """Check that ONNX Runtime computes from the file what the simulation promised.
 
@@ -52,8 +54,8 @@ def verify(
     way, token by token, see `rounding.find_agreeing`). Where there are fewer than
     `FEW_SAMPLES` samples, those that float rounding alone decides (see `rounding`) do not count
     against the file; `undecided` says how many these are, `agreement` is always that of all.
-    Where heights and widths are free, a few samples run at another size too. At last the file is
-    timed beside the float network.
+    Free heights and widths: a few samples run at another size too. A `certificate` tells whether
+    all processors add up alike. At last the file is timed beside the float network.
 
     Args:
         path: model.onnx.
@@ -61,14 +63,14 @@ def verify(
         marked: the simulation, stitched with marks.
         batches: inputs; a few samples of the first serve the units.
         progress: told the samples done.
+        portable: whether the sums were promised to be the same on every processor.
     """
     model = read_onnx(path)
     found: dict[str, Any] = {"passed": False, "tolerance": UNIT_TOLERANCE}
     answer, places = graph.answer, output_places(marked)
     whole = {flag: _Whole(path, flag, answer, places) for flag in (False, True)}
     tallies = {flag: _EndToEnd(answer) for flag in (False, True)}
-    samples = doubtful = 0
-    few: tuple[Any, ...] = ()
+    samples, doubtful, few = 0, 0, tuple[Any, ...]()
     for inputs in batches:
         flat = bind(graph, inputs)
         if not samples:
@@ -91,16 +93,17 @@ def verify(
     )
     units = found.get("units", {})
     found["other_size"] = _at_another_size(whole[False], graph, marked, few, units)
-    kept = tallies[False].agrees(doubtful if samples < FEW_SAMPLES else 0)
-    _judge(found, kept)
+    found["portable"] = {"asked": portable, **certify(graph, marked)}
+    _judge(found, tallies[False].agrees(doubtful if samples < FEW_SAMPLES else 0))
     timed = few and not found["error"]
     found["speed"] = compare_speed(path, graph, marked, few) if timed else None
     return found
 
 
 def _judge(found: dict[str, Any], kept: bool) -> None:
-    """Whether the promise holds: `kept` end to end, in every unit, and at another size."""
-    units, other = found.get("units", {}), found["other_size"]
+    """Whether the promise holds: `kept` end to end, in every unit, at another size, in all sums."""
+    units, other, sums = found.get("units", {}), found["other_size"], found["portable"]
+    kept = kept and (sums["holds"] or not sums["asked"])
     bad = [name for name, difference in units.items() if not difference <= UNIT_TOLERANCE]
     found["first_failure"] = bad[0] if bad else None
     sized = other is None or other["agreement"] >= AGREEMENT

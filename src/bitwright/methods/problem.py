@@ -55,6 +55,7 @@ class UnitProblem:
         input_means: the mean of what each call gets; None where it was not observed.
         tied: the weight is a table of embeddings too, whose rows are looked up: its own error
             counts as much as that of the output, each relative to its energy.
+        portable: kernels without wide sums must add up its integers too (`methods.portable`).
     """
 
     name: str
@@ -79,6 +80,7 @@ class UnitProblem:
     sample_count: int = 0
     input_means: tuple[float | None, ...] = ()
     tied: bool = False
+    portable: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -196,6 +196,7 @@ def work_on(job: Job, prepared: Prepared, menu: Menus) -> Work:
         store=job.store,
         workers=job.workers,
         count=prepared.observation.batches,
+        portable=recipe.portable,
     )
 
 

@@ -51,5 +51,6 @@ class Options(TypedDict, total=False):
     crop: float
     opset: int
     dynamic: bool
+    portable: bool
     device: str
     seed: int

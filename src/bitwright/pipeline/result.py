@@ -146,7 +146,8 @@ class Result:
         marked = stitch(self.graph, self.assignment, marks=True)
         with self.progress.stage("verify") as tick:
             batches = verification_batches(dataset or self.data, VERIFY_SAMPLES)
-            return verify_file(Path(path), self.graph, marked, batches, tick)
+            asked = self.recipe.portable
+            return verify_file(Path(path), self.graph, marked, batches, tick, asked)
 
     def report(self, path: str | Path, run: Staged | None = None) -> Path:
         """Write the self-contained report page."""

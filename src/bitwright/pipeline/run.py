@@ -52,6 +52,7 @@ from bitwright.recipe.values import Recipe
 from bitwright.report.unit_quality import SolvedNetwork, select_as_solved, with_quality
 from bitwright.solving import Configuration, solve
 from bitwright.solving.grids import sites_in_use
+from bitwright.solving.portable import hold_configuration
 from bitwright.tuning.steps import Tuned, tune
 
 
@@ -216,7 +217,7 @@ def deploy(
     progress: Progress,
 ) -> Deployed:
     """The deployed network; a lossless one is tuned only where it still agrees afterwards."""
-    final = tuned.configuration
+    final = hold_configuration(tuned.configuration) if job.recipe.portable else tuned.configuration
     if searched is not None and searched.lossless:
         final, agreement = keep_tuned(prepared, job.recipe, start.configuration, final)
         searched = replace(searched, lossless=record_deployed(searched.lossless, agreement))

@@ -218,6 +218,7 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
             marked,
             verification_batches(take_off_padding(dataset, loaded.graph.inputs), VERIFY_SAMPLES),
             tick,
+            loaded.recipe.portable,
         )
     with change(directory) as new:
         new.write_json(rundir.VERIFY, found)

@@ -73,6 +73,8 @@ class Recipe:
             instead of it; 0, empty and -1 mean not stated.
         opset: of model.onnx; 0 for the one that its types need.
         dynamic: height and width of images stay free, where the network allows it.
+        portable: the same sums on processors that add pairs of products in 16 bits (x86 without
+            VNNI): weights of 8 bits give way where two neighbours could exceed them.
         device: cpu, cuda, cuda:N or mps.
         seed: of everything random.
     """
@@ -112,6 +114,7 @@ class Recipe:
     crop: float = -1.0
     opset: int = 0
     dynamic: bool = False
+    portable: bool = False
     device: str = "cpu"
     seed: int = 0
 

@@ -20,6 +20,7 @@ from bitwright.report.bars import size_bars, stage_bars
 from bitwright.report.rates import say_count
 from bitwright.report.speed_words import describe_latency, describe_speed
 from bitwright.report.summary import accuracy_rows
+from bitwright.report.sums_words import describe_sums
 from bitwright.report.words import facts, float_operators, notes
 
 _LEVELS = {"good": "Good", "warn": "Look closer", "bad": "Failed", "none": "Nothing measured"}
@@ -160,8 +161,8 @@ def _verification(verify: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             found = text.number(verify[key])
             shown = text.show_value(verify[key]) if found is None else f"{found:.3g}"
             facts.append((key.replace("_", " "), shown))
-    told = describe_speed(verify)
-    return [*facts, ("speed", told)] if told else facts
+    told = {"sums": describe_sums(verify), "speed": describe_speed(verify)}
+    return [*facts, *((name, words) for name, words in told.items() if words)]
 
 
 # ---- units -----------------------------------------------------------------------------------

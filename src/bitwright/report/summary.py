@@ -10,6 +10,7 @@ from markupsafe import Markup
 from bitwright.report import texts as text
 from bitwright.report.rates import about_few, say_count
 from bitwright.report.speed_words import describe_latency, describe_speed, speed_advice
+from bitwright.report.sums_words import describe_sums
 from bitwright.report.warnings import list_warnings
 
 _WIDTH = 12
@@ -176,6 +177,8 @@ def _verification(found: Mapping[str, Any]) -> list[str]:
             f"agree, {optimised} with optimisations",
         )
     ]
+    if text.read_mapping(found.get("portable")).get("asked"):
+        lines.append(_line("", f"sums: {describe_sums(found)}"))
     if found["optimized"].get("note"):
         lines.append(_line("", f"note: {found['optimized']['note']}"))
     if found.get("first_failure"):

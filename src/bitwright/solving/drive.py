@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bitwright.graph.choice import Choice
-from bitwright.methods.problem import store_in_points
+from bitwright.methods.portable import finish_solution
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.parallel import SolvedTasks, solve_parallel
 from bitwright.solving.sequential import solve_sequential
@@ -69,6 +69,6 @@ def solve_units(work: Work, tick: Tick) -> SolvedTasks:
     for done, (name, choice) in enumerate(work.tasks(), 1):
         unit = work.graph.unit(name)
         made = problem_of(work, unit, choice, work.grids[name, choice], None)
-        solved[name, choice] = store_in_points(work.method.solve(made), made.choice)
+        solved[name, choice] = finish_solution(work.method.solve(made), made)
         tick(done)
     return solved

@@ -33,6 +33,7 @@ def run_key(keyed: Callable[..., object], work: Work, mode: str, edges: Edges) -
         work.batch,
         work.seed,
         work.by_output,
+        work.portable,
         ranges,
     )
 

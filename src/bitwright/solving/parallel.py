@@ -21,7 +21,8 @@ from bitwright.graph.portable import PortableGraph, portable, restore_graph
 from bitwright.graph.replay import replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
-from bitwright.methods.problem import Method, UnitProblem, UnitSolution, store_in_points
+from bitwright.methods.portable import finish_solution
+from bitwright.methods.problem import Method, UnitProblem, UnitSolution
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.solving.collect import (
     SAMPLE_BYTES,
@@ -177,7 +178,7 @@ def _problems(
 
 def solve_problems(method: Method, problems: list[UnitProblem]) -> list[UnitSolution]:
     """A job: solve the choices of one unit."""
-    return [store_in_points(method.solve(p), p.choice) for p in problems]
+    return [finish_solution(method.solve(p), p) for p in problems]
 
 
 def _collect(work: Work, plans: tuple[CollectPlan, ...]) -> dict[str, Collector]:

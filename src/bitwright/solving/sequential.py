@@ -11,7 +11,8 @@ from bitwright.graph.operators import WEIGHTED
 from bitwright.graph.replay import Overrides, replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
-from bitwright.methods.problem import UnitSolution, store_in_points
+from bitwright.methods.portable import finish_solution
+from bitwright.methods.problem import UnitSolution
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
 from bitwright.solving.assembly import deploy_bias
@@ -65,13 +66,13 @@ def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -
     choice = task[1]
     if not solvable(unit):
         made = problem_of(work, unit, choice, work.grids[task], None)
-        return store_in_points(work.method.solve(made), choice)
+        return finish_solution(work.method.solve(made), made)
     batches = batches_of(work, cut.whole)
     grids, rows = _stream(work, unit, task, batches, cut, over)
     seen = min(work.samples, math.ceil(work.samples * batches / work.passes))
     made = problem_of(work, unit, choice, grids, rows, seen)
     rows.close()
-    return store_in_points(work.method.solve(made), made.choice)
+    return finish_solution(work.method.solve(made), made)
 
 
 def _stream(

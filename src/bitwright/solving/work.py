@@ -43,6 +43,7 @@ class Work:
         data: digest of the calibration data, for the store's keys.
         store: where solutions are kept.
         workers: processes for the parallel mode.
+        portable: solutions keep to what every processor's kernels can add up.
     """
 
     graph: ModelGraph
@@ -61,6 +62,7 @@ class Work:
     store: Entries = field(default_factory=NullStore)
     workers: int | str = 1
     count: int = 0
+    portable: bool = False
 
     @property
     def passes(self) -> int:
@@ -108,6 +110,7 @@ def problem_of(
         free_inputs=len(unit.products) == 1 and not work.shared_inputs(unit),
         input_means=_input_means(work, unit),
         tied=unit.tied,
+        portable=work.portable,
     )
     if rows is None or _biases_differ(work.graph, unit):
         return made
