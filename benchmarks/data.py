@@ -81,27 +81,20 @@ def uniform_of(result: bw.Result) -> bw.Result | None:
         return None
     bits = {key: best[key] for key in ("w_bits", "a_bits", "points")}
     table = result.table
-    free = [u for u in table.units if any(r.choice.record() == bits for r in table.of(u))]
+    free = [u for u in table.units if any(r.choice.to_json() == bits for r in table.of(u))]
     return result.with_bits(dict.fromkeys(free, bits))
 
 
-def figures_of(result: bw.Result, table: Any = None) -> dict[str, float]:
-    """What a configuration costs, as shares of float, and how it does on the test data.
-
-    `table` is of the run with the menu, where the configuration comes from: a run with one choice a
-    unit leaves the tensors' headers out of a unit's size, so the two do not compare.
-    """
-    every = result.table if table is None else table
-    bits, metrics = result.allocation["choices"], result.metrics
-    known = (*every.rows, *every.references)
-    rows = [r for r in known if bits[r.unit] == r.choice.record()]
-    agreement, count = metrics["agreement"], metrics["samples"]
+def figures_of(result: bw.Result) -> dict[str, float]:
+    """What a configuration costs, as shares of float, and how it does on the test data."""
+    rows, metrics = result.chosen(), result.metrics
+    agreement, count = metrics.agreement, metrics.samples
     return {
         "size": sum(r.weight_bits for r in rows) / sum(32 * r.params for r in rows),
         "bops": sum(r.bops for r in rows) / sum(32 * 32 * r.macs for r in rows),
-        "top1": metrics["quantized"]["top1"],
-        "float_top1": metrics["float"]["top1"],
+        "top1": metrics.after["top1"],
+        "float_top1": metrics.before["top1"],
         "agreement": agreement,
         "stderr": (agreement * (1 - agreement) / count) ** 0.5,
-        "kl": metrics["kl"],
+        "kl": metrics.kl,
     }

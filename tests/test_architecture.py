@@ -95,6 +95,48 @@ def test_sizes(path):
             assert len(methods) <= 10, f"{node.name} has {len(methods)} methods"
 
 
+# Where a value has no type of its own: documents on their way to a file or back, and what is given
+# by keyword. Everything else that a run finds is a value with typed attributes.
+UNTYPED = {
+    "allocation.chosen": 2,  # to_json
+    "allocation.record": 3,  # allocation.json
+    "allocation.timed": 1,  # to_json
+    "cli.bench_commands": 3,  # what `bench --json` prints
+    "cli.bench_parser": 2,  # the same of a bundle
+    "cli.bundle_commands": 1,
+    "cli.outcomes": 1,  # to_json
+    "engine.lock": 1,  # the lock's own file
+    "engine.record": 5,  # to_json and from_json of all records
+    "engine.store": 1,  # the header of an entry
+    "engine.texts": 1,  # TOML
+    "export.packed": 4,  # the header of model.safetensors
+    "export.rundir": 1,  # JSON of a run
+    "graph.replay": 1,  # values of nodes, tensors or not
+    "latency.bundle": 2,  # the plan of a bundle, as JSON
+    "latency.trial": 1,  # to_json
+    "methods.stored": 1,  # an entry of the store
+    "pipeline.integrity": 1,  # to_json
+    "pipeline.objects": 1,  # keywords of Objects
+    "pipeline.plan": 1,  # keywords of replace
+    "recipe.values": 1,  # TOML
+    "sources.hf": 1,  # a processor's JSON
+    "sources.pt2_program": 1,  # JSON in an exported program
+}
+
+
+def test_values_have_types_of_their_own():
+    found = {}
+    for path in FILES:
+        names = [
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Subscript)
+        ]
+        if count := names.count("dict[str, Any]"):
+            found[name_of(path)] = count
+    assert found == UNTYPED
+
+
 def test_one_rounding():
     """Rounding of tensors happens in numerics/affine.py alone."""
     for path in FILES:

@@ -1,4 +1,4 @@
-"""The pages that the code writes: docs/recipes.md and docs/api.md, by `python tools/docs_pages.py`.
+"""The pages that the code writes (recipes, api, results): `python tools/docs_pages.py`.
 
 With `--check` nothing is written; the exit code is 1 where a page is not what the code says.
 """
@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import bitwright
+from bitwright.engine.record import Record
+from bitwright.evaluation.figures import Metrics
+from bitwright.export.verified import Verification
+from bitwright.graph.census_record import Census
 from bitwright.recipe.values import BUILT_IN, Recipe, about
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,6 +40,19 @@ What `import bitwright as bw` offers. How the stages go together:
 [extending](extending.md).
 
 """
+
+RESULTS = """# What a run says
+
+`result.metrics`, `result.census` and what `result.verify()` gives are frozen values with typed
+attributes. Each is also the mapping that its file is: `result.metrics.before` and
+`result.metrics["float"]` are the same figures, the second as JSON has them. `to_json()` gives the
+whole object, `from_json(...)` reads it and names the place of what is no such value. A key that
+an older version did not write has a default. The files:
+
+"""
+FILES: dict[str, type[Record]] = {
+    "metrics.json": Metrics, "census.json": Census, "verify.json": Verification,
+}  # fmt: skip
 
 
 def plain(text: str) -> str:
@@ -196,7 +213,47 @@ def recipes() -> str:
     return text
 
 
-PAGES: dict[str, Callable[[], str]] = {"recipes.md": recipes, "api.md": api}
+def is_own(kind: object) -> bool:
+    """Whether a class is a record of its own, and not one that only gathers others."""
+    return inspect.isclass(kind) and issubclass(kind, Record) and bool(fields(kind))
+
+
+def within(kind: type[Record], found: dict[type[Record], None]) -> None:
+    """Add a record and those that stand inside it, in the order of the file."""
+    if kind in found:
+        return
+    found[kind] = None
+    todo = list(get_type_hints(kind).values())
+    while todo:
+        hint = todo.pop(0)
+        todo[:0] = get_args(hint)
+        if is_own(hint):
+            within(hint, found)
+
+
+def results() -> str:
+    """docs/results.md: what the files of a run hold, attribute by attribute."""
+    text = SIGN + RESULTS
+    found = dict[type[Record], None]()
+    for file, kind in FILES.items():
+        text += f"- `{file}`: [`{kind.__name__}`](#{kind.__name__.lower()})\n"
+        within(kind, found)
+    for kind in found:
+        own = {field.name: field for field in fields(kind)}
+        text += f"\n## {kind.__name__}\n\n"
+        text += "".join(f"{part}\n" for part in described(inspect.getdoc(kind) or ""))
+        text += "| attribute | key | type |\n| --- | --- | --- |\n"
+        for name, field in own.items():
+            shown = str(field.type).replace("|", "\\|")
+            key = field.metadata.get("key", name)
+            key = "(its entries)" if field.metadata.get("flat") else f"`{key}`"
+            text += f"| `{name}` | {key} | `{shown}` |\n"
+    return text
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "recipes.md": recipes, "api.md": api, "results.md": results,
+}  # fmt: skip
 
 
 def main(check: bool) -> int:

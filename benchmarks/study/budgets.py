@@ -74,7 +74,7 @@ def study(menu: Menu) -> Iterator[dict[str, object]]:
             made["uniform"] = uniform
         for solver, found in made.items():
             row = {"budget": budget, "solver": solver, "predicted_loss": predicted[solver]}
-            yield {**said, **row, **figures_of(found, made["ip"].table)}
+            yield {**said, **row, **figures_of(found)}
 
 
 def page(rows: list[dict[str, object]]) -> str:

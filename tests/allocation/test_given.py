@@ -25,7 +25,7 @@ def test_all_ways_of_giving_are_one(tmp_path):
     (tmp_path / "hand.json").write_text(json.dumps({u: str(c) for u, c in BITS.items()}))
     ways = (
         tmp_path / "a.json", str(tmp_path / "hand.json"), BITS,
-        {u: c.record() for u, c in BITS.items()}, write_given(BITS),
+        {u: c.to_json() for u, c in BITS.items()}, write_given(BITS),
     )  # fmt: skip
     assert {write_given(way) for way in ways} == {write_given(BITS)}
     assert parse_given(write_given(BITS)) == BITS

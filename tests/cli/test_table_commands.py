@@ -59,7 +59,7 @@ def test_allocate(bitwright, run):
     assert record["status"] == "optimal" and record["solver"] == "ip" and record["gap"] == 0
     table = read_table(run / "table.csv")
     picked = {
-        unit: next(r for r in table.of(unit) if r.choice.record() == bits)
+        unit: next(r for r in table.of(unit) if r.choice.to_json() == bits)
         for unit, bits in record["choices"].items()
     }
     assert sum(r.weight_bits for r in picked.values()) == record["budgets"]["size"]["used"]

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import bitwright as bw
+import records
 from bitwright.export.float_twin import float_twin
 from bitwright.export.runtime import run, session
 from bitwright.graph.simulate import stitch
@@ -65,24 +66,20 @@ def test_a_file_that_cannot_run_is_not_timed(tmp_path):
     assert not found["passed"] and found["speed"] is None
 
 
-SLOW = {"float_ms": 0.67, "quantized_ms": 1.01, "ratio": 1.01 / 0.67}
-FAST = {"float_ms": 1.0, "quantized_ms": 0.5, "ratio": 0.5}
-GOOD = {
-    "passed": True, "tolerance": 1e-5, "units": {"a": 0.0}, "agreement": 1.0, "samples": 500,
-    "optimized": {"agreement": 1.0}, "first_failure": None,
-}  # fmt: skip
-METRICS = {"agreement": 1.0, "samples": 500, "kl": 0.0}
+TURNS = {"samples": 1, "threads": 1, "turns": 5}
+SLOW = {"float_ms": 0.67, "quantized_ms": 1.01, "ratio": 1.01 / 0.67, **TURNS}
+FAST = {"float_ms": 1.0, "quantized_ms": 0.5, "ratio": 0.5, **TURNS}
 
 
 @pytest.mark.parametrize(
     ("speed", "level"), [(SLOW, "Look closer"), (FAST, "Good"), (None, "Good")]
 )
 def test_a_slow_file_is_not_called_good(speed, level):
-    verify = {**GOOD, "speed": speed}
-    census = {"units": [{"name": "a", "w_bits": 8, "a_bits": 8}], "target": "paper"}
-    page = render_report(ReportData(metrics=METRICS, census=census, verify=verify))
+    verify, metrics = records.verification(speed=speed), records.metrics(samples=500)
+    census = records.census(units=[records.unit()])
+    page = render_report(ReportData(metrics=metrics, census=census, verify=verify))
     assert f"<strong>{level}.</strong>" in page
-    last = "\n".join(comparison({"metrics": METRICS, "verify": verify, "target": "paper"}))
+    last = "\n".join(comparison(metrics, verified=verify, target="paper"))
     if speed is SLOW:
         for shown in (page, last):
             assert "1.5 times its time" in shown and "--target ort-cpu" in shown

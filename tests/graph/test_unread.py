@@ -8,7 +8,7 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.errors import DataError
-from bitwright.graph.unread import unread_outputs, unread_warnings
+from bitwright.graph.unread import unread_notes, unread_outputs
 from networks import normal, seeded
 
 
@@ -57,14 +57,14 @@ def test_what_nobody_looks_at_is_named(form, read, unread, units):
     found = unread_outputs(graph)
     assert (found.read, found.outputs, found.units) == (read, unread, units)
     told = [note.text for note in graph.notes]
-    assert len(told) == len(unread_warnings(graph)) == bool(unread)
+    assert len(told) == len(unread_notes(graph)) == bool(unread)
     for name in (*unread, *units):
-        assert f"'{name}'" in str(unread_warnings(graph))
+        assert f"'{name}'" in str(unread_notes(graph))
 
 
 def test_many_outputs_are_counted_and_not_all_listed():
     graph = captured(lambda h, a, b: [a, *(b + i for i in range(9))])
-    (warning,) = unread_warnings(graph)
+    (warning,) = unread_notes(graph)
     assert warning["place"].endswith("and 4 more")
 
 

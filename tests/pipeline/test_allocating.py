@@ -137,6 +137,32 @@ def test_energy_may_be_bounded():
     )
 
 
+@pytest.mark.parametrize("keep", ["", "stem=float"])
+def test_a_choice_has_one_price_with_a_menu_and_without(tmp_path, keep):
+    """Sizes, BOPs and energy of a fixed scheme are those of the same choices in a menu's table."""
+    menu = mixed("size<=0.9", menu="w8a8,w4a8", scheme="w8a8", method="nearest", keep=keep)
+    fixed = bw.quantize(small_network(width=64), batches(), scheme="w8a8", keep=keep, batch=8)
+    known = {(row.unit, row.choice): row for row in menu.table.rows}
+    for row in fixed.table.rows:
+        other = known[row.unit, row.choice]
+        assert (row.weight_bits, row.bops, row.energy_pj) == (
+            other.weight_bits, other.bops, other.energy_pj,
+        )  # fmt: skip
+    # Bits given anew have a file of their own, whose header is a few bytes longer or shorter.
+    other = menu.with_bits({"head": "w4a8"})
+    for row in other.table.rows:
+        assert abs(row.weight_bits - known[row.unit, row.choice].weight_bits) < 64
+    # A table's sizes add up to the file; what metrics.json calls weights are the weights alone.
+    file = fixed.save(tmp_path / "run", verify=False)["model.safetensors"].stat().st_size
+    total = sum(row.weight_bits for row in fixed.table.rows)
+    assert 8 * file <= total < 8 * file + len(fixed.table.rows)
+    bits = {row.unit: row.choice for row in fixed.table.rows}
+    alone = sum(
+        -(-weight_bits(u.params, u.shape[0], bits[u.name], True) // 8) for u in fixed.graph.units
+    )
+    assert fixed.measured()["size"]["weight_bytes"] == alone < file
+
+
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory):
     from bitwright.pipeline import menu_latency

@@ -56,7 +56,7 @@ def test_one_unit_by_hand_leaves_the_others(searched):
     result, store = searched
     bits = result.allocation["choices"]
     other = result.with_bits({"head": "w3a8"})
-    assert other.allocation["choices"] == {**bits, "head": Choice(3, 8).record()}
+    assert other.allocation["choices"] == {**bits, "head": Choice(3, 8).to_json()}
     assert len(other.recipe.menu) == 0 and entries(store)
     alone = made(allocation=bits, keep="head=w3a8")
     assert all(torch.equal(q, weights(alone)[name]) for name, q in weights(other).items())

@@ -9,6 +9,7 @@ from bitwright.allocation.latency_csv import write_latencies
 from bitwright.allocation.latency_table import LatencyCell, LatencyTable, predict
 from bitwright.allocation.timed import FileTime
 from bitwright.engine.progress import Progress
+from bitwright.evaluation.figures import Metrics
 from bitwright.export import rundir
 from bitwright.graph.choice import FLOAT, Choice
 from bitwright.latency.timing import conditions_here
@@ -68,7 +69,7 @@ def test_a_broken_budget_is_told_with_what_was_reached(tmp_path, notes):
     run = result.save(tmp_path / "run")
     found = run.read_json(rundir.METRICS)["latency"]
     assert found["file"] == "model.onnx" and not found["held"] and found["measured"] > 0.26
-    told = comparison({"metrics": run.read_json(rundir.METRICS)})
+    told = comparison(run.read(rundir.METRICS, Metrics))
     (line,) = [line for line in told if line.startswith("latency")]
     assert "NOT HELD. latency<=0.26: 0.25 of float predicted" in line
     assert "NOT HELD" in run[rundir.REPORT].read_text()

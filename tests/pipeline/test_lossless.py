@@ -151,9 +151,9 @@ def test_a_network_without_loss(tmp_path):
 
 def test_what_cannot_be_had_is_told():
     result = solved("w2a2,w2a3")
-    record = result.allocation["lossless"]
-    assert not record["attained"] and record["agreement"] < 0.98
-    assert "no choice of the menu is lossless to 0.02" in record["told"]
+    record = result.allocation.lossless
+    assert not record.attained and record.agreement < 0.98
+    assert "no choice of the menu is lossless to 0.02" in record.told
     assert "Add points or bits" in word_record(record)
 
 

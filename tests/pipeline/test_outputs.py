@@ -12,11 +12,13 @@ from torch import Tensor, nn
 import bitwright as bw
 from bitwright.cli import commands
 from bitwright.cli.console import doctor_lines
+from bitwright.cli.outcomes import outcome_lines
 from bitwright.engine.progress import Progress
 from bitwright.errors import BitwrightError, RecipeError
 from bitwright.evaluation.metrics import METRICS, metric, metric_word
 from bitwright.graph.choice import FLOAT, Choice, write_choices
 from bitwright.recipe.values import load_recipe
+from bitwright.report.summary import comparison
 from networks import normal, seeded
 
 
@@ -225,16 +227,14 @@ def test_outputs_that_nobody_looks_at_are_named_everywhere(tmp_path, monkeypatch
     assert len(notes) == 1 and heard[notes[0]][1] == "capture"
     assert not any(stage == "observe" for _, stage, _ in heard[: notes[0]])
 
-    from bitwright.report.summary import comparison
-
-    (line,) = [line for line in comparison(outcome) if told in line]
+    (line,) = [line for line in outcome_lines(outcome) if told in line]
     assert line.startswith("warning: ")
     kept = json.loads((tmp_path / "run" / "metrics.json").read_text())["warnings"]
     assert f"warning: {kept[0]['place']}: {kept[0]['text']}" == line
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("nobody looks at them") == 1
     found = commands.run_evaluate(tmp_path / "run", "net.py:data", "agreement", Progress())
-    assert any(told in line for line in comparison({"metrics": found}))
+    assert any(told in line for line in comparison(found, warnings=found.warnings))
 
 
 def test_a_recurrent_network_is_told_that_its_file_is_no_smaller(tmp_path):

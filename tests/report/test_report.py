@@ -11,6 +11,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+import records
+from bitwright.evaluation.figures import Metrics
+from bitwright.graph.census_record import Census
 from bitwright.report import svg
 from bitwright.report import texts as report_text
 from bitwright.report.report import ReportData, render_report
@@ -53,8 +56,8 @@ class Page(HTMLParser):
 def full(units=50, w_bits=8, **metrics):
     names = [f"blocks.{index}.conv" for index in range(units)]
     rows = [
-        {"name": name, "kind": "conv2d", "w_bits": w_bits, "a_bits": 8, "points": 1,
-         "params": 1234 + index, "macs": 5_600_000, "shape": [32, 16, 3, 3], "sqnr_db": 31.25}
+        records.unit(name=name, w_bits=w_bits, params=1234 + index, macs=5_600_000,
+                     shape=[32, 16, 3, 3], sqnr_db=31.25)
         for index, name in enumerate(names)
     ]  # fmt: skip
     rows[-1] |= {"w_bits": 0, "a_bits": 0, "reason": "kept in float by --keep"}
@@ -62,7 +65,7 @@ def full(units=50, w_bits=8, **metrics):
         title="zoo.py:lite0",
         command="bitwright quantize zoo.py:lite0 --data photos --scheme w8a8",
         created="2026-11-21 05:00:00",
-        metrics={
+        metrics=records.metrics(**{
             "float": {"top1": 0.8312},
             "quantized": {"top1": 0.8291},
             "agreement": 0.986,
@@ -74,29 +77,37 @@ def full(units=50, w_bits=8, **metrics):
                 {"name": "solve", "seconds": 6.25, "peak_rss_mb": 654.2, "loss": 0.25},
             ],
             "size": {"float_bytes": 18_600_000, "weight_bytes": 4_600_000,
-                     "file_bytes": 4_769_231, "onnx_bytes": 4_900_000, "ratio": 4769231 / 18.6e6},
-            "bops_ratio": 0.0625,
-            "environment": {"torch": "2.13.0", "threads": 2},
+                     "file_bytes": 4_769_231, "onnx_bytes": 4_900_000, "ratio": 4769231 / 18.6e6,
+                     "weight_ratio": 0.25},
             **metrics,
-        },
-        census={
-            "units": rows,
-            "float_ops": [{"op": "softmax", "count": 12, "reason": "attention is float"}],
-            "notes": [{"place": "net.py:3", "text": "dropout removed"}, "a plain note"],
-            "protocol": {"weights": "symmetric", "schemes": {"w8a8": 49}},
-            "calibration_samples": 128,
-        },
-        verify={
-            "passed": True, "agreement": 0.998, "max_difference": 3.5e-5, "tolerance": 1e-5,
-            "units": dict.fromkeys(names, 2.5e-7), "first_failure": None,
-        },
-        histograms=[
-            {"unit": names[0], "what": "weight", "edges": [-2.0, -1.0, 0.0, 1.0, 2.0],
-             "counts": [10, 400, 580, 10], "range": [-1.0, 1.0], "bits": 4, "error": 0.125}
-        ],
+        }),
+        census=records.census(
+            units=rows,
+            float_ops=[{"op": "softmax", "count": 12, "reason": "attention is float"}],
+            notes=[{"place": "net.py:3", "text": "dropout removed"},
+                   {"place": "data", "text": "a plain note"}],
+            protocol={**records.CENSUS["protocol"], "schemes": {"w8a8": 49}},
+            histograms=[picture(names[0])],
+        ),
+        verify=records.verification(
+            agreement=0.998, max_difference=3.5e-5, units=dict.fromkeys(names, 2.5e-7)
+        ),
         files={"model.safetensors": 4_769_231, "model.onnx": 4_900_000},
         warnings=["unit blocks.3 sees only 10 samples"],
     )  # fmt: skip
+
+
+def picture(unit):
+    return {
+        "unit": unit, "what": "weight", "edges": [-2.0, -1.0, 0.0, 1.0, 2.0],
+        "counts": [10, 400, 580, 10], "range": [-1.0, 1.0], "bits": 4, "error": 0.125,
+    }  # fmt: skip
+
+
+def with_units(data, change):
+    """The data with other units: `change` is given each line of the census and its place."""
+    units = [{**unit, **change(index, unit)} for index, unit in enumerate(data.census["units"])]
+    return replace(data, census=Census.from_json({**data.census, "units": units}))
 
 
 def rendered(data):
@@ -145,44 +156,60 @@ def test_empty_data_says_so_in_every_section():
         assert line in text
 
 
-@pytest.mark.parametrize("field", ["metrics", "census", "verify", "histograms", "files"])
+@pytest.mark.parametrize("field", ["metrics", "census", "verify", "files"])
 def test_any_part_may_be_missing(field):
     empty = ReportData()
     rendered(replace(full(), **{field: getattr(empty, field)}))
 
 
+def junk_in(value, junk):
+    """A JSON value with junk in place of each of its parts, one after the other."""
+    yield junk
+    if not isinstance(value, (dict, list)):
+        return
+    parts = value.items() if isinstance(value, dict) else enumerate(value[:1])
+    for key, part in parts:
+        for strange in junk_in(part, junk):
+            copy = dict(value) if isinstance(value, dict) else list(value)
+            copy[key] = strange
+            yield copy
+
+
 @pytest.mark.parametrize("junk", [None, [], {}, "text", math.nan, math.inf, -1, [None], {"a": []}])
-def test_junk_values_break_nothing(junk):
-    data = full(units=3)
-    for record in ("metrics", "census", "verify"):
-        original = getattr(data, record)
-        for key in original:
-            rendered(replace(data, **{record: {**original, key: junk}}))
-    for key in data.census["units"][0]:
-        units = [{**unit, key: junk} for unit in data.census["units"]]
-        rendered(replace(data, census={"units": units}))
-    for key in data.histograms[0]:
-        rendered(replace(data, histograms=[{**data.histograms[0], key: junk}]))
-    for key in ("name", "seconds", "peak_rss_mb"):
-        rendered(replace(data, metrics={"stages": [{"name": "a", key: junk}]}))
+def test_junk_values_are_refused_by_their_place_or_break_nothing(junk):
+    data, refused = full(units=3), 0
+    for name in ("metrics", "census", "verify"):
+        record = getattr(data, name)
+        for strange in junk_in(record.to_json(), junk):
+            try:
+                read = type(record).from_json(strange, name)
+            except ValueError as error:
+                assert str(error).startswith(name), error
+                refused += 1
+            else:
+                rendered(replace(data, **{name: read}))
+    assert refused > 30
 
 
 def test_hostile_names_are_only_text():
-    data = full(units=4)
-    for row in data.census["units"]:
-        row |= {"name": HOSTILE, "kind": HOSTILE, "reason": HOSTILE, "sqnr_db": HOSTILE}
+    strange = {"name": HOSTILE, "kind": HOSTILE, "reason": HOSTILE}
+    data = with_units(full(units=4), lambda index, unit: strange)
+    environment = dict.fromkeys(data.metrics["environment"], HOSTILE) | {"threads": 1}
+    protocol = {**data.census["protocol"], "first": HOSTILE, "weights": HOSTILE}
     hostile = replace(
         data,
         title=HOSTILE,
         command=HOSTILE,
         created=HOSTILE,
-        metrics={**data.metrics, "float": {HOSTILE: 0.5}, "quantized": {HOSTILE: 0.4},
-                 "stages": [{"name": HOSTILE, "seconds": 1, HOSTILE: HOSTILE}],
-                 "environment": {HOSTILE: HOSTILE}, "evaluated_on": HOSTILE},
-        census={**data.census, "float_ops": [{"op": HOSTILE, "count": 1, "reason": HOSTILE}],
-                "notes": [HOSTILE], "protocol": {HOSTILE: [HOSTILE]}},
-        verify={"passed": False, "units": {HOSTILE: 1.0}, "first_failure": HOSTILE},
-        histograms=[{**data.histograms[0], "unit": HOSTILE, "what": HOSTILE}],
+        metrics=Metrics.from_json({
+            **data.metrics, "float": {HOSTILE: 0.5}, "quantized": {HOSTILE: 0.4},
+            "stages": [{"name": HOSTILE, "seconds": 1, "peak_rss_mb": 1, HOSTILE: 2.0}],
+            "environment": environment, "evaluated_on": HOSTILE}),
+        census=Census.from_json({
+            **data.census, "float_ops": [{"op": HOSTILE, "count": 1, "reason": HOSTILE}],
+            "notes": [{"place": HOSTILE, "text": HOSTILE}], "protocol": protocol,
+            "histograms": [{**picture(HOSTILE), "what": HOSTILE}]}),
+        verify=records.verification(passed=False, units={HOSTILE: 1.0}, first_failure=HOSTILE),
         files={HOSTILE: 3},
         warnings=[HOSTILE],
     )  # fmt: skip
@@ -214,8 +241,8 @@ def test_policy_admits_the_sorter_and_nothing_else():
 
 def test_failed_verification_leads_the_page_and_names_the_unit():
     data = full()
-    units = {**data.verify["units"], "blocks.3.conv": 0.5, "blocks.4.conv": math.inf}
-    verify = {**data.verify, "passed": False, "units": units, "first_failure": "blocks.3.conv"}
+    units = {**data.verify.units, "blocks.3.conv": 0.5, "blocks.4.conv": math.inf}
+    verify = replace(data.verify, passed=False, units=units, first_failure="blocks.3.conv")
     text = rendered(replace(data, verify=verify)).text
     assert "Failed. w8a8 in 49 of 50 units" in text
     assert "FAILED: 48 of 50 units agree, the first that does not is blocks.3.conv." in text
@@ -232,7 +259,7 @@ def test_label_free_run_shows_agreement_and_asks_for_labels():
 
 def test_poor_agreement_gets_advice():
     data = full(w_bits=4, agreement=0.61, float={"top1": 0.9}, quantized={"top1": 0.5})
-    data.census["units"][5]["sqnr_db"] = 2.0
+    data = with_units(data, lambda index, unit: {"sqnr_db": 2.0} if index == 5 else {})
     text = rendered(data).text
     assert "Look closer." in text and "(-40.0 points)" in text
     for line in ("--keep first,last=w8a8", "--keep blocks.5.conv=w8a8", "--scheme w8a8",
@@ -241,12 +268,13 @@ def test_poor_agreement_gets_advice():
 
 
 def test_units_are_weighed_by_weight_and_input_where_no_output_was_measured():
-    data = full(w_bits=4, agreement=0.61)
-    for index, row in enumerate(data.census["units"]):
-        row |= {"weight_sqnr_db": 25.0, "input_sqnr_db": 20.0 if index != 7 else 6.0}
-        row.pop("sqnr_db")
+    def other(index, unit):
+        weak = 6.0 if index == 7 else 20.0
+        return {"weight_sqnr_db": 25.0, "input_sqnr_db": weak, "sqnr_db": None}
+
+    data = with_units(full(w_bits=4, agreement=0.61), other)
     assert "--keep blocks.7.conv=w8a8" in rendered(data).text
-    kept = report_text.compute_kept_db(data.census["units"])
+    kept = report_text.compute_kept_db(data.census.units)
     assert kept["blocks.7.conv"] == pytest.approx(5.946, abs=1e-3)  # 10^-2.5 + 10^-0.6 of noise
     assert "blocks.49.conv" not in kept  # float
 
@@ -270,7 +298,8 @@ def test_one_sample_is_no_good_news():
 
 
 def test_stages_show_words_not_keys():
-    stages = [{"name": "bn", "seconds": 1.0, "loss_before": 0.5, "units_changed": 3, "my_key": 2}]
+    figures = {"loss_before": 0.5, "units_changed": 3, "my_key": 2}
+    stages = [{"name": "bn", "seconds": 1.0, "peak_rss_mb": 2.0, **figures}]
     text = rendered(full(stages=stages)).text
     assert "KL divergence before 0.5, units changed 3, my key 2" in text
     assert "_" not in text[text.index("Time and memory") : text.index("What stays float")]
@@ -279,13 +308,14 @@ def test_stages_show_words_not_keys():
 def test_what_stays_float_takes_one_line_a_reason():
     data = full(units=3)
     ops = [{"op": "relu", "count": 1, "reason": "an activation"} for _ in range(17)]
-    ops += [{"op": "relu_", "count": 2, "reason": "an activation"}, {"op": "x", "count": 1}]
-    kept = [{"name": f"u{i}", "w_bits": 0, "reason": "kept by --keep"} for i in range(9)]
-    text = rendered(replace(data, census={"units": kept, "float_ops": ops})).text
+    ops += [{"op": "relu_", "count": 2, "reason": "an activation"}]
+    ops += [{"op": "x", "count": 1, "reason": "another"}]
+    kept = [records.unit(name=f"u{i}", w_bits=0, reason="kept by --keep") for i in range(9)]
+    text = rendered(replace(data, census=records.census(units=kept, float_ops=ops))).text
     assert "relu 19 an activation" in text and text.count("an activation") == 1
     assert "u0, u1, u2, u3, u4, u5 and 3 more 9 kept by --keep" in text
     ops.append({"op": "tanh", "count": 2, "reason": "an activation"})
-    text = rendered(replace(data, census={"units": [], "float_ops": ops})).text
+    text = rendered(replace(data, census=records.census(float_ops=ops))).text
     assert "relu ×19, tanh ×2 21 an activation" in text
 
 
@@ -298,15 +328,15 @@ def test_a_metric_of_which_less_is_better_is_lost_when_it_grows():
 
 
 def test_notes_are_not_repeated_where_they_are_warnings():
-    text = rendered(replace(full(), warnings=["a plain note"])).text
+    text = rendered(replace(full(), warnings=["data: a plain note"])).text
     assert text.count("a plain note") == 1
 
 
 def test_points_column_only_where_points_differ():
     data = full()
     assert "points params" not in rendered(data).text
-    data.census["units"][0]["points"] = 2
-    assert "points params" in rendered(data).text
+    other = with_units(data, lambda index, unit: {"points": 2 - bool(index)})
+    assert "points params" in rendered(other).text
 
 
 @pytest.mark.parametrize(

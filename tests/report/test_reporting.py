@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+import records
 from bitwright.pipeline.page import network_name, render
 from bitwright.recipe.values import Recipe
 from bitwright.report.texts import scheme_of
@@ -25,17 +26,18 @@ from bitwright.report.texts import scheme_of
 )
 def test_the_title_is_a_name_not_a_path(model, name):
     recipe = replace(Recipe(), model=model)
-    assert network_name(recipe, {"network": "SmallNet"}) == name
-    page = render(recipe, {}, {"network": "SmallNet"}, None, None)
+    census = records.census(network="SmallNet")
+    assert network_name(recipe, census) == name
+    page = render(recipe, records.metrics(), census, None, None)
     assert f"<h1>{name}: bits not known</h1>" in page
 
 
 def test_runs_of_old_have_no_class():
-    assert network_name(Recipe(), {}) == "network"
+    assert network_name(Recipe(), records.census()) == "network"
 
 
 def units(*schemes):
-    return [{"w_bits": w, "a_bits": a, "points": p} for w, a, p in schemes]
+    return [records.unit(w_bits=w, a_bits=a, points=p) for w, a, p in schemes]
 
 
 @pytest.mark.parametrize(
@@ -50,13 +52,14 @@ def units(*schemes):
     ],
 )
 def test_a_mixture_is_not_called_by_one_scheme(rows, said):
-    assert scheme_of(rows) == said
-    page = render(replace(Recipe(), scheme="w8a4"), {}, {"units": rows}, None, None)
+    census = records.census(units=rows)
+    assert scheme_of(census.units) == said
+    page = render(replace(Recipe(), scheme="w8a4"), records.metrics(), census, None, None)
     assert f"<h1>network: {said}</h1>" in page and "w8a4</h1>" not in page
 
 
 def test_few_samples_are_the_first_warning():
-    metrics = {"agreement": 1.0, "samples": 1}
-    page = render(Recipe(), metrics, {"notes": [{"place": "a", "text": "b"}]}, None, None)
+    census = records.census(notes=[{"place": "a", "text": "b"}])
+    page = render(Recipe(), records.metrics(samples=1), census, None, None)
     warnings = page[page.index("<h2>Warnings</h2>") :]
     assert warnings.index("Measured on 1 sample only") < warnings.index("a: b")

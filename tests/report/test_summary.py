@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+import records
 from bitwright.report.summary import comparison
 
-VERIFIED = {
-    "passed": True,
-    "tolerance": 1e-5,
-    "units": {"stem": 1e-7, "head": 2e-7},
-    "agreement": 1.0,
-    "samples": 256,
-    "first_failure": None,
-}
+VERIFIED = {**records.VERIFIED, "units": {"stem": 1e-7, "head": 2e-7}}
 MEASURED = {
     "float": {"top1": 0.8},
     "quantized": {"top1": 0.79996},
@@ -25,14 +19,15 @@ MEASURED = {
 
 
 def lines_of(**changes):
-    found = {**VERIFIED, "optimized": {"agreement": 0.99}, **changes}
-    *lines, legend = comparison({"verify": found})
+    optimized = {**VERIFIED["optimized"], "agreement": 0.99, **changes.pop("optimized", {})}
+    found = records.verification(**{**VERIFIED, "optimized": optimized, **changes})
+    *lines, legend = comparison(None, verified=found)
     assert legend.strip().startswith("[low, high] holds the true rate 95 times in 100")
     return lines
 
 
 def text_of(**changes):
-    return "\n".join(comparison({"metrics": {**MEASURED, **changes}}))
+    return "\n".join(comparison(records.metrics(**{**MEASURED, **changes})))
 
 
 def test_a_verified_file_takes_one_line():

@@ -157,7 +157,7 @@ def test_figures_go_to_the_newest_stage_of_that_name():
             pass
     progress.figures("tune bn", loss=0.5)
     progress.figures("nothing of that name", loss=1.0)
-    records = [stage.as_record() for stage in progress.stages]
+    records = [stage.to_json() for stage in progress.stages]
     assert "loss" not in records[0] and records[1]["loss"] == 0.5
 
 

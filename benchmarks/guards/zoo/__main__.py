@@ -37,6 +37,7 @@ import bitwright as bw
 from benchmarks.guards.zoo.models import KNOWN_REASONS, ZOO
 from benchmarks.guards.zoo.tables import page
 from benchmarks.tables import MEASURED
+from bitwright.export.verified import Verification
 from bitwright.export.verify import verify
 
 RESULTS = Path("/tmp/bitwright-zoo/results.jsonl")
@@ -137,24 +138,24 @@ def examine(row: Row, name: str, target: str) -> None:
         marked = bw.stitch(graph, result.assignment, marks=True)
         found = verify(out / "model.onnx", graph, marked, batches)
     row["verify"] = {k: v for k, v in found.items() if k != "units"}
-    row["units_checked"] = len(found["units"])
-    row["worst_unit"] = max(found["units"].values(), default=None)
+    row["units_checked"] = len(found.units)
+    row["worst_unit"] = max(found.units.values(), default=None)
     calls = sum(len(unit.calls) for unit in graph.units)
-    row["verified"] = bool(found["passed"]) and row["units_checked"] == calls
+    row["verified"] = found.passed and row["units_checked"] == calls
     if not row["verified"]:
         row["reason"] = "verification: " + failure(found, calls)
     row.at("done")
 
 
-def failure(found: dict[str, Any], calls: int) -> str:
+def failure(found: Verification, calls: int) -> str:
     """Why a verification did not pass."""
-    if found["error"]:
-        return f"ONNX Runtime: {found['error']}"
-    if len(found["units"]) != calls:
-        return f"{calls - len(found['units'])} of {calls} unit calls were not found in the file"
-    if found["first_failure"]:
-        return f"unit {found['first_failure']} differs by {found['units'][found['first_failure']]}"
-    return f"end-to-end agreement {found['agreement']:.3f}, {found['undecided']} undecided"
+    if found.error:
+        return f"ONNX Runtime: {found.error}"
+    if len(found.units) != calls:
+        return f"{calls - len(found.units)} of {calls} unit calls were not found in the file"
+    if found.first_failure:
+        return f"unit {found.first_failure} differs by {found.units[found.first_failure]}"
+    return f"end-to-end agreement {found.agreement:.3f}, {found.undecided} undecided"
 
 
 def child(name: str, target: str, out: str) -> None:

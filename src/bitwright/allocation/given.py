@@ -33,7 +33,7 @@ def write_given(value: object) -> str:
     raise RecipeError(f"{_PLACE} is a {type(value).__name__}; it is a file or maps units to bits.")
 
 
-def inline_bits(values: Mapping[str, Any]) -> dict[str, Any]:
+def inline_bits(values: Mapping[str, object]) -> dict[str, object]:
     """Keys of a recipe with an allocation read from its file, which is then needed no more."""
     given = values.get("allocation")
     return {**values, "allocation": write_given(given)} if given else dict(values)

@@ -41,7 +41,7 @@ def as_record(allocation: Allocation) -> dict[str, Any]:
             }
             for spent in allocation.budgets
         },
-        "choices": {unit: choice.record() for unit, choice in allocation.choices.items()},
+        "choices": {unit: choice.to_json() for unit, choice in allocation.choices.items()},
         "uniform": _uniform(allocation.uniform),
         "relaxations": [asdict(relaxation) for relaxation in allocation.relaxations],
         "infeasible": {found.name: _attainable(found) for found in allocation.infeasible} or None,
@@ -53,7 +53,7 @@ def _uniform(found: Uniform | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
-        **found.choice.record(),
+        **found.choice.to_json(),
         "loss": found.loss,
         "objective": found.objective,
         "used": dict(found.used),

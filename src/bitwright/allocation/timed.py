@@ -13,6 +13,7 @@ from typing import Any
 
 from bitwright.allocation.budget import Budget
 from bitwright.allocation.latencies import LATENCY
+from bitwright.engine.record import Record
 
 # What no timing can tell, whatever its quartiles say: a file of the same operators, timed again.
 LEAST_NOISE = 0.01
@@ -30,8 +31,8 @@ class FileTime:
     noise: float
 
 
-@dataclass(frozen=True)
-class LatencyCheck:
+@dataclass(frozen=True, eq=False)
+class LatencyCheck(Record):
     """A budget of latency, what the table predicts and what was measured, all in its own unit.
 
     Attributes:
@@ -57,9 +58,9 @@ class LatencyCheck:
         """Whether the budget is held, as far as timing can tell."""
         return self.measured - self.noise <= self.limit
 
-    def as_record(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As metrics.json has it."""
-        return {**vars(self), "held": self.held}
+        return {**super().to_json(), "held": self.held}
 
 
 def check_time(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bitwright.errors import RecipeError, unknown
 from bitwright.evaluation.metrics import METRICS, metric
 from bitwright.graph.target import BUILT_IN, load_target
 from bitwright.methods.catalogue import METHODS, method
+from bitwright.methods.problem import Method
 from bitwright.pipeline.check import make_recipe
 from bitwright.prepare import names as rewrites
 from bitwright.prepare.distil import Distillation
@@ -100,7 +99,7 @@ def metrics() -> ListedRows:
     return [{"name": m.name, "description": m.text} for m in (*METRICS.values(), *own)]
 
 
-def _list_registered(kind: str) -> dict[str, Any]:
+def _list_registered(kind: str) -> dict[str, Method]:
     """What other distributions register."""
     return {name: load_registered(kind, name) for name in find_registered(kind)}
 

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,20 @@ from bitwright.allocation.latency_csv import read_latencies, write_latencies
 from bitwright.allocation.latency_table import Conditions
 from bitwright.allocation.ran import Ran
 from bitwright.cli.checks import require_sources
+from bitwright.cli.outcomes import Diagnosis, Estimate, RunOutcome, SpeedTrials
 from bitwright.cli.table_commands import FrontierRequest, trace_run, write_frontier
 from bitwright.engine.device import check_device
 from bitwright.engine.progress import Progress
 from bitwright.engine.store import Store
 from bitwright.engine.workers import read_workers
 from bitwright.errors import InputError, ModelError, RecipeError
+from bitwright.evaluation.figures import Evaluated, Metrics
 from bitwright.export import rundir
 from bitwright.export.generation import claim_run, update_run
 from bitwright.export.leftovers import remove_files_on_failure, remove_folders_on_failure
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example
+from bitwright.export.verified import Verification
 from bitwright.graph.capture import capture
 from bitwright.graph.census import census
 from bitwright.graph.choice import parse_menu, parse_scheme
@@ -69,7 +73,7 @@ def run_quantize(
     store: Path | None = None,
     workers: str = "1",
     force: bool = False,
-) -> dict[str, Any]:
+) -> RunOutcome:
     """The whole job; returns metrics, verification and where things are.
 
     Solved units are kept in `store`, so that the same command takes up what an interrupted one
@@ -94,7 +98,7 @@ def run_quantize(
 
 def _quantize(
     plan: Plan, directory: RunDirectory, progress: Progress, store: Path | None, workers: str
-) -> dict[str, Any]:
+) -> RunOutcome:
     made = plan.recipe
     source = load_model(made.model, Path(made.weights) if made.weights else None)
     if not source.trained:
@@ -119,24 +123,24 @@ def _quantize(
     return outcome
 
 
-def finish(job: Job, directory: RunDirectory, progress: Progress) -> dict[str, Any]:
+def finish(job: Job, directory: RunDirectory, progress: Progress) -> RunOutcome:
     """Run a job and write its run directory, which this process has claimed."""
     result = run(job, progress)
     directory = write_run(result, directory)
-    return {
-        "metrics": directory.read_json(rundir.METRICS),
-        "verify": directory.read_json(rundir.VERIFY),
-        "out": str(directory.path),
-        "scheme": job.recipe.scheme,
-        "target": job.recipe.target,
-        "lossless": result.allocation.get("lossless", {}),
-        "notes": result.census["notes"],
-    }
+    return RunOutcome(
+        metrics=directory.read(rundir.METRICS, Metrics),
+        verify=directory.read(rundir.VERIFY, Verification),
+        out=str(directory.path),
+        scheme=job.recipe.scheme,
+        target=job.recipe.target,
+        lossless=result.allocation.lossless,
+        notes=result.census.notes,
+    )
 
 
 def run_doctor(
     model: str, options: Mapping[str, Any], speed: bool = False, progress: Progress | None = None
-) -> dict[str, Any]:
+) -> Diagnosis:
     """What would be quantised, and what a run needs; nothing is written.
 
     Args:
@@ -158,15 +162,15 @@ def run_doctor(
         tried = try_data(
             graph, take_off_padding(dataset, graph.inputs), recipe.batch, f"--data {data}"
         )
-        found["notes"] += [{"place": note.place, "text": note.text} for note in tried]
-    return {
-        "model": model,
-        "inputs": [str(spec) for spec in graph.inputs],
-        "census": found,
-        "target": f"{target.name}: {target.description}",
-        "plan": plan(graph, recipe, samples),
-        "speed": _try_speed(graph, source, dataset, recipe, progress) if speed else None,
-    }
+        found = replace(found, notes=(*found.notes, *tried))
+    return Diagnosis(
+        model=model,
+        inputs=tuple(str(spec) for spec in graph.inputs),
+        census=found,
+        target=f"{target.name}: {target.description}",
+        plan=estimate(graph, recipe, samples),
+        speed=_try_speed(graph, source, dataset, recipe, progress) if speed else None,
+    )
 
 
 def _try_speed(
@@ -175,15 +179,14 @@ def _try_speed(
     dataset: Dataset | None,
     recipe: Recipe,
     progress: Progress | None,
-) -> dict[str, Any]:
+) -> SpeedTrials:
     """How fast a file of each target would be, by files of them."""
     given = source.example_inputs if dataset is None else next(iter(take(dataset, 2))).inputs
     targets = [load_target(name) for name in SPEED_TARGETS]
     with (progress or Progress()).stage("try speed"):
         example = flat_example(graph, given)
         trials, told = try_targets(graph, targets, parse_scheme(recipe.scheme), example)
-    rows = [{**vars(trial), "gains": trial.gains} for trial in trials]
-    return {"scheme": recipe.scheme, "trials": rows, "notes": list(told)}
+    return SpeedTrials(scheme=recipe.scheme, trials=trials, notes=told)
 
 
 def run_measure(
@@ -257,7 +260,7 @@ def _capture_for_doctor(source: LoadedModel, dataset: Dataset | None) -> ModelGr
     return capture(source.module, example)
 
 
-def plan(graph: ModelGraph, recipe: Recipe, counted: int | None = None) -> dict[str, Any]:
+def estimate(graph: ModelGraph, recipe: Recipe, counted: int | None = None) -> Estimate:
     """Rough figures from counts alone: operations, memory of weights, calibration work."""
     macs, work = sum(unit.macs for unit in graph.units), float_work(graph)
     tensors = name_tensors(graph.module).values()
@@ -266,21 +269,21 @@ def plan(graph: ModelGraph, recipe: Recipe, counted: int | None = None) -> dict[
     # Two multiply-accumulates a nanosecond a core is what a small convolution reaches here; the
     # statistics of activations take about as long again.
     seconds = 2 * (macs + sum(work.macs.values())) * samples / 20e9
-    return {
-        "macs_per_sample": macs,
-        "float_macs": work.macs,
-        "uncounted": list(work.uncounted),
-        "float_mb": weights / 1e6,
-        "calibration_samples": samples,
-        "samples_counted": counted is not None,
-        "estimated_seconds": max(1, math.ceil(seconds)),
-        "estimated_memory_mb": math.ceil(400 + 4 * weights / 1e6),
-    }
+    return Estimate(
+        macs_per_sample=macs,
+        float_macs=work.macs,
+        uncounted=tuple(work.uncounted),
+        float_mb=weights / 1e6,
+        calibration_samples=samples,
+        samples_counted=counted is not None,
+        estimated_seconds=max(1, math.ceil(seconds)),
+        estimated_memory_mb=math.ceil(400 + 4 * weights / 1e6),
+    )
 
 
 def run_evaluate(
     path: Path, data: str, metric: str, progress: Progress, trusted: bool = False
-) -> dict[str, Any]:
+) -> Evaluated:
     """Float and quantised of a run on any data."""
     return runs.evaluate(runs.load_run(path, trust=trusted), data, metric, progress)
 
@@ -303,7 +306,7 @@ def run_export(path: Path, trusted: bool = False) -> Path:
         return runs.export(runs.load_run(path, trust=trusted))
 
 
-def run_verify(path: Path, data: str, progress: Progress, trusted: bool = False) -> dict[str, Any]:
+def run_verify(path: Path, data: str, progress: Progress, trusted: bool = False) -> Verification:
     """verify.json again, and the page that shows it."""
     with update_run(path):
         return runs.verify(runs.load_run(path, trust=trusted), data, progress)
@@ -314,7 +317,7 @@ def run_report(path: Path) -> Path:
     return runs.report(path)
 
 
-def run_demo(out: Path, progress: Progress) -> dict[str, Any]:
+def run_demo(out: Path, progress: Progress) -> RunOutcome:
     """EfficientNet-Lite0 from its package, on photographs from packages."""
     missing = [
         name

@@ -7,18 +7,22 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.console import Console as RichConsole
 from rich.text import Text
 
+from bitwright.cli.outcomes import Diagnosis, Estimate, SpeedTrials
 from bitwright.engine.progress import Event, Progress
 from bitwright.errors import InterruptedRun
 from bitwright.export.rundir import finite
 from bitwright.report.rates import say_count
 from bitwright.report.texts import show_count
-from bitwright.report.warnings import CLEARLY, about_float
+from bitwright.report.warnings import CLEARLY, about_float, note_lines
+
+if TYPE_CHECKING:
+    from bitwright.pipeline.integrity import Checked
 
 _PLAIN_SECONDS = 10.0
 
@@ -156,88 +160,82 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _samples(plan: Mapping[str, Any]) -> str:
+def _samples(plan: Estimate) -> str:
     """How many samples a run would calibrate on, as far as that is known."""
-    count = plan["calibration_samples"]
-    return say_count(count, "sample") if plan["samples_counted"] else f"at most {count} samples"
+    count = plan.calibration_samples
+    return say_count(count, "sample") if plan.samples_counted else f"at most {count} samples"
 
 
-def doctor_lines(found: Mapping[str, Any]) -> list[str]:
+def doctor_lines(found: Diagnosis) -> list[str]:
     """The census and the plan as a person reads them."""
-    rows = found["census"]["units"]
-    lines = [f"{found['model']} takes {'; '.join(found['inputs'])}", ""]
+    rows = found.census.units
+    lines = [f"{found.model} takes {'; '.join(found.inputs)}", ""]
     lines.append(f"{'unit':40} {'kind':18} {'parameters':>11} {'MACs':>13}  activation")
     for row in rows:
-        extra = (
-            "  (fewer calibration equations than unknowns)" if row.get("over_parameterised") else ""
-        )
-        extra += "  (also the table of embeddings: one tensor for both)" if row.get("tied") else ""
+        extra = "  (fewer calibration equations than unknowns)" if row.over_parameterised else ""
+        extra += "  (also the table of embeddings: one tensor for both)" if row.tied else ""
         lines.append(
-            f"{row['name']:40} {row['kind']:18} {row['params']:>11,} {row['macs']:>13,}  "
-            f"{row['activation'] or '-'}{extra}"
+            f"{row.name:40} {row.kind:18} {row.params:>11,} {row.macs:>13,}  "
+            f"{row.activation or '-'}{extra}"
         )
-    plan = found["plan"]
+    plan, weights = found.plan, found.census.float_weights
     lines += ["", f"{say_count(len(rows), 'unit is', 'units are')} quantised. What stays in float:"]
-    lines += [f"  {o['count']:4} x {o['op']}: {o['reason']}" for o in found["census"]["float_ops"]]
-    weights = found["census"]["float_weights"]
-    if weights["size"] > CLEARLY:
+    lines += [f"  {o.count:4} x {o.op}: {o.reason}" for o in found.census.float_ops]
+    if weights is not None and weights.size > CLEARLY:
         told = "a file will not be clearly smaller than the float network."
         lines.append(f"  warning: size: {told} {about_float(weights)}")
-    lines += [f"  note: {n['place']}: {n['text']}" for n in found["census"]["notes"]]
+    lines += [f"  note: {line}" for line in note_lines(found.census.notes)]
     lines += [
         "",
-        f"{_work(plan)}, {plan['float_mb']:.2f} MB of "
+        f"{_work(plan)}, {plan.float_mb:.2f} MB of "
         f"float weights; calibrating on {_samples(plan)} takes about "
-        f"{plan['estimated_seconds']} s and {plan['estimated_memory_mb']} MB.",
-        f"Shown for --target {found['target']}.",
+        f"{plan.estimated_seconds} s and {plan.estimated_memory_mb} MB.",
+        f"Shown for --target {found.target}.",
     ]
-    return lines + _speed_lines(found.get("speed"))
+    return lines + _speed_lines(found.speed)
 
 
-def _speed_lines(speed: Mapping[str, Any] | None) -> list[str]:
+def _speed_lines(speed: SpeedTrials | None) -> list[str]:
     """How fast a file of each target is in each runtime, and whether that is a gain."""
     if not speed:
         return []
-    about = f"a file of each target, {speed['scheme']} rounded to nearest, beside float"
-    lines = (
-        ["", f"Speed, measured here ({about}; one thread, one sample):"] if speed["trials"] else []
-    )
-    for trial in speed["trials"]:
-        name = f"  {trial['target']:<12} {trial['runtime']:<12}"
-        if trial["times"] is None:
-            lines.append(f"{name} does not run: {trial['error'][:100]}")
+    about = f"a file of each target, {speed.scheme} rounded to nearest, beside float"
+    lines = ["", f"Speed, measured here ({about}; one thread, one sample):"] if speed.trials else []
+    for trial in speed.trials:
+        name = f"  {trial.target:<12} {trial.runtime:<12}"
+        if trial.times is None:
+            lines.append(f"{name} does not run: {trial.error[:100]}")
             continue
-        times, low, high = trial["times"]
-        verdict = "" if trial["gains"] else "  will not gain: keep it for its size, or run float"
-        part = trial["in_float"]
+        times, low, high = trial.times
+        verdict = "" if trial.gains else "  will not gain: keep it for its size, or run float"
+        part = trial.in_float
         stays = "" if part is None else f", {part:.0%} of its time in float operators"
         lines.append(f"{name} x {times:.2f} of float ({low:.2f} to {high:.2f}){stays}{verdict}")
-    if speed["trials"] and not any(trial["gains"] for trial in speed["trials"]):
+    if speed.trials and not any(trial.gains for trial in speed.trials):
         lines.append("  No file of this network is faster than float here.")
-    return lines + [f"  note: {note}" for note in speed["notes"]]
+    return lines + [f"  note: {note}" for note in speed.notes]
 
 
-def _work(plan: Mapping[str, Any]) -> str:
+def _work(plan: Estimate) -> str:
     """The multiply-accumulates of a sample: of the units, of the rest, and what is not counted."""
-    parts = [f"{show_count(plan['macs_per_sample'])} MACs a sample in units"]
-    parts += [f"{show_count(n)} in {name} (float)" for name, n in plan["float_macs"].items()]
-    if plan["uncounted"]:
-        parts.append(f"those of {', '.join(plan['uncounted'])} are not counted")
+    parts = [f"{show_count(plan.macs_per_sample)} MACs a sample in units"]
+    parts += [f"{show_count(n)} in {name} (float)" for name, n in plan.float_macs.items()]
+    if plan.uncounted:
+        parts.append(f"those of {', '.join(plan.uncounted)} are not counted")
     return ", ".join(parts)
 
 
-def check_lines(found: Mapping[str, Any]) -> list[str]:
+def check_lines(found: Checked) -> list[str]:
     """What `check` found, faults first."""
-    lines = [f"fault: {text}" for text in found["faults"]]
-    lines += [f"note: {text}" for text in found["notes"]]
-    state = "sound" if found["sound"] else "NOT SOUND"
-    stored = f", {found['entries']} entries of its store are whole" if found["entries"] else ""
-    versions = found["versions"]
-    wrote = versions.get("bitwright", "an earlier version")
+    lines = [f"fault: {text}" for text in found.faults]
+    lines += [f"note: {text}" for text in found.notes]
+    state = "sound" if found.sound else "NOT SOUND"
+    stored = f", {found.entries} entries of its store are whole" if found.entries else ""
+    wrote = found.versions.bitwright or "an earlier version"
     return [
         *lines,
-        f"{found['run']} is {state}: {found['files']} files are what its manifest says{stored}; "
-        f"written by bitwright {wrote}, this is {versions['installed']}",
+        f"{found.run} is {state}: {found.files} files are what its manifest says{stored}; "
+        f"written by bitwright {wrote}, this is {found.versions.installed}",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,7 @@ from bitwright.cli.options import (
     complete_from,
     option,
 )
+from bitwright.cli.outcomes import Diagnosis, RunOutcome, outcome_lines
 from bitwright.cli.words import Picturing, read_numbers, read_pictures
 from bitwright.recipe import names
 from bitwright.recipe.names import RANGES
@@ -70,11 +72,11 @@ def bitwright_(
     """Makes trained PyTorch networks small and fast with a few unlabelled samples."""
 
 
-def _set(**values: Any) -> dict[str, Any]:
+def _set(**values: object) -> dict[str, object]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _of_recipe(given: dict[str, Any]) -> dict[str, Any]:
+def _of_recipe(given: Mapping[str, Any]) -> dict[str, object]:
     """The options of `quantize` that were given and are keys of the recipe, in its words."""
     own = {key: value for key, value in given.items() if key not in _NOT_OF_RECIPE}
     joined = {"budget": " and ".join(own["budget"] or ()), "ties": ",".join(own.pop("tie") or ())}
@@ -138,11 +140,10 @@ def quantize(
     with Console(quiet, as_json) as console:
         checks.quantize(recipe, options, workers)
         quantizing = _later("commands").run_quantize
-        outcome = quantizing(recipe, options, out, console.progress, store, workers, force)
-        console.result(outcome, lambda: comparison(outcome))
-    promised = outcome["verify"]["passed"] and outcome["lossless"].get("attained", True)
-    promised = promised and outcome["metrics"].get("latency", {}).get("held", True)
-    raise typer.Exit(0 if promised else 1)
+        asked = recipe, options, out, console.progress, store, workers, force
+        outcome: RunOutcome = quantizing(*asked)
+        console.result(outcome, lambda: outcome_lines(outcome))
+    raise typer.Exit(0 if outcome.promised else 1)
 
 
 @app.command(cls=Picturing)
@@ -162,7 +163,7 @@ def doctor(
     with Console(False, as_json) as console:
         checks.sources(model, data, weights)
         options = _set(data=data, weights=weights, **pictures)
-        found = _later("commands").run_doctor(model, options, speed, console.progress)
+        found: Diagnosis = _later("commands").run_doctor(model, options, speed, console.progress)
         console.result(found, lambda: doctor_lines(found))
 
 
@@ -179,7 +180,7 @@ def evaluate(
     with Console(quiet, as_json) as console:
         checks.run(run, eval, metric)
         found = _later("commands").run_evaluate(run, eval, metric, console.progress, trust)
-        console.result(found, lambda: comparison({"metrics": found}))
+        console.result(found, lambda: comparison(found, warnings=found.warnings))
 
 
 @app.command()
@@ -202,8 +203,8 @@ def verify(
     with Console(quiet, as_json) as console:
         checks.run(run, data or "")
         found = _later("commands").run_verify(run, data or "", console.progress, trust)
-        console.result(found, lambda: comparison({"verify": found}))
-    raise typer.Exit(0 if found["passed"] else 1)
+        console.result(found, lambda: comparison(None, verified=found))
+    raise typer.Exit(0 if found.passed else 1)
 
 
 @app.command()
@@ -220,8 +221,7 @@ def check(run: RunArgument, as_json: Json = False) -> None:
     with Console(False, as_json) as console:
         checks.run(run)
         found = importlib.import_module("bitwright.pipeline.integrity").check(run)
-        record = found.as_record()
-        console.result(record, lambda: check_lines(record))
+        console.result(found, lambda: check_lines(found))
     raise typer.Exit(0 if found.sound else 2)
 
 
@@ -332,7 +332,12 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Latency of every unit at every choice in ONNX Runtime on this machine, as a table."""
-    options = {"data": data, "weights": weights, "menu": menu, "target": target}
+    options: dict[str, object] = {
+        "data": data,
+        "weights": weights,
+        "menu": menu,
+        "target": target,
+    }
     options |= read_pictures(size, mean, std, crop)
     with Console(quiet, as_json) as console:
         checks.sources(model, data, weights)
@@ -378,6 +383,6 @@ def demo(
 ) -> None:
     """A real pretrained network, end to end, in a few minutes."""
     with Console(quiet, as_json) as console:
-        outcome = _later("commands").run_demo(out, console.progress)
-        console.result(outcome, lambda: comparison(outcome))
-    raise typer.Exit(0 if outcome["verify"]["passed"] else 1)
+        outcome: RunOutcome = _later("commands").run_demo(out, console.progress)
+        console.result(outcome, lambda: outcome_lines(outcome))
+    raise typer.Exit(0 if outcome.promised else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bitwright.allocation.allocate import Allocation
 from bitwright.allocation.explain import Exchange, Explanation
@@ -17,15 +17,15 @@ from bitwright.allocation.record import as_record
 if TYPE_CHECKING:
     from bitwright.latency.measure import MeasuredLatency
 
-Record = dict[str, Any]
+Printed = dict[str, object]
 
 
-def allocation_record(found: Allocation, path: Path) -> Record:
+def allocation_record(found: Allocation, path: Path) -> Printed:
     """As allocation.json, with the file that it is in."""
     return {**as_record(found), "file": str(path)}
 
 
-def frontier_record(found: Frontier, files: Sequence[Path], ran: Sequence[Ran] = ()) -> Record:
+def frontier_record(found: Frontier, files: Sequence[Path], ran: Sequence[Ran] = ()) -> Printed:
     """Every curve, what was run, and the files that they are in."""
     curves = {"ip": found.points, **found.others}
     return {
@@ -39,12 +39,12 @@ def frontier_record(found: Frontier, files: Sequence[Path], ran: Sequence[Ran] =
     }
 
 
-def _point(point: Point) -> Record:
+def _point(point: Point) -> Printed:
     keys = ("used", "share", "loss", "hull", "knee")
     return {key: getattr(point, key) for key in keys}
 
 
-def explanation_record(question: Question, found: Explanation) -> Record:
+def explanation_record(question: Question, found: Explanation) -> Printed:
     """One unit: its choices under the budgets, and when it would change."""
     names = [cap.name for cap in question.caps]
     return {
@@ -71,13 +71,13 @@ def explanation_record(question: Question, found: Explanation) -> Record:
     }
 
 
-def _change(found: Exchange | None) -> Record | None:
+def _change(found: Exchange | None) -> Printed | None:
     if found is None:
         return None
     return {"cost": found.cost, "at": found.at, "choice": str(found.row.choice)}
 
 
-def latency_record(found: MeasuredLatency, path: Path) -> Record:
+def latency_record(found: MeasuredLatency, path: Path) -> Printed:
     """Milliseconds of units and of whole networks, and what they hold for."""
     table = found.table
     return {

@@ -46,7 +46,7 @@ def _is_number(word: str) -> bool:
 
 def read_pictures(
     size: int | None, mean: str | None, std: str | None, crop: float | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What was said of pictures, as the recipe's keys."""
     channels = {"mean": read_numbers(mean, "--mean"), "std": read_numbers(std, "--std")}
     return {"size": size, **channels, "crop": crop}

@@ -148,7 +148,7 @@ def _is_still_there(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _name_of_this() -> dict[str, Any]:
+def _name_of_this() -> dict[str, int | str]:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     return {"pid": os.getpid(), "host": socket.gethostname(), "start": since}
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from bitwright.engine.forecast import Forecast
 from bitwright.engine.memory import peak_rss_mb, reset_peak, trim_heap
+from bitwright.engine.record import FLAT, Record
 
 # Work of one kind leaves holes that work of the next kind does not fit into; a tick stands between.
 TRIM_SECONDS = 1.0
@@ -31,19 +31,14 @@ class Event:
     left: float | None = None
 
 
-@dataclass(frozen=True)
-class StageRecord:
+@dataclass(frozen=True, eq=False)
+class StageRecord(Record):
     """A finished stage: its wall time, the process's peak memory while it ran, what it reached."""
 
     name: str
     seconds: float
     peak_rss_mb: float
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-    def as_record(self) -> dict[str, Any]:
-        """One flat line of metrics.json."""
-        plain = {"name": self.name, "seconds": self.seconds, "peak_rss_mb": self.peak_rss_mb}
-        return {**plain, **self.figures}
+    figures: Mapping[str, float] = field(default_factory=dict, metadata=FLAT)
 
 
 @dataclass

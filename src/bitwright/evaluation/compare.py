@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
+from bitwright.evaluation.figures import Comparison
 from bitwright.evaluation.metrics import Metric, Running
 from bitwright.graph.answers import EMBEDDING, SCORES, Outcome
 from bitwright.graph.execute import class_rows
@@ -61,20 +62,24 @@ class Tally:
                     self.scores[name] = self.metric.start()
                 self.scores[name].add(self.metric.reads(outcome), labels)
 
-    def result(self) -> dict[str, Any]:
-        """The comparison as plain numbers; rates are fractions."""
-        found: dict[str, Any] = {"samples": self.samples, "float": {}, "quantized": {}}
-        for name, running in self.scores.items():
-            value = running.value()
-            if self.metric is not None and value is not None:
-                found[name][self.metric.name] = value
-        found["answers"] = self.answers
-        found["agreement"] = self.same / max(self.rows, 1)
+    def result(self) -> Comparison:
+        """What both networks did."""
+        before, after = (self._score(name) for name in ("float", "quantized"))
         divergence = self.divergence / max(self.rows, 1)
-        # None is negative; a sum of terms that rounding has left can be.
-        found["kl"] = 0.0 if divergence <= 0.0 else divergence
-        found["relative_noise"] = self.noise / self.signal if self.signal else 0.0
-        return found
+        return Comparison(
+            samples=self.samples,
+            before=before,
+            after=after,
+            answers=self.answers,
+            agreement=self.same / max(self.rows, 1),
+            # None is negative; a sum of terms that rounding has left can be.
+            kl=0.0 if divergence <= 0.0 else divergence,
+            relative_noise=self.noise / self.signal if self.signal else 0.0,
+        )
+
+    def _score(self, name: str) -> dict[str, float]:
+        value = self.scores[name].value() if name in self.scores else None
+        return {} if self.metric is None or value is None else {self.metric.name: value}
 
 
 def as_outcome(given: Given) -> Outcome:
@@ -108,7 +113,7 @@ def compare(
     metric: Metric | None,
     progress: Callable[[int], None] = lambda _: None,
     answers: str = SCORES,
-) -> dict[str, Any]:
+) -> Comparison:
     """Run both networks over the batches and compare their outputs.
 
     Args:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from bitwright.export.verified import Certificate, Sums
 from bitwright.graph.custom_ops import (
     BIAS_BITS,
     DEQUANTIZE,
@@ -36,7 +36,7 @@ from bitwright.numerics.points import split
 _BYTE = 8
 
 
-def certify(graph: ModelGraph, marked: fx.GraphModule) -> dict[str, Any]:
+def certify(graph: ModelGraph, marked: fx.GraphModule) -> Certificate:
     """What the integers of a simulation come to at most, as shares of what holds them.
 
     For each unit with quantised inputs and weights, over all inputs that their grid has:
@@ -62,12 +62,20 @@ def certify(graph: ModelGraph, marked: fx.GraphModule) -> dict[str, Any]:
             name, found = record
             before = units.get(name)
             units[name] = found if before is None else _worse(before, found)
-    held = [r["int32"] < 1 and (r["pairs"] is None or r["pairs"] <= 1) for r in units.values()]  # type: ignore[operator]
-    return {
-        "holds": all(held),
-        "float_sums": all((r["float32"] or 0) <= 1 for r in units.values()),
-        "units": units,
+    sums = {
+        name: Sums(
+            int32=shares["int32"] or 0.0,
+            float32=shares["float32"] or 0.0,
+            pairs=shares["pairs"],
+            any_pair=shares["any_pair"],
+        )
+        for name, shares in units.items()
     }
+    return Certificate(
+        holds=all(s.int32 < 1 and (s.pairs is None or s.pairs <= 1) for s in sums.values()),
+        float_sums=all(s.float32 <= 1 for s in sums.values()),
+        units=sums,
+    )
 
 
 def _worse(one: dict[str, float | None], other: dict[str, float | None]) -> dict[str, float | None]:

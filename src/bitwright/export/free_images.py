@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bitwright.engine.note import Note
 from bitwright.errors import CaptureError
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.runtime import RUNTIME_ERRORS, feed_of, first_line, run, session
@@ -23,7 +24,7 @@ from bitwright.graph.free_sizes import (
     resize_free,
     takes_free_images,
 )
-from bitwright.graph.model_graph import ModelGraph, Note
+from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.working_copy import make_working_copy
 
 SIZES = "height and width"

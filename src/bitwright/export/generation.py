@@ -9,10 +9,9 @@ them belong to no whole run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bitwright.engine.files import (
     is_temporary,
@@ -25,9 +24,10 @@ from bitwright.engine.files import (
 )
 from bitwright.engine.lock import hold
 from bitwright.engine.manifest import Manifest, seal
+from bitwright.engine.record import Record
 from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
-from bitwright.export.rundir import LOCK, LOG, MANIFEST, RECIPE, STAGING, STORE, RunDirectory
+from bitwright.export.rundir import LOCK, LOG, MANIFEST, RECIPE, STAGING, STORE, R, RunDirectory
 
 # What is there before a run has anything to show.
 _BEFORE = {RECIPE, LOG, STORE, MANIFEST, LOCK, STAGING}
@@ -97,7 +97,7 @@ class Staged:
         """Make a file ready."""
         write_atomically(self[name], content)
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, value: Record) -> None:
         """Make a JSON file ready; numbers that JSON does not know become null."""
         self.write(name, rundir.as_json(value))
 
@@ -105,13 +105,13 @@ class Staged:
         """Let a file of the run go."""
         self.removed.add(name)
 
-    def json_of(self, name: str) -> dict[str, Any] | None:
+    def read(self, name: str, kind: type[R]) -> R | None:
         """A JSON file of the run as it will be; None where there will be none."""
         if self[name].is_file():
-            return RunDirectory(self.run[STAGING]).read_json(name)
+            return RunDirectory(self.run[STAGING]).read(name, kind)
         if name in self.removed or self.whole or not self.run.has(name):
             return None
-        return self.run.read_json(name)
+        return self.run.read(name, kind)
 
     def names(self) -> list[str]:
         """What is ready."""

@@ -26,7 +26,7 @@ def _register() -> None:
         "signed": OpSchema.AttrType.INT,
         "name": OpSchema.AttrType.STRING,
     }
-    shapes: list[tuple[str, str, dict[str, Any]]] = [
+    shapes: list[tuple[str, str, dict[str, OpSchema.AttrType]]] = [
         ("FakeQuantize", "tensor(float)", {**grid, "dynamic": OpSchema.AttrType.INT}),
         ("Dequantize", "Q", {**grid, "points": OpSchema.AttrType.INT}),
         ("Mark", "tensor(float)", {"name": OpSchema.AttrType.STRING}),

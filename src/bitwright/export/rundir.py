@@ -9,14 +9,17 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bitwright.engine import lock
 from bitwright.engine.files import append, is_temporary, read_plain
 from bitwright.engine.manifest import Manifest, Seal, difference, parse_manifest, seal, seal_of
 from bitwright.engine.progress import Event
+from bitwright.engine.record import Record
 from bitwright.engine.texts import parse_json
 from bitwright.errors import RunDirectoryError, RunWarning
+
+R = TypeVar("R", bound=Record)
 
 RECIPE, CENSUS, TABLE, ALLOCATION = "recipe.toml", "census.json", "table.csv", "allocation.json"
 METRICS, MODEL, ONNX, VERIFY = "metrics.json", "model.safetensors", "model.onnx", "verify.json"
@@ -71,7 +74,7 @@ class RunDirectory:
         try:
             found = seal(self[name], None if stated is None or name != LOG else stated.size)
         except OSError as error:
-            raise self._unreadable(name, error) from error
+            raise _unreadable(self, name, error) from error
         self._compare(name, found, stated)
         return self[name]
 
@@ -81,7 +84,7 @@ class RunDirectory:
         try:
             content = read_plain(self[name])
         except OSError as error:
-            raise self._unreadable(name, error) from error
+            raise _unreadable(self, name, error) from error
         self._compare(name, seal_of(content), stated)
         return content
 
@@ -101,6 +104,19 @@ class RunDirectory:
         if not isinstance(found, dict):
             raise RunDirectoryError(f"{self[name]} is damaged: it holds no object.")
         return found
+
+    def read(self, name: str, kind: type[R]) -> R:
+        """Read a JSON file of the run as what it holds.
+
+        Raises:
+            RunDirectoryError: damaged, or not what any run writes.
+        """
+        try:
+            return kind.from_json(self.read_json(name), name)
+        except ValueError as error:
+            raise RunDirectoryError(
+                f"{self[name]} holds what no run writes: {error}. Quantise again into a new --out."
+            ) from error
 
     def sizes(self) -> dict[str, int]:
         """The files of the run and their sizes on disk."""
@@ -126,12 +142,13 @@ class RunDirectory:
                 f"copy it into another folder, with {RECIPE} and {TABLE} where a table is needed."
             )
 
-    def _unreadable(self, name: str, error: OSError) -> RunDirectoryError:
-        again = f" {_remedy(self, name)}" if name in _AGAIN else ""
-        return RunDirectoryError(
-            f"{self[name]} cannot be read ({error.strerror}).{again} Is {self.path} the folder "
-            "that 'bitwright quantize' wrote (--out)?"
-        )
+
+def _unreadable(run: RunDirectory, name: str, error: OSError) -> RunDirectoryError:
+    again = f" {_remedy(run, name)}" if name in _AGAIN else ""
+    return RunDirectoryError(
+        f"{run[name]} cannot be read ({error.strerror}).{again} Is {run.path} the folder "
+        "that 'bitwright quantize' wrote (--out)?"
+    )
 
 
 def _not_of_the_run(run: RunDirectory, name: str, manifest: Manifest) -> str:

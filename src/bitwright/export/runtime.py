@@ -40,7 +40,7 @@ def run(runtime: ort.InferenceSession, feed: Mapping[str, Any]) -> list[np.ndarr
     return [np.asarray(value) for value in runtime.run(None, dict(feed))]
 
 
-def feed_of(inputs: Sequence[InputSpec], tensors: Iterable[Tensor]) -> dict[str, Any]:
+def feed_of(inputs: Sequence[InputSpec], tensors: Iterable[Tensor]) -> dict[str, np.ndarray]:
     """Tensors in the network's order as the arrays that a file takes by name."""
     pairs = zip(inputs, tensors, strict=True)
     return {spec.name: tensor.contiguous().cpu().numpy() for spec, tensor in pairs}

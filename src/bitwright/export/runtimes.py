@@ -145,7 +145,7 @@ class OpenVino:
         precise: bool = True,
     ) -> LoadedFile:
         """See `Runtime.load`."""
-        settings: dict[str, Any] = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+        settings: dict[str, str | int | bool] = {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         if precise:

@@ -18,6 +18,7 @@ from bitwright.errors import CaptureError
 from bitwright.export.float_twin import float_twin
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.runtime import RUNTIME_ERRORS, feed_of, session
+from bitwright.export.verified import Speed
 from bitwright.graph.custom_ops import DEQUANTIZE
 from bitwright.graph.model_graph import ModelGraph
 
@@ -29,7 +30,7 @@ LEAST_SECONDS = 0.002
 
 def compare_speed(
     path: Path, graph: ModelGraph, marked: fx.GraphModule, flat: tuple[Any, ...]
-) -> dict[str, Any] | None:
+) -> Speed | None:
     """Time a file against the same network in float: one sample, one thread, on this processor.
 
     The time is the process's own, so that a machine's other work does not count; files take turns.
@@ -58,14 +59,14 @@ def compare_speed(
     except RUNTIME_ERRORS:
         return None
     before, after = (1000 * statistics.median(column) for column in zip(*turns, strict=True))
-    return {
-        "float_ms": before,
-        "quantized_ms": after,
-        "ratio": after / before,
-        "samples": one[0].shape[0] if one and one[0].dim() else 1,
-        "threads": 1,
-        "turns": len(turns),
-    }
+    return Speed(
+        float_ms=before,
+        quantized_ms=after,
+        ratio=after / before,
+        samples=one[0].shape[0] if one and one[0].dim() else 1,
+        threads=1,
+        turns=len(turns),
+    )
 
 
 def _float_file(

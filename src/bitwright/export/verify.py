@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bitwright.export.onnx_read import read_onnx
 from bitwright.export.rounding import count_undecided, find_agreeing, take_comparable
 from bitwright.export.runtime import RUNTIME_ERRORS, first_line, session
 from bitwright.export.speed import compare_speed
+from bitwright.export.verified import Certificate, OptimizedRun, OtherSize, Verification
 from bitwright.graph.answers import Answer
 from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE, MARK
 from bitwright.graph.execute import Inputs, bind, walk
@@ -45,7 +47,7 @@ def verify(
     batches: Iterable[Inputs],
     progress: Callable[[int], None] = lambda _: None,
     portable: bool = False,
-) -> dict[str, Any]:
+) -> Verification:
     """Check that ONNX Runtime computes from the file what the simulation promised.
 
     Every unit is cut out of the file and fed with the simulation's own input, optimisations off: it
@@ -66,7 +68,7 @@ def verify(
         portable: whether the sums were promised to be the same on every processor.
     """
     model = read_onnx(path)
-    found: dict[str, Any] = {"passed": False, "tolerance": UNIT_TOLERANCE}
+    units: dict[str, float] = {}
     answer, places = graph.answer, output_places(marked)
     whole = {flag: _Whole(path, flag, answer, places) for flag in (False, True)}
     tallies = {flag: _EndToEnd(answer) for flag in (False, True)}
@@ -75,39 +77,68 @@ def verify(
         flat = bind(graph, inputs)
         if not samples:
             few = tuple(t[:UNIT_SAMPLES] if isinstance(t, Tensor) else t for t in flat)
-            found["units"] = verify_units(model, marked, few)
+            units = verify_units(model, marked, few)
         expected = take_comparable(answer, walk(marked, flat))
         for flag, runtime in whole.items():
             got = runtime.run(flat, expected)
             missed = 0 if got is None else tallies[flag].add(expected, got)
             if got is not None and missed and not flag and samples < FEW_SAMPLES:
-                doubtful += count_undecided(marked, flat, expected, got, found["units"], answer)
+                doubtful += count_undecided(marked, flat, expected, got, units, answer)
         samples += expected.shape[0]
         progress(samples)
-    found["samples"], found["undecided"] = samples, doubtful
-    found["error"] = whole[False].error or whole[True].error
-    found |= tallies[False].result()
-    found["optimized"] = {**tallies[True].result(), "operators": _list_optimized_operators(path)}
-    found["optimized"]["note"] = kernels_note(
-        found["agreement"], found["optimized"]["agreement"], find_overflowing(marked), lacks_vnni()
-    )
-    units = found.get("units", {})
-    found["other_size"] = _at_another_size(whole[False], graph, marked, few, units)
-    found["portable"] = {"asked": portable, **certify(graph, marked)}
-    _judge(found, tallies[False].agrees(doubtful if samples < FEW_SAMPLES else 0))
-    timed = few and not found["error"]
-    found["speed"] = compare_speed(path, graph, marked, few) if timed else None
-    return found
+    error = whole[False].error or whole[True].error
+    optimized = _optimized(path, marked, tallies[False].agreement, tallies[True])
+    other = _at_another_size(whole[False], graph, marked, few, units)
+    sums = replace(certify(graph, marked), asked=portable)
+    found = _judge(units, (samples, doubtful), tallies[False], error, optimized, other, sums)
+    timed = compare_speed(path, graph, marked, few) if few and not error else None
+    return replace(found, speed=timed)
 
 
-def _judge(found: dict[str, Any], kept: bool) -> None:
-    """Whether the promise holds: `kept` end to end, in every unit, at another size, in all sums."""
-    units, other, sums = found.get("units", {}), found["other_size"], found["portable"]
-    kept = kept and (sums["holds"] or not sums["asked"])
+def _judge(
+    units: Mapping[str, float],
+    counted: tuple[int, int],
+    tally: _EndToEnd,
+    error: str | None,
+    optimized: OptimizedRun,
+    other: OtherSize | None,
+    sums: Certificate,
+) -> Verification:
+    """Whether the promise holds end to end, in every unit, at another size, and in all sums.
+
+    `counted` are the samples, and those of them that float rounding alone decides.
+    """
+    samples, doubtful = counted
     bad = [name for name, difference in units.items() if not difference <= UNIT_TOLERANCE]
-    found["first_failure"] = bad[0] if bad else None
-    sized = other is None or other["agreement"] >= AGREEMENT
-    found["passed"] = bool(units) and not bad and not found["error"] and sized and kept
+    kept = tally.agrees(doubtful if samples < FEW_SAMPLES else 0)
+    sized = other is None or other.agreement >= AGREEMENT
+    certain = sums.holds or not sums.asked
+    return Verification(
+        passed=bool(units) and not bad and not error and sized and kept and certain,
+        tolerance=UNIT_TOLERANCE,
+        units=units,
+        samples=samples,
+        undecided=doubtful,
+        error=error,
+        agreement=tally.agreement,
+        max_difference=tally.worst,
+        max_relative_difference=tally.relative,
+        optimized=optimized,
+        other_size=other,
+        portable=sums,
+        first_failure=bad[0] if bad else None,
+    )
+
+
+def _optimized(path: Path, marked: fx.GraphModule, plain: float, tally: _EndToEnd) -> OptimizedRun:
+    """The run with optimisations, beside the agreement without."""
+    return OptimizedRun(
+        agreement=tally.agreement,
+        max_difference=tally.worst,
+        max_relative_difference=tally.relative,
+        operators=_list_optimized_operators(path),
+        note=kernels_note(plain, tally.agreement, find_overflowing(marked), lacks_vnni()),
+    )
 
 
 def _at_another_size(
@@ -116,7 +147,7 @@ def _at_another_size(
     marked: fx.GraphModule,
     few: tuple[Any, ...],
     units: Mapping[str, float],
-) -> dict[str, Any] | None:
+) -> OtherSize | None:
     """A few samples at the next larger size, where sizes are free: the share that agrees.
 
     What float rounding alone decides counts as agreeing.
@@ -133,12 +164,12 @@ def _at_another_size(
     except RunDirectoryError:  # an output of another shape
         got = None
     if got is None:
-        return {"larger_by": step, "agreement": 0.0}
+        return OtherSize(larger_by=step, agreement=0.0)
     agree = find_agreeing(graph.answer, expected, got)
     same = int(agree.sum())
     if same < agree.numel():
         same += count_undecided(marked, flat, expected, got, units, graph.answer)
-    return {"larger_by": step, "agreement": same / max(agree.numel(), 1)}
+    return OtherSize(larger_by=step, agreement=same / max(agree.numel(), 1))
 
 
 def verify_units(
@@ -278,12 +309,15 @@ class _EndToEnd:
         """Whether the promise holds for the answers that count."""
         return self.rows > 0 and self.same >= AGREEMENT * (self.rows - left_out)
 
-    def result(self) -> dict[str, float]:
-        return {
-            "agreement": self.same / max(self.rows, 1),
-            "max_difference": self.worst,
-            "max_relative_difference": self.worst / self.scale,
-        }
+    @property
+    def agreement(self) -> float:
+        """Share of the answers that are the same."""
+        return self.same / max(self.rows, 1)
+
+    @property
+    def relative(self) -> float:
+        """The worst difference against the largest number."""
+        return self.worst / self.scale
 
 
 def _list_optimized_operators(path: Path) -> dict[str, int]:

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from bitwright.engine.note import Note
 from bitwright.errors import CaptureError
 from bitwright.graph import rules, units
 from bitwright.graph.answers import answer_of
@@ -27,7 +28,6 @@ from bitwright.graph.free_sizes import is_image
 from bitwright.graph.model_graph import (
     InputSpec,
     ModelGraph,
-    Note,
     get_tensor,
     name_tensors,
     set_tensor,
@@ -103,7 +103,7 @@ def _use_channels_last(module: fx.GraphModule) -> None:
         set_tensor(module, target, channels_last(tensor))
 
 
-def call_of(model: nn.Module, example: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(model: nn.Module, example: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, object]]:
     """The arguments and keywords with which an example is given to forward(), two samples each."""
     if isinstance(example, Mapping):
         return (), pytree.tree_map(_at_least_two, in_forward_order(model, example))

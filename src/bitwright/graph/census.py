@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from torch import fx
 
+from bitwright.graph.census_record import Census, Conventions, FloatOperator, UnitEntry
 from bitwright.graph.choice import Choice
 from bitwright.graph.float_weights import float_weights
 from bitwright.graph.model_graph import ModelGraph, Unit
@@ -25,7 +25,7 @@ def census(
     choices: Mapping[str, Choice],
     sites: tuple[Site, ...],
     samples: int = 0,
-) -> dict[str, Any]:
+) -> Census:
     """Every weighted operation with its bits, every other operator with its reason, the protocol.
 
     Args:
@@ -35,49 +35,46 @@ def census(
         sites: the quantised edges.
         samples: calibration samples, for the calibration-size rule (0: not known).
     """
-    units = [_unit_row(u, choices[u.name], target, samples) for u in graph.units]
-    return {
-        "target": target.name,
-        "units": units,
-        "float_ops": _float_operators(graph, sites),
-        "float_weights": float_weights(graph, choices),
-        "notes": [{"place": n.place, "text": n.text} for n in graph.notes],
-        "folded_batch_norms": sorted(record.name for record in graph.folded.values()),
-        "protocol": _protocol(graph, target, choices, sites),
-        "calibration_samples": samples,
-    }
+    return Census(
+        target=target.name,
+        units=tuple(_unit_entry(u, choices[u.name], target, samples) for u in graph.units),
+        float_ops=_float_operators(graph, sites),
+        float_weights=float_weights(graph, choices),
+        notes=graph.notes,
+        folded_batch_norms=tuple(sorted(record.name for record in graph.folded.values())),
+        protocol=_conventions(graph, target, choices, sites),
+        calibration_samples=samples,
+    )
 
 
-def _unit_row(unit: Unit, choice: Choice, target: Target, samples: int) -> dict[str, Any]:
+def _unit_entry(unit: Unit, choice: Choice, target: Target, samples: int) -> UnitEntry:
     fan_in = unit.params // unit.shape[unit.channel_axis] // (
         unit.groups if unit.kind.startswith("conv_transpose") else 1
     )  # fmt: skip
     a_bits = 0 if unit.weight_only or not target.inputs else choice.a_bits
-    row: dict[str, Any] = {
-        "name": unit.name,
-        "kind": unit.kind,
-        "shape": list(unit.shape),
-        "w_bits": choice.w_bits,
-        "a_bits": a_bits if choice.w_bits else 0,
-        "points": choice.points,
-        "params": unit.params,
-        "macs": unit.macs,
-        "activation": unit.activation,
-        "calls": len(unit.calls),
-        "tied": unit.tied,
+    equations = samples * unit.positions
+    return UnitEntry(
+        name=unit.name,
+        kind=unit.kind,
+        shape=tuple(unit.shape),
+        w_bits=choice.w_bits,
+        a_bits=a_bits if choice.w_bits else 0,
+        points=choice.points,
+        params=unit.params,
+        macs=unit.macs,
+        activation=unit.activation,
+        calls=len(unit.calls),
+        tied=unit.tied,
         # Section 3.1 and appendix A of the paper: with fewer equations than unknowns a unit can be
         # fitted to the calibration data without meaning.
-        "unknowns_per_channel": fan_in,
-        "equations": samples * unit.positions,
-    }
-    if samples:
-        row["over_parameterised"] = samples * unit.positions < fan_in
-    if choice.is_float:
-        row["reason"] = "kept in float by --keep or --scheme"
-    return row
+        unknowns_per_channel=fan_in,
+        equations=equations,
+        over_parameterised=equations < fan_in if samples else None,
+        reason="kept in float by --keep or --scheme" if choice.is_float else None,
+    )
 
 
-def _float_operators(graph: ModelGraph, sites: tuple[Site, ...]) -> list[dict[str, Any]]:
+def _float_operators(graph: ModelGraph, sites: tuple[Site, ...]) -> tuple[FloatOperator, ...]:
     """Operators that compute in float, counted by kind, with the reason."""
     quantized = {site.reader for site in sites}
     counts: Counter[tuple[str, str]] = Counter()
@@ -90,10 +87,10 @@ def _float_operators(graph: ModelGraph, sites: tuple[Site, ...]) -> list[dict[st
         reason = _reason(node, graph)
         if reason:
             counts[name, reason] += 1
-    return [
-        {"op": op, "count": count, "reason": reason}
+    return tuple(
+        FloatOperator(op=op, count=count, reason=reason)
         for (op, reason), count in sorted(counts.items())
-    ]
+    )
 
 
 def _reason(node: fx.Node, graph: ModelGraph) -> str:
@@ -114,22 +111,21 @@ def _reason(node: fx.Node, graph: ModelGraph) -> str:
     return "no weights; the target computes it in float"
 
 
-def _protocol(
+def _conventions(
     graph: ModelGraph, target: Target, choices: Mapping[str, Choice], sites: tuple[Site, ...]
-) -> dict[str, Any]:
-    """The settings that literature leaves unsaid and that make figures incomparable."""
+) -> Conventions:
     names = [u.name for u in graph.units]
     by_bits = Counter(str(choices[name]) for name in names)
     adds = {n.name for n in graph.module.graph.nodes if plain_name(n) == "add"}
     inputs = {n.name for n in graph.module.graph.nodes if n.op == "placeholder"}
-    return {
-        "schemes": dict(sorted(by_bits.items())),
-        "first": str(choices[names[0]]) if names else None,
-        "last": str(choices[names[-1]]) if names else None,
-        "weights": f"{'symmetric' if target.weight_symmetric else 'asymmetric'}, "
+    return Conventions(
+        schemes=dict(sorted(by_bits.items())),
+        first=str(choices[names[0]]) if names else None,
+        last=str(choices[names[-1]]) if names else None,
+        weights=f"{'symmetric' if target.weight_symmetric else 'asymmetric'}, "
         f"{'per channel' if target.weight_per_channel else 'per tensor'}",
-        "inputs": "float" if not target.inputs else "per tensor",
-        "residual_adds_quantised": any(site.reader in adds for site in sites),
-        "network_input_quantised": any(site.source in inputs for site in sites),
-        "biases": "int32" if target.bias_bits else "float",
-    }
+        inputs="float" if not target.inputs else "per tensor",
+        residual_adds_quantised=any(site.reader in adds for site in sites),
+        network_input_quantised=any(site.source in inputs for site in sites),
+        biases="int32" if target.bias_bits else "float",
+    )

@@ -43,7 +43,7 @@ class Choice:
         """Bits of the sum of all points: those of the grid that the weight is solved on."""
         return self.w_bits * self.points
 
-    def record(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, int]:
         """As run directories hold it; groups are named where there are some."""
         found = {"w_bits": self.w_bits, "a_bits": self.a_bits, "points": self.points}
         return {**found, "group": self.group} if self.group else found

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
+from bitwright.graph.census_record import FloatWeights
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph, name_tensors
 from bitwright.graph.operators import plain_name
 
 
-def float_weights(graph: ModelGraph, choices: Mapping[str, Choice]) -> dict[str, Any]:
-    """The share of the stored numbers that stay float, by the operator that reads them.
-
-    Returns:
-        `share` of all stored numbers; `operators`, each with its part of them, the largest first;
-        `size`, what the numbers take at their bits against float, without names, scales, headers.
-    """
+def float_weights(graph: ModelGraph, choices: Mapping[str, Choice]) -> FloatWeights:
+    """The share of the stored numbers that stay float, by the operator that reads them."""
     quantised = {u.weight: choices[u.name] for u in graph.units if not choices[u.name].is_float}
     readers = {
         str(node.target): plain_name(next(iter(node.users)))
@@ -35,8 +30,8 @@ def float_weights(graph: ModelGraph, choices: Mapping[str, Choice]) -> dict[str,
         if choice is None:
             counts[readers.get(target, "other")] += tensor.numel()
     whole = max(total, 1)
-    return {
-        "share": sum(counts.values()) / whole,
-        "operators": {name: count / whole for name, count in counts.most_common()},
-        "size": bits / (32 * whole),
-    }
+    return FloatWeights(
+        share=sum(counts.values()) / whole,
+        operators={name: count / whole for name, count in counts.most_common()},
+        size=bits / (32 * whole),
+    )

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.model_graph import FoldedBatchNorm, Note, get_tensor, set_tensor
+from bitwright.engine.note import Note
+from bitwright.graph.model_graph import FoldedBatchNorm, get_tensor, set_tensor
 from bitwright.graph.operators import CHANNEL_AXIS, WEIGHTED, unit_name
 
 aten = torch.ops.aten

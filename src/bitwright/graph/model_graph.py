@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from bitwright.engine.note import Note
 from bitwright.graph.answers import FIRST, Answer
 
 
@@ -89,14 +90,6 @@ class FoldedBatchNorm:
     mean: Tensor
     var: Tensor
     eps: float
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something a user should know about one place of the network."""
-
-    place: str
-    text: str
 
 
 @dataclass(frozen=True)

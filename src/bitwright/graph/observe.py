@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from bitwright.engine.note import Note
 from bitwright.errors import DataError
 from bitwright.graph.execute import Inputs, bind, blame_batch, run
-from bitwright.graph.model_graph import FoldedBatchNorm, ModelGraph, Note
+from bitwright.graph.model_graph import FoldedBatchNorm, ModelGraph
 from bitwright.numerics.stats import ChannelStats, TensorStats
 
 # A histogram read from this many values of a batch is as good as from all of them; the extremes

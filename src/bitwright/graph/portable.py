@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from bitwright.engine.note import Note
 from bitwright.graph.answers import Answer
 from bitwright.graph.model_graph import (
     FoldedBatchNorm,
     InputSpec,
     ModelGraph,
-    Note,
     Unit,
     attribute,
 )

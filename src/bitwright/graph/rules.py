@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bitwright.engine.note import Note
 from bitwright.graph.attention import decompose_attention
 from bitwright.graph.fold import fold_batch_norm
-from bitwright.graph.model_graph import FoldedBatchNorm, Note, attribute, get_tensor, set_tensor
+from bitwright.graph.model_graph import FoldedBatchNorm, attribute, get_tensor, set_tensor
 from bitwright.graph.products import linear_from_einsum, linear_from_product
 
 aten = torch.ops.aten

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from bitwright.graph.model_graph import ModelGraph, Note
+from bitwright.engine.note import Note
+from bitwright.graph.model_graph import ModelGraph
 
 _SHOWN = 5
 
@@ -71,11 +72,6 @@ def unread_notes(graph: ModelGraph) -> tuple[Note, ...]:
             "which is given the whole result, or the output that matters first (or as 'logits').",
         ),
     )
-
-
-def unread_warnings(graph: ModelGraph) -> list[dict[str, str]]:
-    """The same as records for metrics.json."""
-    return [{"place": note.place, "text": note.text} for note in unread_notes(graph)]
 
 
 def _units_behind(start: set[fx.Node], stop: set[fx.Node], calls: dict[str, str]) -> set[str]:

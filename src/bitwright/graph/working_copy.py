@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from bitwright.engine.note import Note
 from bitwright.errors import ModelError
-from bitwright.graph.model_graph import Note
 
 _SHORT = (torch.float16, torch.bfloat16)
 

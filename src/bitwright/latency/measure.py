@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -202,7 +203,7 @@ def file_writer(
     return write
 
 
-def feed_of(graph: ModelGraph, example: tuple[Tensor, ...], batch: int) -> dict[str, Any]:
+def feed_of(graph: ModelGraph, example: tuple[Tensor, ...], batch: int) -> dict[str, np.ndarray]:
     """The example as ONNX Runtime's inputs, its samples repeated to a batch where that is free."""
     found = {}
     for spec, tensor in zip(graph.inputs, example, strict=True):

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bitwright.engine.record import Record
 from bitwright.errors import BitwrightError
 from bitwright.export.runtimes import list_installed
 from bitwright.graph.choice import FLOAT, Choice
@@ -37,8 +38,8 @@ _TOO_LARGE = (
 )
 
 
-@dataclass(frozen=True)
-class SpeedTrial:
+@dataclass(frozen=True, eq=False)
+class SpeedTrial(Record):
     """The file of one target in one runtime beside float.
 
     Attributes:
@@ -58,6 +59,10 @@ class SpeedTrial:
     def gains(self) -> bool:
         """Whether the file is faster than float beyond doubt."""
         return self.times is not None and self.times[1] >= GAIN
+
+    def to_json(self) -> dict[str, Any]:
+        """As `doctor --json` prints it."""
+        return {**super().to_json(), "gains": self.gains}
 
 
 def try_targets(
@@ -104,7 +109,9 @@ def _write_files(
             continue
         write = file_writer(graph, target, example)
         menu = menu_for(graph, target, (scheme,))
-        wanted: dict[str, Any] = {target.name: {unit: own[0] for unit, own in menu.items()}}
+        wanted: dict[str, dict[str, Choice]] = {
+            target.name: {unit: own[0] for unit, own in menu.items()}
+        }
         if not files:
             wanted = {FLOAT_LABEL: dict.fromkeys(menu, FLOAT), **wanted}
         for label, choices in wanted.items():

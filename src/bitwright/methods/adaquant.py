@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -159,11 +158,12 @@ class _State:
         free = problem.free_inputs and inputs is not None
         self.input_learned = "input_quantizer" in method.learned and free
         groups = self._groups()
-        self.rates = [float(g["lr"]) for g in groups]
-        self.adam = torch.optim.Adam(groups) if groups else None
+        self.rates = [rate for _, rate in groups]
+        given = [{"params": [value], "lr": rate} for value, rate in groups]
+        self.adam = torch.optim.Adam(given) if given else None
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of Adam, at the rates that the method asks for."""
+    def _groups(self) -> list[tuple[Tensor, float]]:
+        """What Adam moves, at the rates that the method asks for."""
         method, relative = self.method, self.method.relative
         assert self.problem.samples is not None
         spread = 1.0
@@ -171,10 +171,10 @@ class _State:
             spread = float(self.problem.samples.y.std(correction=0).clamp_min(1e-12))
         scale = float(self.begin.scale.mean())
         levels = self.problem.grid.levels - 1
-        groups: list[dict[str, Any]] = []
+        groups: list[tuple[Tensor, float]] = []
 
         def add(value: Tensor, rate: float) -> None:
-            groups.append({"params": [value.requires_grad_()], "lr": rate})
+            groups.append((value.requires_grad_(), rate))
 
         if "weight" in method.learned:
             add(self.free, method.weight_rate)

@@ -25,7 +25,7 @@ from bitwright.numerics.ranges import range_rule
 from bitwright.numerics.stats import TensorStats
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.plan import choices_of, stream
-from bitwright.sensitivity.prices import Prices, file_share, input_sizes
+from bitwright.sensitivity.prices import Prices
 from bitwright.sensitivity.ties import groups_among, tie_rows
 from bitwright.solving.assembly import assemble
 from bitwright.solving.grids import active_sites, input_grids
@@ -70,9 +70,8 @@ def costs_of(job: Job, graph: ModelGraph, menu: Menus) -> Table:
     """The table of a menu as it will be, with losses of nothing: what each choice costs."""
     target = job.plan.target
     base = choices_of(graph, job.plan)
-    share = file_share(graph, target, _round_base(job, graph), base)
     flat = bind(graph, next(iter(stream(job.data, job.recipe))))
-    prices = Prices(graph, target, share, input_sizes(graph, flat))
+    prices = Prices.beside(graph, target, _round_base(job, graph), base, flat)
     rows = []
     for unit in graph.units:
         choices = menu[unit.name]

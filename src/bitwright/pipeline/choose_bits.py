@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from bitwright.allocation.allocate import Allocation, allocate
 from bitwright.allocation.budget import Budget
+from bitwright.allocation.chosen import LosslessSearch, Pairwise
 from bitwright.allocation.cost import DEGRADATIONS
 from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.shortfall import require
@@ -54,8 +55,8 @@ class Searched:
     measured_loss: Mapping[str, float]
     note: str = ""
     latency: Mapping[str, LatencyTable] = field(default_factory=dict)
-    pairwise: Mapping[str, object] = field(default_factory=dict)
-    lossless: Mapping[str, object] = field(default_factory=dict)
+    pairwise: Pairwise | None = None
+    lossless: LosslessSearch | None = None
     timed: LatencyCheck | None = None
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from torch import nn
 
 from bitwright.engine.progress import Progress
 from bitwright.evaluation.compare import compare, try_metric
+from bitwright.evaluation.figures import ActivationPeak, Comparison
 from bitwright.evaluation.forward import outcome_of
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
@@ -35,9 +36,7 @@ def try_evaluation(job: Job, graph: ModelGraph) -> None:
         try_metric(job.plan.metric, outcome_of(graph, graph.module), few)
 
 
-def evaluate_job(
-    job: Job, graph: ModelGraph, module: nn.Module, progress: Progress
-) -> dict[str, Any]:
+def evaluate_job(job: Job, graph: ModelGraph, module: nn.Module, progress: Progress) -> Comparison:
     """Float against quantised on the evaluation data, or label-free on the calibration data."""
     dataset = job.evaluation
     recipe = job.recipe
@@ -54,13 +53,12 @@ def evaluate_job(
             graph.answer.kind,
         )
     made = DISTILLED if job.data.spec == DISTILLED else "calibration data"
-    found["evaluated_on"] = "evaluation data" if job.evaluation is not None else made
-    return found
+    return replace(found, evaluated_on="evaluation data" if job.evaluation is not None else made)
 
 
-def warn_if_poor(metrics: Mapping[str, Any], recipe: Recipe, progress: Progress) -> None:
+def warn_if_poor(metrics: Comparison, recipe: Recipe, progress: Progress) -> None:
     """Say so where few answers are those of the float network, and what may help."""
-    if metrics["agreement"] < 0.9:
+    if metrics.agreement < 0.9:
         tuned = f" and {recipe.tune}" if recipe.tune else ""
         bits = "what was chosen from the menu" if recipe.menu else recipe.scheme
         more = "a larger budget (--budget)" if recipe.menu else "more bits (--scheme w8a8)"
@@ -75,12 +73,12 @@ def warn_if_poor(metrics: Mapping[str, Any], recipe: Recipe, progress: Progress)
 
 def activation_memory(
     job: Job, graph: ModelGraph, sites: tuple[Site, ...], choices: Mapping[str, Choice]
-) -> dict[str, int]:
+) -> ActivationPeak:
     """Peak bytes of the live activations of one sample, in float and as quantised."""
     first = next(stream(job.data, job.recipe))
     sizes = value_sizes(graph, bind(graph, first))
     bits = bits_of_edges(sites, choices)
-    return {
-        "float_bytes": activation_peak(graph, sizes, {}).size,
-        "quantized_bytes": activation_peak(graph, sizes, bits).size,
-    }
+    return ActivationPeak(
+        float_bytes=activation_peak(graph, sizes, {}).size,
+        quantized_bytes=activation_peak(graph, sizes, bits).size,
+    )

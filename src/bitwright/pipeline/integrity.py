@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,45 @@ from typing import Any
 from bitwright.engine import lock
 from bitwright.engine.files import is_temporary
 from bitwright.engine.manifest import read_version
+from bitwright.engine.record import OPTIONAL, Record, store_as
 from bitwright.engine.store import examine
 from bitwright.errors import RunDirectoryError, RunWarning
+from bitwright.evaluation.figures import Environment, Metrics
 from bitwright.export import rundir
 from bitwright.export.packed import FORMAT_VERSION, load_packed
 from bitwright.export.rundir import RunDirectory
+from bitwright.export.verified import Verification
+from bitwright.graph.census_record import Census
 from bitwright.pipeline.runs import recipe_of
 from bitwright.recipe.values import Recipe
 
 # What stands in a folder beside the files of the manifest.
 _BESIDE = {rundir.MANIFEST, rundir.LOCK, rundir.LOG, rundir.STORE, rundir.STAGING}
-_RECORDS = (rundir.CENSUS, rundir.ALLOCATION, rundir.METRICS, rundir.VERIFY)
+_RECORDS: Mapping[str, type[Record]] = {
+    rundir.CENSUS: Census, rundir.METRICS: Metrics, rundir.VERIFY: Verification,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Checked:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Versions(Record):
+    """Of formats and programs, as a run states them and as far as it can be read.
+
+    Attributes:
+        installed, manifest, bitwright: this program, the manifest's format, what wrote the run.
+        recipe, model: of these two files.
+        environment: what the run's figures were measured with.
+    """
+
+    installed: str
+    manifest: int | None = field(default=None, metadata=OPTIONAL)
+    bitwright: str | None = field(default=None, metadata=OPTIONAL)
+    recipe: int | None = field(default=None, metadata={**OPTIONAL, **store_as(rundir.RECIPE)})
+    model: str | None = field(default=None, metadata={**OPTIONAL, **store_as(rundir.MODEL)})
+    environment: Environment | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Checked(Record):
     """What was found.
 
     Attributes:
@@ -43,16 +67,16 @@ class Checked:
     entries: int
     faults: tuple[str, ...]
     notes: tuple[str, ...]
-    versions: dict[str, Any]
+    versions: Versions
 
     @property
     def sound(self) -> bool:
         """Whether nothing is wrong."""
         return not self.faults
 
-    def as_record(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """What `--json` prints."""
-        return {"sound": self.sound, **asdict(self)}
+        return {"sound": self.sound, **super().to_json()}
 
 
 def check(path: Path) -> Checked:
@@ -74,7 +98,14 @@ def check(path: Path) -> Checked:
     versions = _versions(run, faults)
     writing = lock.owner(path / rundir.LOCK)
     notes += [f"{path} is being written by {writing}."] if writing else []
-    return Checked(str(path), good, entries, tuple(dict.fromkeys(faults)), tuple(notes), versions)
+    return Checked(
+        run=str(path),
+        files=good,
+        entries=entries,
+        faults=tuple(dict.fromkeys(faults)),
+        notes=tuple(notes),
+        versions=versions,
+    )
 
 
 def _passes(faults: list[str], look: Callable[[], object]) -> bool:
@@ -102,27 +133,23 @@ def _others(run: RunDirectory) -> tuple[list[str], list[str]]:
     return faults, notes
 
 
-def _versions(run: RunDirectory, faults: list[str]) -> dict[str, Any]:
+def _versions(run: RunDirectory, faults: list[str]) -> Versions:
     """What wrote the run; and whether this version reads those files that are what they must be."""
-    found: dict[str, Any] = {"installed": read_version()}
-    if run.manifest is not None:
-        found |= {"manifest": run.manifest.version, "bitwright": run.manifest.bitwright}
     readers: dict[str, Callable[[], object]] = {
         rundir.RECIPE: partial(recipe_of, run),
         rundir.MODEL: partial(load_packed, run[rundir.MODEL]),
-        **{name: partial(run.read_json, name) for name in _RECORDS},
+        rundir.ALLOCATION: partial(run.read_json, rundir.ALLOCATION),
+        **{name: partial(run.read, name, kind) for name, kind in _RECORDS.items()},
     }
-    known = {rundir.RECIPE: Recipe.version, rundir.MODEL: FORMAT_VERSION}
-    for name, look in readers.items():
-        # What is missing or another was told before.
-        if not (run[name].exists() and _passes([], partial(run.checked, name))):
-            continue
-        if _passes(faults, look):
-            found |= {name: known[name]} if name in known else {}
-            found |= _environment(run) if name == rundir.METRICS else {}
-    return found
-
-
-def _environment(run: RunDirectory) -> dict[str, Any]:
-    with_versions = run.read_json(rundir.METRICS).get("environment")
-    return {"environment": with_versions} if isinstance(with_versions, dict) else {}
+    # What is missing or another was told before.
+    there = [n for n in readers if run[n].exists() and _passes([], partial(run.checked, n))]
+    good = {name for name in there if _passes(faults, readers[name])}
+    measured = run.read(rundir.METRICS, Metrics) if rundir.METRICS in good else None
+    return Versions(
+        installed=read_version(),
+        manifest=run.manifest.version if run.manifest else None,
+        bitwright=run.manifest.bitwright if run.manifest else None,
+        recipe=Recipe.version if rundir.RECIPE in good else None,
+        model=FORMAT_VERSION if rundir.MODEL in good else None,
+        environment=measured.environment if measured else None,
+    )

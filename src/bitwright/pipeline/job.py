@@ -11,6 +11,7 @@ from torch import nn
 
 from bitwright.engine.code import code_version
 from bitwright.engine.digest import digest, fingerprint_each
+from bitwright.engine.note import Note
 from bitwright.engine.progress import Progress
 from bitwright.engine.random_state import seed_all
 from bitwright.engine.store import Entries, NullStore, Store
@@ -19,7 +20,7 @@ from bitwright.export.free_images import capture_free
 from bitwright.export.trial import try_opset
 from bitwright.graph.capture import ExampleInputs, capture
 from bitwright.graph.choice import Choice, Menus
-from bitwright.graph.model_graph import ModelGraph, Note
+from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.observe import Observation, observe
 from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from bitwright.allocation.allocate import SOLVERS, allocate
 from bitwright.allocation.budget import Budget
@@ -27,7 +26,6 @@ UNIFORM = "uniform"
 _IP = "ip"
 # A frontier without a bend has no knees: then so many of its points are run.
 _FEW = 6
-_EVALUATED = ("agreement", "kl")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +124,8 @@ def _run(
     losses = solutions.losses(choices)
     if job.evaluation is None:
         return losses, {}
-    found: dict[str, Any] = evaluate_job(job, graph, solutions.module(choices), Progress())
-    figures = {name: float(found[name]) for name in _EVALUATED}
-    for name, value in found["quantized"].items():
-        figures |= {name: float(value), f"{name} of float": float(found["float"][name])}
+    found = evaluate_job(job, graph, solutions.module(choices), Progress())
+    figures = {"agreement": found.agreement, "kl": found.kl}
+    for name, value in found.after.items():
+        figures |= {name: value, f"{name} of float": found.before[name]}
     return losses, figures

@@ -8,10 +8,9 @@ length configurations are stitched and run, and none is solved again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
 
 import torch
 from scipy.stats import beta
@@ -19,6 +18,7 @@ from torch import fx
 
 from bitwright.allocation.allocate import Allocation, allocate
 from bitwright.allocation.budget import Budget
+from bitwright.allocation.chosen import LosslessRun, LosslessSearch
 from bitwright.allocation.frontier import Frontier, Point, trace
 from bitwright.allocation.menu import Selection
 from bitwright.allocation.solver.program import FEASIBLE
@@ -179,7 +179,7 @@ def search_lossless(
         frontier = trace(table, cost)
     judge = HeldOut(prepared)
     solutions = base.solutions
-    search = Search(table, frontier, recipe.lossless, lambda c: judge(_module(solutions, c)))
+    search = Search(table, frontier, recipe.lossless, lambda c: judge(solutions.module(c)))
     with progress.stage("lossless"):
         found, attained = search.cheapest()
     record = _record(search, found, attained)
@@ -197,13 +197,7 @@ def search_lossless(
     )
 
 
-def _module(solutions: Any, choices: Choices) -> fx.GraphModule:
-    module = solutions.module(choices)
-    assert isinstance(module, fx.GraphModule)
-    return module
-
-
-def _record(search: Search, found: Allocation, attained: bool) -> dict[str, Any]:
+def _record(search: Search, found: Allocation, attained: bool) -> LosslessSearch:
     """What was asked, found and tried."""
     key = tuple(found.choices[unit] for unit in search.table.units)
     agreement = search.known[key]
@@ -211,37 +205,40 @@ def _record(search: Search, found: Allocation, attained: bool) -> dict[str, Any]
     assert spent is not None
     whole = search.frontier.cost.whole
     share = None if not whole else spent / search.frontier.cost.shown(whole)
-    return {
-        "tolerance": search.tolerance,
-        "cost": search.frontier.cost.name,
-        "attained": attained,
-        "used": spent,
-        "share": share,
-        **_figures(agreement),
-        "runs": [{"used": t.used, "share": t.share, **_figures(t.agreement)} for t in search.tried],
-    }
-
-
-def _figures(found: Agreement) -> dict[str, float]:
-    return {
-        "agreement": found.share,
-        "samples": found.rows,
-        "disagreement_bound": found.disagreement_bound,
-    }
-
-
-def word_record(record: Mapping[str, Any]) -> str:
-    """What lossless costs, or what it lacks, in a sentence."""
-    share = "" if record["share"] is None else f" ({record['share']:.4g} of float)"
-    cost = f"{record['cost']} {record['used']:.4g}{share}"
-    agree = (
-        f"{record['agreement']:.2%} of {record['samples']} held-out answers agree with float (with "
-        f"95 % confidence at most {record['disagreement_bound']:.2%} of all differ)"
+    return LosslessSearch(
+        tolerance=search.tolerance,
+        cost=search.frontier.cost.name,
+        attained=attained,
+        used=spent,
+        share=share,
+        agreement=agreement.share,
+        samples=agreement.rows,
+        disagreement_bound=agreement.disagreement_bound,
+        runs=tuple(
+            LosslessRun(
+                used=tried.used,
+                share=tried.share,
+                agreement=tried.agreement.share,
+                samples=tried.agreement.rows,
+                disagreement_bound=tried.agreement.disagreement_bound,
+            )
+            for tried in search.tried
+        ),
     )
-    if record["attained"]:
-        return f"lossless to {record['tolerance']:g} at {cost}: {agree}."
+
+
+def word_record(found: LosslessSearch) -> str:
+    """What lossless costs, or what it lacks, in a sentence."""
+    share = "" if found.share is None else f" ({found.share:.4g} of float)"
+    cost = f"{found.cost} {found.used:.4g}{share}"
+    agree = (
+        f"{found.agreement:.2%} of {found.samples} held-out answers agree with float (with "
+        f"95 % confidence at most {found.disagreement_bound:.2%} of all differ)"
+    )
+    if found.attained:
+        return f"lossless to {found.tolerance:g} at {cost}: {agree}."
     return (
-        f"no choice of the menu is lossless to {record['tolerance']:g}: the best has {cost}, and "
+        f"no choice of the menu is lossless to {found.tolerance:g}: the best has {cost}, and "
         f"{agree}. Add points or bits to --menu, or give a larger --lossless."
     )
 
@@ -262,9 +259,13 @@ def keep_tuned(
     return (start, before) if before.share > found.share else (tuned, found)
 
 
-def record_deployed(record: Mapping[str, object], found: Agreement) -> dict[str, Any]:
+def record_deployed(record: LosslessSearch, found: Agreement) -> LosslessSearch:
     """The record with what the deployed network does, after tuning; `told` is it in words."""
-    tolerance = record["tolerance"]
-    assert isinstance(tolerance, float)
-    made: dict[str, Any] = {**record, **_figures(found), "attained": found.holds(tolerance)}
-    return {**made, "told": word_record(made)}
+    made = replace(
+        record,
+        agreement=found.share,
+        samples=found.rows,
+        disagreement_bound=found.disagreement_bound,
+        attained=found.holds(record.tolerance),
+    )
+    return replace(made, told=word_record(made))

@@ -52,7 +52,7 @@ class Objects:
 NO_OBJECTS = Objects()
 
 
-def as_words(options: Mapping[str, Any]) -> tuple[dict[str, Any], Objects]:
+def as_words(options: Mapping[str, Any]) -> tuple[dict[str, object], Objects]:
     """Options from Python as a recipe writes them, and the objects among them.
 
     Lists, mappings and choices become text. What is equal to something built in has its name.

@@ -7,14 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import torch
 from torch import nn
 
+from bitwright.allocation.chosen import ChosenBits
 from bitwright.allocation.devices import format_devices
 from bitwright.allocation.given import write_given
 from bitwright.allocation.latencies import LATENCY
@@ -25,24 +25,27 @@ from bitwright.engine.files import write_atomically
 from bitwright.engine.progress import Event, Progress
 from bitwright.engine.random_state import own_random
 from bitwright.errors import RecipeError
+from bitwright.evaluation.figures import Environment, Figures, Metrics, Sizes
 from bitwright.export import rundir
 from bitwright.export.generation import Staged, change, claim_run
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import save_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
+from bitwright.export.verified import Verification
 from bitwright.export.verify import verify as verify_file
+from bitwright.graph.census_record import Census
 from bitwright.graph.model_graph import ModelGraph, name_tensors
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import Target
-from bitwright.graph.unread import unread_warnings
+from bitwright.graph.unread import unread_notes
 from bitwright.numerics.stats import TensorStats
 from bitwright.pipeline.latency_check import check_finished, predict_time, say_times
 from bitwright.pipeline.page import render, title_of
 from bitwright.recipe.values import Recipe, give_bits, to_toml
 from bitwright.report.summary import as_html, comparison, short
-from bitwright.report.warnings import size_warnings
-from bitwright.report.words import notes
+from bitwright.report.warnings import note_lines, size_warnings
+from bitwright.sensitivity.prices import Prices
 from bitwright.sources.batches import Dataset, take
 
 VERIFY_SAMPLES = 256
@@ -59,7 +62,8 @@ class Result:
         assignment: the solved parameters.
         recipe: what was asked for, every default resolved.
         target: what the runtime can do.
-        metrics, census, table, allocation: as in the run directory.
+        metrics, census, table, allocation: as in the run directory; their attributes are typed,
+            and `result.metrics["agreement"]` reads them by the keys of the files.
         stats: statistics of the quantised edges.
         errors: squared weight error of each unit relative to its weight's energy.
         data: the calibration data, for the verification.
@@ -74,10 +78,10 @@ class Result:
     assignment: Assignment
     recipe: Recipe
     target: Target
-    metrics: dict[str, Any]
-    census: dict[str, Any]
+    metrics: Figures
+    census: Census
     table: Table
-    allocation: dict[str, Any]
+    allocation: ChosenBits
     stats: Mapping[str, TensorStats]
     errors: Mapping[str, float]
     data: Dataset
@@ -101,7 +105,7 @@ class Result:
         """
         if self.again is None:
             raise RecipeError("this result does not know its network: quantise it again.")
-        every = {**self.allocation["choices"], **bits}
+        every = {**self.allocation.choices, **bits}
         return self.again(give_bits(self.recipe, write_given(every)))
 
     def __repr__(self) -> str:
@@ -110,14 +114,15 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The run as notebooks show it at the end of a cell."""
-        return as_html(title_of(self.recipe, self.census), self.measured(), notes(self.census))
+        return as_html(
+            title_of(self.recipe, self.census), self.measured(), note_lines(self.census.notes)
+        )
 
     def summary(self) -> str:
         """What the command prints at the end: accuracy, sizes, notes."""
-        lines = comparison(
-            {"metrics": self.measured(), "lossless": self.allocation.get("lossless")}
-        )
-        told = [f"note: {note}" for note in notes(self.census)]
+        found = self.measured()
+        lines = comparison(found, found.size, found.warnings, lossless=self.allocation.lossless)
+        told = [f"note: {note}" for note in note_lines(self.census.notes)]
         return "\n".join([title_of(self.recipe, self.census), *lines, *told])
 
     @own_random()
@@ -138,7 +143,7 @@ class Result:
     @own_random()
     def verify(
         self, path: str | Path | None = None, dataset: Dataset | None = None
-    ) -> dict[str, Any]:
+    ) -> Verification:
         """Run a file in ONNX Runtime against the simulation; without a path, one made for it."""
         if path is None:
             with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +161,7 @@ class Result:
             recipe_of=self.recipe,
             metrics=self.measured(sizes),
             census=self.census,
-            verified=run.json_of(rundir.VERIFY) if run is not None else None,
+            verified=run.read(rundir.VERIFY, Verification) if run is not None else None,
             new=run,
         )
         write_atomically(Path(path), page.encode())
@@ -164,27 +169,24 @@ class Result:
 
     def chosen(self) -> list[Row]:
         """The table's row of every unit, as it was allocated."""
-        bits = self.allocation["choices"]
+        bits = self.allocation.choices
         return [
             row
             for row in (*self.table.rows, *self.table.references)
-            if bits[row.unit] == row.choice.record()
+            if bits[row.unit] == row.choice
         ]
 
-    def measured(self, sizes: Mapping[str, int] = NO_FILES) -> dict[str, Any]:
+    def measured(self, sizes: Mapping[str, int] = NO_FILES) -> Metrics:
         """metrics.json: accuracy, stages, sizes on disk, environment."""
-        size = size_figures(self.graph, self.chosen(), sizes)
-        return {
-            **self.metrics,
-            "stages": [s.as_record() for s in self.progress.stages],
-            "size": size,
-            "warnings": [
-                *unread_warnings(self.graph),
-                *size_warnings(size, self.census["float_weights"]),
-            ],
-            "bops_ratio": _ratio(self.chosen()),
-            "environment": environment(),
-        }
+        size = size_figures(Prices(self.graph, self.target), self.chosen(), sizes)
+        return Metrics(
+            **vars(self.metrics),
+            stages=tuple(self.progress.stages),
+            size=size,
+            warnings=(*unread_notes(self.graph), *size_warnings(size, self.census.float_weights)),
+            bops_ratio=_ratio(self.chosen()),
+            environment=environment(),
+        )
 
 
 def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDirectory:
@@ -202,8 +204,7 @@ def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDire
             save_packed(new[rundir.MODEL], result.graph, result.assignment)
         with result.progress.stage("export"):
             result.export(new[rundir.ONNX])
-        if "latency" in result.metrics:
-            time_finished(result, new[rundir.ONNX])
+        result = time_finished(result, new[rundir.ONNX])
         if verify:
             new.write_json(rundir.VERIFY, result.verify(new[rundir.ONNX]))
         new.write_json(rundir.METRICS, result.measured(new.sizes()))
@@ -211,21 +212,21 @@ def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDire
     return rundir.open_existing(run.path)
 
 
-def time_finished(result: Result, path: Path) -> None:
-    """Put into a result's figures what its finished file takes, beside what was predict_time."""
-    if result.latency is None:
-        return
+def time_finished(result: Result, path: Path) -> Result:
+    """A result with what its finished file takes, where a budget bounds it."""
+    before = result.metrics.latency
+    if result.latency is None or before is None:
+        return result
     example = flat_example(result.graph, next(iter(take(result.data, 2))).inputs)
     network = (result.graph, result.target, example)
     told = predict_time(result.latency, {row.unit: row.choice for row in result.chosen()})
     with result.progress.stage("time the file"):
-        rounds = result.metrics["latency"]["rounds"]
-        found = check_finished(path, network, result.recipe, told, rounds)
+        found = check_finished(path, network, result.recipe, told, before.rounds)
     if found is None:
-        return
-    result.metrics["latency"] = found.as_record()
+        return result
     if not found.held:
         result.progress.note("time", f"{say_times(found)}: the budget is NOT HELD.")
+    return replace(result, metrics=replace(result.metrics, latency=found))
 
 
 @contextmanager
@@ -242,20 +243,23 @@ def log_events(progress: Progress, run: RunDirectory) -> Iterator[None]:
         progress.listeners.remove(listener)
 
 
-def size_figures(graph: ModelGraph, rows: list[Row], files: Mapping[str, int]) -> dict[str, Any]:
-    """Sizes in bytes: the float tensors, the weights at their bits, the files on disk."""
-    tensors = name_tensors(graph.module)
+def size_figures(prices: Prices, rows: list[Row], files: Mapping[str, int]) -> Sizes:
+    """Sizes in bytes: the float tensors, the weights at their bits, the files on disk.
+
+    The table's sizes hold a share of the rest of the file, which is no weight.
+    """
+    tensors = name_tensors(prices.graph.module)
     float_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
-    weight_bytes = sum(-(-row.weight_bits // 8) for row in rows)
+    weight_bytes = sum(-(-prices.weight_bits(row.unit, row.choice) // 8) for row in rows)
     packed = files.get(rundir.MODEL)
-    return {
-        "float_bytes": float_bytes,
-        "weight_bytes": weight_bytes,
-        "file_bytes": packed,
-        "onnx_bytes": files.get(rundir.ONNX),
-        "ratio": None if packed is None else packed / float_bytes,
-        "weight_ratio": weight_bytes / max(sum(4 * row.params for row in rows), 1),
-    }
+    return Sizes(
+        float_bytes=float_bytes,
+        weight_bytes=weight_bytes,
+        file_bytes=packed,
+        onnx_bytes=files.get(rundir.ONNX),
+        ratio=None if packed is None else packed / float_bytes,
+        weight_ratio=weight_bytes / max(sum(4 * row.params for row in rows), 1),
+    )
 
 
 def _ratio(rows: list[Row]) -> float:
@@ -263,13 +267,13 @@ def _ratio(rows: list[Row]) -> float:
     return used / max(sum(row.macs * 32 * 32 for row in rows), 1)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Environment:
     """What a figure was measured with."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "created": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-    }
+    return Environment(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        onnxruntime=onnxruntime.__version__,
+        machine=platform.machine(),
+        threads=torch.get_num_threads(),
+        created=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
+    )

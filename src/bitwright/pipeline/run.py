@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from torch import fx
 
@@ -15,7 +14,9 @@ from bitwright.engine.address import check_address
 from bitwright.engine.device import check_device
 from bitwright.engine.progress import Progress
 from bitwright.engine.random_state import own_random, seed_all
+from bitwright.evaluation.figures import Figures
 from bitwright.graph.census import census
+from bitwright.graph.census_record import Census
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import Assignment, stitch
@@ -44,7 +45,7 @@ from bitwright.pipeline.job import (
 from bitwright.pipeline.latency_check import search_in_time
 from bitwright.pipeline.lossless import keep_tuned, record_deployed, search_lossless
 from bitwright.pipeline.plan import choices_of, menu_of
-from bitwright.pipeline.records import record_of, record_of_fixed, table_of_costs
+from bitwright.pipeline.records import bits_of, table_of_costs
 from bitwright.pipeline.result import Result
 from bitwright.pipeline.tabulate import tabulate_menu
 from bitwright.prepare.distil import Distillation
@@ -229,21 +230,23 @@ def deploy(
 
 def measure_deployed(
     job: Job, original: ModelGraph, ended: Deployed, progress: Progress
-) -> dict[str, Any]:
+) -> Figures:
     """The figures of metrics.json that are known before files are written."""
-    metrics = evaluate_job(job, original, ended.module, progress)
-    warn_if_poor(metrics, job.recipe, progress)
-    progress.figures("evaluate", loss=metrics["kl"])
-    metrics["tuning"] = ended.tuned.records()
+    found = evaluate_job(job, original, ended.module, progress)
+    warn_if_poor(found, job.recipe, progress)
+    progress.figures("evaluate", loss=found.kl)
     graph = ended.prepared.graph
-    if ended.searched is not None and ended.searched.timed is not None:
-        metrics["latency"] = ended.searched.timed.as_record()
-    metrics["activation_peak"] = activation_memory(job, graph, ended.sites, ended.choices)
-    return metrics
+    timed = None if ended.searched is None else ended.searched.timed
+    return Figures(
+        **vars(found),
+        tuning=ended.tuned.figures(),
+        latency=timed,
+        activation_peak=activation_memory(job, graph, ended.sites, ended.choices),
+    )
 
 
 def result_of(
-    given: Job, job: Job, ended: Deployed, metrics: dict[str, Any], progress: Progress
+    given: Job, job: Job, ended: Deployed, metrics: Figures, progress: Progress
 ) -> Result:
     """All that is known of a run; `given` is the job that makes it again under other bits."""
     prepared, searched, choices = ended.prepared, ended.searched, ended.choices
@@ -251,7 +254,7 @@ def result_of(
     table = (
         searched.table
         if searched
-        else table_of_costs(prepared, choices, start.configuration.solved, start.seconds)
+        else table_of_costs(job, prepared, start.configuration, start.seconds)
     )
     return Result(
         model=ended.module,
@@ -262,7 +265,7 @@ def result_of(
         metrics=metrics,
         census=census_of(job, ended),
         table=table,
-        allocation=record_of(searched) if searched else record_of_fixed(choices),
+        allocation=bits_of(searched, choices),
         stats=prepared.observation.stats,
         errors={name: s.error for name, s in ended.configuration.solved.items()},
         data=job.data,
@@ -283,12 +286,11 @@ def run_under(job: Job, recipe: Recipe) -> Result:
     return run(replace(job, plan=plan), Progress())
 
 
-def census_of(job: Job, ended: Deployed) -> dict[str, Any]:
+def census_of(job: Job, ended: Deployed) -> Census:
     """census.json: what became of every operation, and how well each unit was done."""
     prepared, final = ended.prepared, ended.configuration
     graph, seen = prepared.graph, prepared.observation
     found = census(graph, prepared.target, final.choices, ended.sites, seen.samples)
-    found["network"] = type(job.model).__name__
-    found["notes"] += [{"place": n.place, "text": n.text} for n in seen.notes]
+    found = replace(found, network=type(job.model).__name__, notes=(*found.notes, *seen.notes))
     shown = select_as_solved(ended.start.configuration.solved, final.solved)
     return with_quality(found, SolvedNetwork(graph, shown, final.edges, ended.sites, seen.stats))

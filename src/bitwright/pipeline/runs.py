@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from bitwright.engine.random_state import own_random
 from bitwright.engine.store import NullStore, Store
 from bitwright.errors import RunDirectoryError
 from bitwright.evaluation.compare import compare
+from bitwright.evaluation.figures import Evaluated
 from bitwright.evaluation.forward import outcome_of
 from bitwright.evaluation.metrics import metric
 from bitwright.export import rundir
@@ -23,12 +23,13 @@ from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import Packed, load_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
+from bitwright.export.verified import Verification
 from bitwright.export.verify import verify as verify_file
 from bitwright.graph.capture import ExampleInputs, capture
 from bitwright.graph.free_sizes import takes_free_images
 from bitwright.graph.model_graph import ModelGraph, name_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
-from bitwright.graph.unread import unread_warnings
+from bitwright.graph.unread import unread_notes
 from bitwright.pipeline.distilled import data_of
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.page import render_run
@@ -155,7 +156,7 @@ def job_of(
     )
 
 
-def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress) -> dict[str, Any]:
+def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress) -> Evaluated:
     """Float and quantised side by side on any data."""
     recipe, gate = loaded.recipe, loaded.gate
     own = gate.allow("eval", recipe.eval) or gate.allow("data", recipe.data) if not data else ""
@@ -177,7 +178,7 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
             tick,
             graph.answer.kind,
         )
-    return {**found, "warnings": unread_warnings(graph)}
+    return Evaluated(**vars(found), warnings=unread_notes(graph))
 
 
 def export(loaded: LoadedRun) -> Path:
@@ -201,7 +202,7 @@ def export(loaded: LoadedRun) -> Path:
     return directory[rundir.ONNX]
 
 
-def verify(loaded: LoadedRun, data: str, progress: Progress) -> dict[str, Any]:
+def verify(loaded: LoadedRun, data: str, progress: Progress) -> Verification:
     """Verify model.onnx against the simulation; verify.json, and the page that shows it."""
     directory = loaded.directory
     # Known before minutes of work: whether the page can be written.

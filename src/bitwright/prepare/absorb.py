@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from bitwright.graph.model_graph import ModelGraph, Note, Unit, shallow_copy
+from bitwright.engine.note import Note
+from bitwright.graph.model_graph import ModelGraph, Unit, shallow_copy
 from bitwright.graph.rows import geometry
 from bitwright.prepare.expectation import gather_means
 from bitwright.prepare.joints import Joint, find_joints, top_of

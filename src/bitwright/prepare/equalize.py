@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bitwright.engine.note import Note
 from bitwright.errors import RecipeError, unknown
-from bitwright.graph.model_graph import ModelGraph, Note, Unit, shallow_copy
+from bitwright.graph.model_graph import ModelGraph, Unit, shallow_copy
 from bitwright.prepare.joints import Joint, find_joints, top_of
 from bitwright.prepare.rescale import (
     behind_clip,

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx
 
+from bitwright.engine.note import Note
 from bitwright.errors import RecipeError
 from bitwright.graph.choice import Choice
-from bitwright.graph.model_graph import ModelGraph, Note, Unit, set_tensor, shallow_copy
+from bitwright.graph.model_graph import ModelGraph, Unit, set_tensor, shallow_copy
 from bitwright.graph.operators import WEIGHTED, arguments
 from bitwright.graph.target import Target
 from bitwright.graph.units import input_of

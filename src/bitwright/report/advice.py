@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from bitwright.graph.census_record import UnitEntry
 from bitwright.report.rates import FEW_SAMPLES, say_count
 from bitwright.report.speed_words import speed_advice
-from bitwright.report.texts import Summary, compute_kept_db, number, percent
+from bitwright.report.texts import Summary, compute_kept_db, percent
 
 GOOD_AGREEMENT, GOOD_DROP = 0.98, 0.005
 FEW_CALIBRATION = 256
@@ -17,12 +17,12 @@ WEAK_DB = 6.0
 
 
 def advice(
-    summary: Summary, units: Sequence[Mapping[str, Any]], calibration: object
+    summary: Summary, units: Sequence[UnitEntry], calibration: int | None
 ) -> list[tuple[str, str]]:
     """What to do next, the most pressing first: (reason, option or command; may be empty)."""
     found = _about_verify(summary)
     if summary.poor:
-        found += _about_loss(units, number(calibration))
+        found += _about_loss(units, calibration)
     if summary.metric is None and summary.agreement is not None:
         found.append(
             ("Only agreement was measured. Labelled data show the accuracy:",
@@ -60,12 +60,10 @@ def _about_verify(summary: Summary) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _about_loss(
-    units: Sequence[Mapping[str, Any]], calibration: float | None
-) -> list[tuple[str, str]]:
+def _about_loss(units: Sequence[UnitEntry], calibration: int | None) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    coarse = {str(unit.get("name")) for unit in units if _is_coarse(unit)}
-    ends = {str(unit.get("name")) for unit in (*units[:1], *units[-1:])}
+    coarse = {unit.name for unit in units if _is_coarse(unit)}
+    ends = {unit.name for unit in (*units[:1], *units[-1:])}
     if ends & coarse and len(units) > 2:
         found.append(
             ("The answers differ too much. The first and the last unit often need more bits:",
@@ -87,11 +85,11 @@ def _about_loss(
     return found
 
 
-def _is_coarse(unit: Mapping[str, Any]) -> bool:
-    return any(0 < (number(unit.get(key)) or 0) < 8 for key in ("w_bits", "a_bits"))
+def _is_coarse(unit: UnitEntry) -> bool:
+    return any(0 < bits < 8 for bits in (unit.w_bits, unit.a_bits))
 
 
-def _weak_units(units: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
+def _weak_units(units: Sequence[UnitEntry], most: int = 3) -> list[str]:
     """Units that keep far less of their signal than the median, worst first."""
     measured = compute_kept_db(units)
     if len(measured) < 3:
@@ -102,8 +100,8 @@ def _weak_units(units: Sequence[Mapping[str, Any]], most: int = 3) -> list[str]:
     ]
 
 
-def _has_room(summary: Summary, units: Sequence[Mapping[str, Any]]) -> bool:
+def _has_room(summary: Summary, units: Sequence[UnitEntry]) -> bool:
     close = summary.agreement is not None and summary.agreement >= GOOD_AGREEMENT
     kept = summary.drop is None or summary.drop <= GOOD_DROP
-    quantised = [unit for unit in units if unit.get("w_bits")]
+    quantised = [unit for unit in units if unit.w_bits]
     return close and kept and bool(quantised) and not any(map(_is_coarse, quantised))

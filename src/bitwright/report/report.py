@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from bitwright.evaluation.figures import Metrics
+from bitwright.export.verified import Verification
+from bitwright.graph.census_record import Census, Picture, UnitEntry
 from bitwright.report import svg
 from bitwright.report import texts as text
 from bitwright.report.advice import advice
@@ -21,10 +24,10 @@ from bitwright.report.rates import say_count
 from bitwright.report.speed_words import describe_latency, describe_speed
 from bitwright.report.summary import accuracy_rows
 from bitwright.report.sums_words import describe_sums
-from bitwright.report.words import facts, float_operators, notes
+from bitwright.report.warnings import note_lines
+from bitwright.report.words import facts, float_operators
 
 _LEVELS = {"good": "Good", "warn": "Look closer", "bad": "Failed", "none": "Nothing measured"}
-_SQNR = {"weight": "weight_sqnr_db", "input": "input_sqnr_db", "output": "sqnr_db"}
 
 # Sorts a table by the column whose heading is pressed; without it the page lacks nothing else.
 _SORTER = """
@@ -55,12 +58,8 @@ class ReportData:
         title: the model as the user named it.
         command: the line that repeats the run.
         created: when the run was made.
-        metrics: contents of metrics.json.
-        census: contents of census.json; its units may carry `weight_sqnr_db`,
-            `input_sqnr_db` and `sqnr_db` (of the output).
-        verify: contents of verify.json, None where verification did not run.
-        histograms: of the worst units: `unit`, `what` (weight or input), `edges`, `counts`,
-            `range` (lowest and highest representable value), `bits`, `error`.
+        metrics, census: metrics.json and census.json.
+        verify: verify.json, None where verification did not run.
         files: sizes in bytes of the run's files.
         warnings: to be read before any figure.
     """
@@ -68,10 +67,9 @@ class ReportData:
     title: str = ""
     command: str = ""
     created: str = ""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    census: Mapping[str, Any] = field(default_factory=dict)
-    verify: Mapping[str, Any] | None = None
-    histograms: Sequence[Mapping[str, Any]] = ()
+    metrics: Metrics | None = None
+    census: Census | None = None
+    verify: Verification | None = None
     files: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
@@ -91,31 +89,31 @@ def render_report(data: ReportData) -> str:
     Everything from `data` is escaped, and the page's own policy forbids every load and every
     script but the sorter's.
     """
-    units = text.rows(data.census.get("units"))
-    summary = text.summarise(data.metrics, units, data.verify)
-    summary = replace(summary, target=str(data.census.get("target") or ""))
+    metrics, census = data.metrics, data.census
+    units = census.units if census else ()
+    summary = text.summarise(metrics, census, data.verify)
     sorter = Markup(_SORTER)  # a constant of this file
     return _template().render(
         data=data,
         level=summary.level,
         level_name=_LEVELS[summary.level],
         verdict=text.verdict(summary),
-        accuracy=accuracy_rows(data.metrics),
-        measured_on=_word_samples(data.metrics),
-        verification=_verification(data.verify) + _latency(data.metrics),
-        sizes=size_bars(data.metrics, data.files),
-        bops=text.number(data.metrics.get("bops_ratio")),
+        accuracy=accuracy_rows(metrics) if metrics else [],
+        measured_on=_word_samples(metrics) if metrics else "",
+        verification=_verification(data.verify) + _latency(metrics),
+        sizes=size_bars(metrics.size if metrics else None),
+        bops=text.number(metrics.bops_ratio) if metrics else None,
         files=[(name, text.show_bytes(size)) for name, size in data.files.items()],
         strips=_strips(units),
         legend=_legend(units),
         table=_table(units, data.verify),
-        histograms=[_histogram(entry) for entry in data.histograms],
-        stages=stage_bars(text.rows(data.metrics.get("stages"))),
-        float_ops=float_operators(data.census),
-        notes=[note for note in notes(data.census) if note not in data.warnings],
-        protocol=facts(data.census.get("protocol")),
-        environment=facts(data.metrics.get("environment")),
-        advice=advice(summary, units, data.census.get("calibration_samples")),
+        histograms=[_figure(p) for p in (census.histograms or () if census else ())],
+        stages=stage_bars(metrics.stages if metrics else ()),
+        float_ops=float_operators(census) if census else [],
+        notes=_notes(census, data.warnings),
+        protocol=facts(census.protocol if census else None),
+        environment=facts(metrics.environment if metrics else None),
+        advice=advice(summary, units, census.calibration_samples if census else None),
         sorter=sorter,
         sorter_hash=base64.b64encode(hashlib.sha256(sorter.encode()).digest()).decode(),
     )
@@ -134,90 +132,87 @@ def _template() -> Template:
 # ---- figures ---------------------------------------------------------------------------------
 
 
-def _word_samples(metrics: Mapping[str, Any]) -> str:
-    samples = text.number(metrics.get("samples"))
-    if samples is None:
-        return ""
-    on = metrics.get("evaluated_on", "data given")
-    return f"Measured on {say_count(samples, 'sample')} of the {on}. {text.LEGEND}."
+def _word_samples(metrics: Metrics) -> str:
+    on = metrics.evaluated_on or "data given"
+    return f"Measured on {say_count(metrics.samples, 'sample')} of the {on}. {text.LEGEND}."
 
 
-def _latency(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _latency(metrics: Metrics | None) -> list[tuple[str, str]]:
     """A budget of latency beside what the finished file takes."""
-    told = describe_latency(metrics.get("latency"))
+    told = describe_latency(metrics.latency) if metrics else ""
     return [("latency", told)] if told else []
 
 
-def _verification(verify: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _notes(census: Census | None, warned: Sequence[str]) -> list[str]:
+    lines = note_lines(census.notes) if census else []
+    return [line for line in lines if line not in warned]
+
+
+def _verification(verify: Verification | None) -> list[tuple[str, str]]:
     """What verify.json says of the whole network."""
-    if not verify:
+    if verify is None:
         return []
-    facts = [("passed", text.show_value(verify.get("passed")))]
-    for key, name in (("agreement", "answers that agree"), ("samples", "samples")):
-        if key in verify:
-            facts.append((name, text.with_interval(key, verify[key], verify.get("samples"))))
-    for key in ("max_difference", "max_relative_difference", "tolerance", "first_failure"):
-        if key in verify:
-            found = text.number(verify[key])
-            shown = text.show_value(verify[key]) if found is None else f"{found:.3g}"
-            facts.append((key.replace("_", " "), shown))
-    told = {"sums": describe_sums(verify), "speed": describe_speed(verify)}
+    facts = [
+        ("passed", text.show_value(verify.passed)),
+        ("answers that agree", text.with_interval("agreement", verify.agreement, verify.samples)),
+        ("samples", text.show_metric("samples", verify.samples)),
+        ("max difference", f"{verify.max_difference:.3g}"),
+        ("max relative difference", f"{verify.max_relative_difference:.3g}"),
+        ("tolerance", f"{verify.tolerance:.3g}"),
+        ("first failure", text.show_value(verify.first_failure)),
+    ]
+    told = {"sums": describe_sums(verify.portable), "speed": describe_speed(verify)}
     return [*facts, *((name, words) for name, words in told.items() if words)]
 
 
 # ---- units -----------------------------------------------------------------------------------
 
 
-def _strips(units: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+def _strips(units: Sequence[UnitEntry]) -> list[tuple[str, Markup]]:
+    bits = {
+        "weights": [(unit.name, unit.w_bits) for unit in units],
+        "inputs": [(unit.name, unit.a_bits) for unit in units],
+    }
     found = []
-    for name, key in (("weights", "w_bits"), ("inputs", "a_bits")):
-        columns = [
-            (_bits(unit, key), f"{unit.get('name')}: {text.show_bits(unit.get(key))}")
-            for unit in units
-        ]
-        found.append((name, svg.strip(columns, f"bits of the {name}, one column a unit")))
+    for what, column in bits.items():
+        shown = [(own, f"{name}: {text.show_bits(own)}") for name, own in column]
+        found.append((what, svg.strip(shown, f"bits of the {what}, one column a unit")))
     return found if units else []
 
 
-def _legend(units: Sequence[Mapping[str, Any]]) -> list[int]:
+def _legend(units: Sequence[UnitEntry]) -> list[int]:
     """The numbers of bits that occur, float (0) last."""
-    seen = {_bits(unit, key) for unit in units for key in ("w_bits", "a_bits")}
+    seen = {bits for unit in units for bits in (unit.w_bits, unit.a_bits)}
     return sorted(seen, key=lambda bits: bits or 99)
 
 
-def _bits(unit: Mapping[str, Any], key: str) -> int:
-    return int(text.number(unit.get(key)) or 0)
-
-
 def _table(
-    units: Sequence[Mapping[str, Any]], verify: Mapping[str, Any] | None
+    units: Sequence[UnitEntry], verify: Verification | None
 ) -> tuple[list[str], list[list[TableCell]]]:
     """Headings and rows of the table of units; a column that no unit fills is left out.
 
     Sorting by name brings back the order of execution.
     """
-    differences = text.read_mapping((verify or {}).get("units"))
     heads = {
         "unit": True,
-        "kind": any("kind" in unit for unit in units),
-        "shape": any("shape" in unit for unit in units),
+        "kind": True,
+        "shape": True,
         "weight bits": True,
         "input bits": True,
-        "points": any((unit.get("points") or 1) != 1 for unit in units),
-        "params": any("params" in unit for unit in units),
-        "MACs": any("macs" in unit for unit in units),
-        **{
-            f"{what} SQNR": any(text.number(unit.get(key)) is not None for unit in units)
-            for what, key in _SQNR.items()
-        },
-        "ONNX Runtime": bool(differences),
+        "points": any(unit.points != 1 for unit in units),
+        "params": True,
+        "MACs": True,
+        "weight SQNR": any(unit.weight_sqnr_db is not None for unit in units),
+        "input SQNR": any(unit.input_sqnr_db is not None for unit in units),
+        "output SQNR": any(unit.sqnr_db is not None for unit in units),
+        "ONNX Runtime": verify is not None and bool(verify.units),
     }
     body = [
         [cell for cell, wanted in zip(cells, heads.values(), strict=True) if wanted]
         for cells in (
             [
-                TableCell(str(unit.get("name", "?")), index, "name"),
-                *_cells(unit, differences, verify),
+                TableCell(unit.name, index, "name"),
+                *_cells(unit, verify),
             ]
             for index, unit in enumerate(units)
         )
@@ -225,21 +220,19 @@ def _table(
     return [head for head, wanted in heads.items() if wanted], body
 
 
-def _cells(
-    unit: Mapping[str, Any], differences: Mapping[str, Any], verify: Mapping[str, Any] | None
-) -> list[TableCell]:
+def _cells(unit: UnitEntry, verify: Verification | None) -> list[TableCell]:
     """The cells of a unit after its name."""
-    shape = unit.get("shape")
     return [
-        TableCell(str(unit.get("kind", text.MISSING))),
-        TableCell("×".join(map(str, shape)) if isinstance(shape, (list, tuple)) else text.MISSING),
-        _bits_cell(unit, "w_bits"),
-        _bits_cell(unit, "a_bits"),
-        _cell(text.show_count(unit.get("points", 1)), unit.get("points", 1)),
-        _cell(text.show_count(unit.get("params")), unit.get("params")),
-        _cell(text.show_count(unit.get("macs")), unit.get("macs")),
-        *(_cell(text.show_decibels(unit.get(key)), unit.get(key)) for key in _SQNR.values()),
-        _difference(str(unit.get("name")), differences, verify or {}),
+        TableCell(unit.kind),
+        TableCell("×".join(map(str, unit.shape))),
+        _bits_cell(unit.w_bits),
+        _bits_cell(unit.a_bits),
+        *(_cell(text.show_count(n), n) for n in (unit.points, unit.params, unit.macs)),
+        *(
+            _cell(text.show_decibels(db), db)
+            for db in (unit.weight_sqnr_db, unit.input_sqnr_db, unit.sqnr_db)
+        ),
+        _difference(unit.name, verify),
     ]
 
 
@@ -248,44 +241,47 @@ def _cell(shown: str, value: object) -> TableCell:
     return TableCell(shown, -1e30 if found is None else found, "number")
 
 
-def _bits_cell(unit: Mapping[str, Any], key: str) -> TableCell:
-    bits = _bits(unit, key)
-    return TableCell(text.show_bits(unit.get(key)), bits or 99.0, f"bits {svg.bits_class(bits)}")
+def _bits_cell(bits: int) -> TableCell:
+    return TableCell(text.show_bits(bits), bits or 99.0, f"bits {svg.bits_class(bits)}")
 
 
-def _difference(name: str, differences: Mapping[str, Any], verify: Mapping[str, Any]) -> TableCell:
-    if name not in differences:
+def _difference(name: str, verify: Verification | None) -> TableCell:
+    if verify is None or name not in verify.units:
         return TableCell("not checked", -1.0, "number")
-    value = differences[name]
-    found = text.number(value)
+    found = text.number(verify.units[name])
     shown = "not a finite number" if found is None else f"{found:.1e}"
-    if text.agrees(value, verify):
+    if verify.agrees(name):
         return TableCell(f"{shown} ✓", found, "number")
     return TableCell(
         f"{shown} ✗ out of tolerance", 1e30 if found is None else found, "number failed"
     )
 
 
-def _histogram(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """One figure: its title, its picture or None, and the line below."""
-    edges, counts, ends = (_numbers(entry.get(key)) for key in ("edges", "counts", "range"))
-    error = text.number(entry.get("error"))
-    what = str(entry.get("what", "values"))
-    title = f"{entry.get('unit', '?')}: {what}"
+@dataclass(frozen=True)
+class Figure:
+    """One histogram: its title, its picture or None, the line below, and the ends of its axis."""
+
+    title: str
+    chart: Markup | None
+    below: str
+    span: tuple[str, str] | None
+
+
+def _figure(found: Picture) -> Figure:
+    edges, counts, ends = (_finite(v) for v in (found.edges, found.counts, found.range))
+    error = text.number(found.error)
+    title = f"{found.unit}: {found.what}"
     chart = svg.histogram(edges, counts, ends, f"histogram of {title}")
-    parts = [f"{text.show_bits(entry.get('bits'))} bits"]
+    parts = [f"{text.show_bits(found.bits)} bits"]
     if chart is not None:
         lost = svg.outside(edges, counts, ends)
         parts += [f"range {ends[0]:.4g} to {ends[1]:.4g}", f"about {text.percent(lost, 2)} outside"]
     if error is not None:
         parts.append(f"relative error {error:.3g}")
     span = (f"{min(edges[0], ends[0]):.3g}", f"{max(edges[-1], ends[1]):.3g}") if chart else None
-    return {"title": title, "chart": chart, "below": ", ".join(parts), "span": span}
+    return Figure(title, chart, ", ".join(parts), span)
 
 
-def _numbers(values: object) -> list[float]:
-    """The values as floats; empty where one of them is no finite number."""
-    if not isinstance(values, (list, tuple)):
-        return []
-    found = [text.number(value) for value in values]
-    return [] if None in found else [value for value in found if value is not None]
+def _finite(values: Sequence[float]) -> list[float]:
+    """The values; none where one of them is not finite."""
+    return list(values) if all(map(math.isfinite, values)) else []

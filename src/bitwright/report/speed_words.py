@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from bitwright.report.texts import compare_times, number, read_mapping, slowdown
+from bitwright.allocation.timed import LatencyCheck
+from bitwright.export.verified import Verification
+from bitwright.report.texts import compare_times, slowdown
 
 # Targets of which integer kernels are to follow one another or read integers.
 FAST = ("ort-cpu", "ort-linear")
 
 
-def describe_speed(verify: Mapping[str, Any] | None) -> str:
+def describe_speed(verify: Verification | None) -> str:
     """Both times in one line; empty where the file was not timed."""
-    speed, ratio = read_mapping((verify or {}).get("speed")), slowdown(verify)
-    before, after = number(speed.get("float_ms")), number(speed.get("quantized_ms"))
-    if ratio is None or before is None or after is None:
+    speed, ratio = verify.speed if verify else None, slowdown(verify)
+    if speed is None or ratio is None:
         return ""
     return (
-        f"{after:.3g} ms a run, {before:.3g} ms in float: {compare_times(ratio)} "
+        f"{speed.quantized_ms:.3g} ms a run, {speed.float_ms:.3g} ms in float: "
+        f"{compare_times(ratio)} "
         "(ONNX Runtime, one thread, this processor, a short measurement)"
     )
 
 
-def describe_latency(found: Mapping[str, Any] | None) -> str:
+def describe_latency(found: LatencyCheck | None) -> str:
     """A budget of latency beside what the file takes; empty where none was asked for."""
-    about = read_mapping(found)
-    figures = [number(about.get(key)) for key in ("predicted", "measured", "noise")]
-    if None in figures:
+    if found is None:
         return ""
-    unit = " of float" if about.get("relative") else " ms"
-    predicted, measured, noise = figures
-    rounds = int(number(about.get("rounds")) or 0)
+    unit, rounds = " of float" if found.relative else " ms", found.rounds
     tightened = f"; tightened {rounds} time{'s' if rounds > 1 else ''}" if rounds else ""
     told = (
-        f"{about.get('asked')}: {predicted:.3g}{unit} predicted, {measured:.3g} +- {noise:.1g} "
-        f"measured on {about.get('file')}{tightened}"
+        f"{found.asked}: {found.predicted:.3g}{unit} predicted, {found.measured:.3g} +- "
+        f"{found.noise:.1g} measured on {found.file}{tightened}"
     )
-    if about.get("held"):
+    if found.held:
         return f"held. {told}"
     return (
         f"NOT HELD. {told}. Ask for what was measured, or give the menu faster choices (float "

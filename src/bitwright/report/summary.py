@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from bitwright.allocation.chosen import LosslessSearch
+from bitwright.allocation.timed import LatencyCheck
+from bitwright.engine.note import Note
+from bitwright.evaluation.figures import Comparison, Figures, Metrics, Sizes
+from bitwright.export.verified import Verification
 from bitwright.report import texts as text
 from bitwright.report.rates import about_few, say_count
 from bitwright.report.speed_words import describe_latency, describe_speed, speed_advice
 from bitwright.report.sums_words import describe_sums
-from bitwright.report.warnings import list_warnings
+from bitwright.report.warnings import note_lines
 
 _WIDTH = 12
 
 
-def comparison(outcome: Mapping[str, Any]) -> list[str]:
-    """Float against quantised, sizes, verification, and where the report is."""
+def comparison(
+    metrics: Comparison | None,
+    size: Sizes | None = None,
+    warnings: Iterable[Note] = (),
+    *,
+    lossless: LosslessSearch | None = None,
+    verified: Verification | None = None,
+    target: str = "",
+    out: str = "",
+) -> list[str]:
+    """Float against quantised, sizes, verification, and where the report is: what is known."""
     lines: list[str] = []
-    metrics = outcome.get("metrics")
-    if metrics:
+    if metrics is not None:
         lines += accuracy_lines(metrics)
-        lines += _sizes(metrics.get("size", {}))
-        lines += _latency(metrics.get("latency"))
-    if outcome.get("lossless"):
-        lines.append(_line("lossless", outcome["lossless"]["told"]))
-    if outcome.get("verify"):
-        lines += _verification(outcome["verify"])
-        lines += _speed(outcome["verify"], str(outcome.get("target") or ""))
+    if size is not None:
+        lines += _sizes(size)
+    if isinstance(metrics, Figures):
+        lines += _latency(metrics.latency)
+    if lossless is not None:
+        lines.append(_line("lossless", lossless.told or ""))
+    if verified is not None:
+        lines += [*_verification(verified), *_speed(verified, target)]
     if any(" % [" in line for line in lines):
         lines.append(_line("", text.LEGEND))
-    lines += [f"warning: {told}" for told in list_warnings(metrics or {})]
-    if outcome.get("out"):
-        lines += ["", f"report:  {outcome['out']}/report.html"]
+    lines += [f"warning: {told}" for told in note_lines(warnings)]
+    if out:
+        lines += ["", f"report:  {out}/report.html"]
     return lines
 
 
-def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
+def accuracy_lines(metrics: Comparison) -> list[str]:
     """Float against quantised with the intervals of rates, and how far the answers agree."""
-    samples = metrics["samples"]
+    samples = metrics.samples
     rows = [
         (
             text.metric_name(name),
             text.with_interval(name, value, samples),
-            text.with_interval(name, metrics["quantized"].get(name), samples),
-            text.show_difference(name, value, metrics["quantized"].get(name)),
+            text.with_interval(name, metrics.after.get(name), samples),
+            text.show_difference(name, value, metrics.after.get(name)),
         )
-        for name, value in metrics.get("float", {}).items()
+        for name, value in metrics.before.items()
     ]
     lines = [""]
     if rows:
@@ -57,23 +70,22 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
             _line(name, f"{before:<{widths[0]}}{after:<{widths[1]}}{difference}")
             for name, before, after, difference in rows
         ]
-    agreement, vectors = metrics["agreement"], metrics.get("answers") == "embedding"
-    shown = text.percent(agreement, 2) + " mean cosine" if vectors else (
+    agreement = metrics.agreement
+    shown = text.percent(agreement, 2) + " mean cosine" if metrics.has_vectors else (
         text.with_interval("agreement", agreement, samples)
     )  # fmt: skip
-    on = metrics.get("evaluated_on", "the data given")
-    told = f"{shown} of {say_count(samples, 'sample')} ({on}), KL {metrics['kl']:.2g}"
+    on = metrics.evaluated_on or "the data given"
+    told = f"{shown} of {say_count(samples, 'sample')} ({on}), KL {metrics.kl:.2g}"
     lines.append(_line("agreement", told))
-    few = about_few(agreement, samples, metrics.get("answers", ""))
+    few = about_few(agreement, samples, metrics.answers)
     if few:
         lines.append(_line("", f"warning: {few} Give more by --eval DATA."))
     return lines
 
 
-def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def accuracy_rows(metrics: Comparison) -> list[tuple[str, str, str, str]]:
     """Rows of (name, float, quantised, difference)."""
-    before, after = (text.read_mapping(metrics.get(key)) for key in ("float", "quantized"))
-    samples = metrics.get("samples")
+    before, after, samples = metrics.before, metrics.after, metrics.samples
     found = [
         (
             text.metric_name(key),
@@ -83,31 +95,36 @@ def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str]]
         )
         for key in dict.fromkeys((*before, *after))
     ]
-    vectors = metrics.get("answers") == "embedding"
-    for key, name in (
-        ("agreement", "mean cosine with float" if vectors else "same answer as float"),
-        ("kl", "KL divergence from float"),
-        ("relative_noise", "relative noise of the output"),
+    vectors = metrics.has_vectors
+    for key, name, value in (
+        ("agreement", _agreeing(vectors), metrics.agreement),
+        ("kl", "KL divergence from float", metrics.kl),
+        ("relative_noise", "relative noise of the output", metrics.relative_noise),
     ):
-        if text.number(metrics.get(key)) is not None:
-            shown = text.with_interval(key, metrics[key], None if vectors else samples)
+        if text.number(value) is not None:
+            shown = text.with_interval(key, value, None if vectors else samples)
             found.append((name, "", shown, ""))
     return found
 
 
-def short(title: str, metrics: Mapping[str, Any]) -> str:
+def _agreeing(vectors: bool) -> str:
+    return "mean cosine with float" if vectors else "same answer as float"
+
+
+def short(title: str, metrics: Metrics) -> str:
     """A run in one line."""
-    agreement, samples = (text.number(metrics.get(key)) for key in ("agreement", "samples"))
+    agreement, ratio = text.number(metrics.agreement), text.number(metrics.size.weight_ratio)
     parts = [title]
-    if agreement is not None and samples is not None:
-        parts.append(f"agreement {text.percent(agreement)} of {say_count(samples, 'sample')}")
-    ratio = text.number(text.read_mapping(metrics.get("size")).get("weight_ratio"))
+    if agreement is not None:
+        parts.append(
+            f"agreement {text.percent(agreement)} of {say_count(metrics.samples, 'sample')}"
+        )
     if ratio is not None:
         parts.append(f"weights {ratio:.3f} of float")
     return f"<bitwright Result {', '.join(parts)}>"
 
 
-def as_html(title: str, metrics: Mapping[str, Any], notes: Sequence[str]) -> str:
+def as_html(title: str, metrics: Metrics, notes: Sequence[str]) -> str:
     """A run as a small table for notebooks; everything given is escaped."""
     cells = Markup("").join(
         Markup("<tr>{}</tr>").format(
@@ -115,7 +132,7 @@ def as_html(title: str, metrics: Mapping[str, Any], notes: Sequence[str]) -> str
         )
         for row in accuracy_rows(metrics)
     )
-    sizes = (" ".join(line.split()) for line in _sizes(metrics.get("size", {})))
+    sizes = (" ".join(line.split()) for line in _sizes(metrics.size))
     below = [*sizes, *(f"note: {note}" for note in notes)]
     return str(
         Markup(
@@ -129,10 +146,9 @@ def as_html(title: str, metrics: Mapping[str, Any], notes: Sequence[str]) -> str
     )
 
 
-def _on(metrics: Mapping[str, Any]) -> str:
-    samples = text.number(metrics.get("samples")) or 0
-    few = about_few(text.number(metrics.get("agreement")), samples, metrics.get("answers", ""))
-    where = f"{say_count(samples, 'sample')} of the {metrics.get('evaluated_on', 'data given')}"
+def _on(metrics: Comparison) -> str:
+    few = about_few(text.number(metrics.agreement), metrics.samples, metrics.answers)
+    where = f"{say_count(metrics.samples, 'sample')} of the {metrics.evaluated_on or 'data given'}"
     return f"On {where}; {text.LEGEND}." + (f" Warning: {few}" if few else "")
 
 
@@ -140,56 +156,56 @@ def _line(name: str, told: str) -> str:
     return f"{name:<{_WIDTH}}{told}".rstrip()
 
 
-def _sizes(size: Mapping[str, Any]) -> list[str]:
-    whole = size.get("float_bytes")
+def _sizes(size: Sizes) -> list[str]:
+    whole = size.float_bytes
     if not whole:
         return []
-    files = {"model.safetensors": "file_bytes", "model.onnx": "onnx_bytes"}
+    files = {"model.safetensors": size.file_bytes, "model.onnx": size.onnx_bytes}
     # Before anything is written, the weights are all that is known.
-    files = files if size.get("file_bytes") else {"quantised weights": "weight_bytes"}
+    files = files if size.file_bytes else {"quantised weights": size.weight_bytes}
     parts = [f"{text.show_bytes(whole)} float"] + [
-        f"{name} {text.show_bytes(size[key])} ({size[key] / whole:.3f})"
-        for name, key in files.items()
-        if size.get(key)
+        f"{name} {text.show_bytes(found)} ({found / whole:.3f})"
+        for name, found in files.items()
+        if found
     ]
     return [_line("size", ", ".join(parts))]
 
 
-def _latency(found: Mapping[str, Any] | None) -> list[str]:
+def _latency(found: LatencyCheck | None) -> list[str]:
     """A budget of latency: what was predicted, what was measured, and whether it is held."""
     told = describe_latency(found)
     return [_line("latency", told)] if told else []
 
 
-def _verification(found: Mapping[str, Any]) -> list[str]:
-    units, samples = found.get("units", {}), found["samples"]
-    good = sum(1 for v in units.values() if text.agrees(v, found))
-    state = "verified in ONNX Runtime" if found["passed"] else "NOT VERIFIED in ONNX Runtime"
+def _verification(found: Verification) -> list[str]:
+    units, samples = found.units, found.samples
+    good = sum(map(found.agrees, units))
+    state = "verified in ONNX Runtime" if found.passed else "NOT VERIFIED in ONNX Runtime"
     agree, optimised = (
-        text.with_interval("agreement", part["agreement"], samples)
-        for part in (found, found["optimized"])
+        text.with_interval("agreement", part, samples)
+        for part in (found.agreement, found.optimized.agreement)
     )
     lines = [
         _line(
             "verify",
             f"{state}: {good} of {say_count(len(units), 'unit')} agree to "
-            f"{found['tolerance']:g}; end to end {agree} of {say_count(samples, 'answer')} "
+            f"{found.tolerance:g}; end to end {agree} of {say_count(samples, 'answer')} "
             f"agree, {optimised} with optimisations",
         )
     ]
-    if text.read_mapping(found.get("portable")).get("asked"):
-        lines.append(_line("", f"sums: {describe_sums(found)}"))
-    if found["optimized"].get("note"):
-        lines.append(_line("", f"note: {found['optimized']['note']}"))
-    if found.get("first_failure"):
-        name = found["first_failure"]
+    if found.portable is not None and found.portable.asked:
+        lines.append(_line("", f"sums: {describe_sums(found.portable)}"))
+    if found.optimized.note:
+        lines.append(_line("", f"note: {found.optimized.note}"))
+    if found.first_failure:
+        name = found.first_failure
         by = text.number(units.get(name))
         shown = "not a finite number" if by is None else f"{by:.2g}"
         lines.append(_line("", f"first unit out of tolerance: {name} ({shown})"))
     return lines
 
 
-def _speed(found: Mapping[str, Any], target: str) -> list[str]:
+def _speed(found: Verification, target: str) -> list[str]:
     """The file's time beside float's; what to do where it is slower."""
     told, ratio = describe_speed(found), text.slowdown(found)
     if not told or ratio is None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from bitwright.export.verified import Certificate
 from bitwright.report.rates import say_count
-from bitwright.report.texts import number, read_mapping
 
 
-def describe_sums(verify: Mapping[str, Any] | None) -> str:
+def describe_sums(found: Certificate | None) -> str:
     """One line on the file's sums; empty where no unit has integers to add up."""
-    found = read_mapping((verify or {}).get("portable"))
-    units = read_mapping(found.get("units"))
-    if not units:
+    if found is None or not found.units:
         return ""
-    pairs = [number(read_mapping(unit).get("pairs")) or 0.0 for unit in units.values()]
-    over = sum(share > 1 for share in pairs)
+    units = found.units
+    over = sum((unit.pairs or 0.0) > 1 for unit in units.values())
     if over:
         return (
             f"{over} of {say_count(len(units), 'unit')} may exceed 16 bits on x86 without VNNI "
             "(--portable mends that)"
         )
-    if not found.get("holds"):
+    if not found.holds:
         return "some may exceed 32 bits"
-    exact = "" if found.get("float_sums") else "; not all of them in runtimes that add in float"
+    exact = "" if found.float_sums else "; not all of them in runtimes that add in float"
     return f"the same on every processor in all {say_count(len(units), 'unit')}{exact}"

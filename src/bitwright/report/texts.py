@@ -6,8 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from bitwright.evaluation.figures import Metrics
+from bitwright.export.verified import Verification
+from bitwright.graph.census_record import Census, UnitEntry
+from bitwright.graph.choice import Choice
 from bitwright.report.rates import FEW_SAMPLES, interval
 
 # A file that takes so much longer than float is called slower: less is within what clocks tell.
@@ -39,16 +42,6 @@ def number(value: object) -> float | None:
     except OverflowError:  # an integer beyond what a float holds
         return None
     return found if math.isfinite(found) else None
-
-
-def read_mapping(value: object) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def rows(value: object) -> list[Mapping[str, Any]]:
-    """The mappings in a list, else none."""
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
 
 
 def metric_name(key: str) -> str:
@@ -211,59 +204,50 @@ class Summary:
 
 
 def summarise(
-    metrics: Mapping[str, Any], units: Sequence[Mapping[str, Any]], verify: Mapping[str, Any] | None
+    metrics: Metrics | None, census: Census | None, verify: Verification | None
 ) -> Summary:
     """Pick the figures that decide out of a run's records."""
-    before, after = read_mapping(metrics.get("float")), read_mapping(metrics.get("quantized"))
+    before, after = (metrics.before, metrics.after) if metrics else ({}, {})
     key = next((k for k in before if number(before[k]) is not None and k in after), None)
-    found = verify or {}
-    differences = read_mapping(found.get("units"))
-    good = [name for name in differences if agrees(differences[name], found)]
-    passed = found.get("passed")
     return Summary(
-        scheme=scheme_of(units),
+        scheme=scheme_of(census.units if census else ()),
         metric=key,
-        before=number(before.get(key)) if key else None,
-        after=number(after.get(key)) if key else None,
-        agreement=number(metrics.get("agreement")),
-        samples=number(metrics.get("samples")),
-        ratio=number(read_mapping(metrics.get("size")).get("ratio")),
-        verified=None if passed is None else bool(passed),
-        units_good=len(good),
-        units_checked=len(differences),
-        first_failure=found.get("first_failure"),
-        vectors=metrics.get("answers") == "embedding",
+        before=number(before[key]) if key else None,
+        after=number(after[key]) if key else None,
+        agreement=number(metrics.agreement) if metrics else None,
+        samples=metrics.samples if metrics else None,
+        ratio=number(metrics.size.ratio) if metrics else None,
+        verified=verify.passed if verify else None,
+        units_good=sum(map(verify.agrees, verify.units)) if verify else 0,
+        units_checked=len(verify.units) if verify else 0,
+        first_failure=verify.first_failure if verify else None,
+        vectors=metrics is not None and metrics.has_vectors,
         slowdown=slowdown(verify),
+        target=census.target if census else "",
     )
 
 
-def compute_kept_db(units: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def compute_kept_db(units: Sequence[UnitEntry]) -> dict[str, float]:
     """How much of its signal each quantised unit keeps, in dB, by one measure for all of them.
 
     The SQNR of its output where that was measured for all; else what the noises of its weight and
     of its input come to together, which is that of the output where they are independent.
     """
-    quantised = [unit for unit in units if unit.get("w_bits")]
-    measured = {str(unit.get("name")): number(unit.get("sqnr_db")) for unit in quantised}
+    quantised = [unit for unit in units if unit.w_bits]
+    measured = {unit.name: number(unit.sqnr_db) for unit in quantised}
     if any(value is None for value in measured.values()):
-        measured = {str(unit.get("name")): _together(unit) for unit in quantised}
+        measured = {unit.name: _together(unit) for unit in quantised}
     return {name: value for name, value in measured.items() if value is not None}
 
 
-def _together(unit: Mapping[str, Any]) -> float | None:
-    parts = [number(unit.get(key)) for key in ("weight_sqnr_db", "input_sqnr_db")]
+def _together(unit: UnitEntry) -> float | None:
+    parts = [number(unit.weight_sqnr_db), number(unit.input_sqnr_db)]
     # Beyond 300 dB there is no noise that float64 can tell from none.
     known = [max(-300.0, min(300.0, part)) for part in parts if part is not None]
     return -10 * math.log10(sum(10 ** (-part / 10) for part in known)) if known else None
 
 
-def agrees(difference: object, verify: Mapping[str, Any]) -> bool:
-    """Whether a unit's difference is within the tolerance; what is no number is not."""
-    found = number(difference)
-    return found is not None and found <= (number(verify.get("tolerance")) or 0.0)
-
-
-def scheme_of(units: Sequence[Mapping[str, Any]]) -> str:
+def scheme_of(units: Sequence[UnitEntry]) -> str:
     """The bits of all units, or of how many of them; of a mixture from which to which."""
     counted = Counter(_scheme(unit) for unit in units)
     if not counted:
@@ -273,27 +257,22 @@ def scheme_of(units: Sequence[Mapping[str, Any]]) -> str:
         return scheme
     if 2 * count > len(units):
         return f"{scheme} in {count} of {len(units)} units"
-    ordered = sorted(units, key=lambda unit: (_finest(unit, "w_bits"), _finest(unit, "a_bits")))
+    ordered = sorted(units, key=lambda u: (_finest(u, u.w_bits), _finest(u, u.a_bits)))
     return f"mixed bits, {_scheme(ordered[0])} to {_scheme(ordered[-1])}"
 
 
-def _finest(unit: Mapping[str, Any], key: str) -> float:
+def _finest(unit: UnitEntry, bits: int) -> float:
     """The bits of a unit, float being the finest."""
-    return (number(unit.get(key)) or math.inf) * (number(unit.get("points")) or 1)
+    return (bits or math.inf) * unit.points
 
 
-def _scheme(unit: Mapping[str, Any]) -> str:
-    if not unit.get("w_bits"):
-        return "float"
-    points = unit.get("points") or 1
-    return f"w{unit['w_bits']}a{unit.get('a_bits') or 'float'}" + (
-        f"x{points}" if points != 1 else ""
-    )
+def _scheme(unit: UnitEntry) -> str:
+    return str(Choice(unit.w_bits, unit.a_bits, unit.points))
 
 
-def slowdown(verify: Mapping[str, Any] | None) -> float | None:
+def slowdown(verify: Verification | None) -> float | None:
     """The file's time relative to float's, from a verification; None where it was not timed."""
-    return number(read_mapping((verify or {}).get("speed")).get("ratio"))
+    return number(verify.speed.ratio) if verify and verify.speed else None
 
 
 def compare_times(ratio: float) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
+from bitwright.graph.census_record import Census, Picture, UnitEntry
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.sites import Site
 from bitwright.methods.problem import UnitSolution
@@ -57,27 +57,27 @@ def decibels(noise: float | None) -> float | None:
     return -10.0 * math.log10(noise)
 
 
-def with_quality(census: Mapping[str, Any], solved: SolvedNetwork) -> dict[str, Any]:
+def with_quality(census: Census, solved: SolvedNetwork) -> Census:
     """The census with the SQNR of each unit's weight, input and output, and the worst pictured.
 
     The weight's is exact, the input's follows from its histogram; the output's was measured on rows
     held out, by methods that hold out any, as the unit was solved.
     """
-    units = [{**row, **_quality(str(row["name"]), solved)} for row in census["units"]]
-    return {**census, "units": units, "histograms": _worst(units, solved)}
+    units = tuple(_with_quality(entry, solved) for entry in census.units)
+    return replace(census, units=units, histograms=_worst(units, solved))
 
 
-def _quality(name: str, solved: SolvedNetwork) -> dict[str, float]:
-    solution = solved.solutions.get(name)
+def _with_quality(entry: UnitEntry, solved: SolvedNetwork) -> UnitEntry:
+    solution = solved.solutions.get(entry.name)
     if solution is None:
-        return {}
-    inputs = [decibels(noise_of_stats(stats, grid)) for stats, grid in solved.inputs(name)]
-    found = {
-        "weight_sqnr_db": decibels(solution.error),
-        "input_sqnr_db": min((db for db in inputs if db is not None), default=None),
-        "sqnr_db": decibels(solution.loss_after),
-    }
-    return {key: value for key, value in found.items() if value is not None}
+        return entry
+    inputs = [decibels(noise_of_stats(stats, grid)) for stats, grid in solved.inputs(entry.name)]
+    return replace(
+        entry,
+        weight_sqnr_db=decibels(solution.error),
+        input_sqnr_db=min((db for db in inputs if db is not None), default=None),
+        sqnr_db=decibels(solution.loss_after),
+    )
 
 
 def select_as_solved(
@@ -102,7 +102,7 @@ def _drop_figures(solution: UnitSolution) -> UnitSolution:
     return replace(solution, loss_before=None, loss_after=None)
 
 
-def _worst(units: Sequence[Mapping[str, Any]], solved: SolvedNetwork) -> list[dict[str, Any]]:
+def _worst(units: Sequence[UnitEntry], solved: SolvedNetwork) -> tuple[Picture, ...]:
     """Histograms of weights and inputs of the units that keep least of their signal."""
     found = []
     kept = compute_kept_db(units)
@@ -113,28 +113,33 @@ def _worst(units: Sequence[Mapping[str, Any]], solved: SolvedNetwork) -> list[di
         ends = (float(back.min()), float(back.max()))
         bits = solution.weight.grid.bits
         stats = TensorStats.of(weight)
-        found.append(_picture(name, "weight", stats, ends, bits) | {"error": solution.error})
+        found.append(_picture(name, "weight", stats, ends, bits, solution.error))
         for stats, edge in solved.inputs(name)[:1]:
             low = float((edge.grid.qmin - edge.zero_point) * edge.scale)
             high = float((edge.grid.qmax - edge.zero_point) * edge.scale)
             noise = noise_of_stats(stats, edge)
-            entry = _picture(name, "input", stats, (low, high), edge.grid.bits)
-            found.append(entry | {"error": noise})
-    return found
+            found.append(_picture(name, "input", stats, (low, high), edge.grid.bits, noise))
+    return tuple(found)
 
 
 def _picture(
-    unit: str, what: str, stats: TensorStats, ends: tuple[float, float], bits: int
-) -> dict[str, Any]:
+    unit: str,
+    what: str,
+    stats: TensorStats,
+    ends: tuple[float, float],
+    bits: int,
+    error: float | None,
+) -> Picture:
     edges, counts = _coarse(stats.histogram)
-    return {
-        "unit": unit,
-        "what": what,
-        "edges": edges,
-        "counts": counts,
-        "range": list(ends),
-        "bits": bits,
-    }
+    return Picture(
+        unit=unit,
+        what=what,
+        edges=tuple(edges),
+        counts=tuple(counts),
+        range=ends,
+        bits=bits,
+        error=error,
+    )
 
 
 def _coarse(histogram: Histogram) -> tuple[list[float], list[int]]:

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from bitwright.report.texts import number, percent
+from bitwright.engine.note import Note
+from bitwright.evaluation.figures import Sizes
+from bitwright.graph.census_record import FloatWeights
+from bitwright.report.texts import percent
 
 # A file of more than this of the float network's bytes is not clearly smaller.
 CLEARLY = 0.9
 _SHOWN, _LEAST = 3, 0.005
 
-Warned = dict[str, str]
 
-
-def size_warnings(size: Mapping[str, Any], float_weights: Mapping[str, Any]) -> list[Warned]:
+def size_warnings(size: Sizes, float_weights: FloatWeights | None) -> list[Note]:
     """That a file is not clearly smaller than the float network, and why."""
-    whole = number(size.get("float_bytes"))
-    named = (("model.safetensors", "file_bytes"), ("model.onnx", "onnx_bytes"))
-    shares = {name: (number(size.get(key)) or 0.0) / whole for name, key in named} if whole else {}
+    whole = size.float_bytes
+    named = (("model.safetensors", size.file_bytes), ("model.onnx", size.onnx_bytes))
+    shares = {name: (found or 0) / whole for name, found in named} if whole else {}
     large = [f"{name} {share:.2f}" for name, share in shares.items() if share > CLEARLY]
-    if not large:
+    if not large or float_weights is None:
         return []
     told = f"not clearly smaller than the float network: {' and '.join(large)} of its bytes. "
-    return [{"place": "size", "text": told + about_float(float_weights)}]
+    return [Note("size", told + about_float(float_weights))]
 
 
-def about_float(found: Mapping[str, Any]) -> str:
+def about_float(found: FloatWeights) -> str:
     """How much stays float in which operators, and what that does to the size."""
-    share = number(found.get("share")) or 0.0
-    if (number(found.get("size")) or 0.0) <= CLEARLY:
+    if found.size <= CLEARLY:
         return (
             "Its weights are so few that names, scales and headers outweigh what their bits save."
         )
     parts = [
         f"{name} {percent(part, 1)}"
-        for name, part in list(found.get("operators", {}).items())[:_SHOWN]
+        for name, part in list(found.operators.items())[:_SHOWN]
         if part >= _LEAST
     ]
     return (
-        f"{percent(share, 1)} of its stored numbers stay float ({', '.join(parts)}), because these "
-        "operators have no quantised form here, or by --keep and --scheme."
+        f"{percent(found.share, 1)} of its stored numbers stay float ({', '.join(parts)}), because "
+        "these operators have no quantised form here, or by --keep and --scheme."
     )
 
 
-def list_warnings(metrics: Mapping[str, Any]) -> list[str]:
-    """The warnings of metrics.json as a terminal and the page show them."""
-    return [f"{entry['place']}: {entry['text']}" for entry in metrics.get("warnings") or []]
+def note_lines(notes: Iterable[Note]) -> list[str]:
+    """Notes and warnings as a terminal and the page show them."""
+    return [f"{note.place}: {note.text}" for note in notes]

@@ -1,31 +1,28 @@
-"""What the report lists: operations that stay float, notes, records as facts."""
+"""What the report lists: operations that stay float, records as facts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from bitwright.engine.record import Record
+from bitwright.graph.census_record import Census
 from bitwright.report import texts as text
 
 # Names of one group that are written out; the others are counted.
 _NAMED = 6
 
 
-def float_operators(census: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def float_operators(census: Census) -> list[tuple[str, str, str]]:
     """Rows of (what, how many, why), one a reason: units that were kept, then operators."""
     units: dict[str, list[str]] = {}
-    for unit in text.rows(census.get("units")):
-        if "w_bits" in unit and not unit["w_bits"]:
-            why = str(unit.get("reason") or "no reason recorded")
-            units.setdefault(why, []).append(str(unit.get("name", "?")))
+    for unit in census.units:
+        if not unit.w_bits:
+            units.setdefault(unit.reason or "no reason recorded", []).append(unit.name)
     operators: dict[str, Counter[str]] = {}
-    for row in text.rows(census.get("float_ops")):
-        count = text.number(row.get("count"))
+    for row in census.float_ops:
         # An operator that works in place is the same operator.
-        name = str(row.get("op", "?")).rstrip("_") or "?"
-        counts = operators.setdefault(str(row.get("reason", "")), Counter())
-        counts[name] += 1 if count is None else max(int(count), 0)
+        operators.setdefault(row.reason, Counter())[row.op.rstrip("_") or "?"] += row.count
     return [
         *((_some(names), text.show_count(len(names)), why) for why, names in units.items()),
         *(
@@ -47,20 +44,8 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(named[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def notes(census: Mapping[str, Any]) -> list[str]:
-    """Notes as lines, whether they are text or (place, text)."""
-    found = census.get("notes")
-    return [
-        f"{note.get('place', '?')}: {note.get('text', '')}"
-        if isinstance(note, Mapping)
-        else str(note)
-        for note in (found if isinstance(found, list) else [])
-    ]
-
-
-def facts(record: object) -> list[tuple[str, str]]:
+def facts(record: Record | None) -> list[tuple[str, str]]:
     """A record as (name, value) lines."""
-    return [
-        (str(key).replace("_", " "), text.show_value(value))
-        for key, value in text.read_mapping(record).items()
-    ]
+    if record is None:
+        return []
+    return [(key.replace("_", " "), text.show_value(value)) for key, value in record.items()]

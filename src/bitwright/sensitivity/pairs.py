@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from bitwright.allocation.allocate import Allocation, allocate
 from bitwright.allocation.budget import Budget
+from bitwright.allocation.chosen import Pairwise
 from bitwright.allocation.solver.pairwise import note_pairs
 from bitwright.allocation.solver.terms import terms_of
 from bitwright.allocation.table import Row, Table
@@ -105,12 +106,12 @@ def allocate_paired(paired: Paired, budgets: Iterable[Budget], recipe: Recipe) -
 
 def pairs_record(
     paired: Paired, losses: Mapping[str, float], predicted: Mapping[str, float | None]
-) -> dict[str, object]:
+) -> Pairwise:
     """What allocation.json says of the correction: what was measured, and what it gained."""
-    return {
-        "pairs": paired.pairs,
-        "measured": paired.measured,
-        "predicted_loss": dict(predicted),
-        "measured_loss": {name: losses[name] for name in ("allocation", "pairwise")},
-        "gain": losses["allocation"] - losses["pairwise"],
-    }
+    return Pairwise(
+        pairs=paired.pairs,
+        measured=paired.measured,
+        predicted_loss=dict(predicted),
+        measured_loss={name: losses[name] for name in ("allocation", "pairwise")},
+        gain=losses["allocation"] - losses["pairwise"],
+    )

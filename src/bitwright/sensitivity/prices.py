@@ -37,6 +37,30 @@ class Prices:
     share: int = 0
     inputs: Mapping[str, int] | None = None
 
+    @classmethod
+    def beside(
+        cls,
+        graph: ModelGraph,
+        target: Target,
+        network: Assignment,
+        base: Mapping[str, Choice],
+        flat: tuple[Any, ...],
+    ) -> Prices:
+        """The prices of a run, with a menu or without one.
+
+        Args:
+            graph, target: of the network.
+            network: at the bits of `base`, whose file tells what no choice changes.
+            base: the bits of every unit there.
+            flat: a bound batch, for the sizes of inputs.
+        """
+        share = file_share(graph, target, network, base)
+        return cls(graph, target, share, input_sizes(graph, flat))
+
+    def weight_bits(self, unit: str, choice: Choice) -> int:
+        """What the weights of a unit take alone, scales included."""
+        return _weight_bits(self.target, self.graph.unit(unit), choice)
+
     def row(self, unit: Unit, choice: Choice) -> Row:
         """What a choice costs."""
         bits = _weight_bits(self.target, unit, choice)
@@ -65,7 +89,7 @@ def file_share(
     with tempfile.TemporaryDirectory() as folder:
         size = save_packed(Path(folder) / "base", graph, network)
     plain = sum(_weight_bits(target, unit, base[unit.name]) for unit in graph.units)
-    return max(0, -(-(8 * size - plain) // len(graph.units)))
+    return max(0, -(-(8 * size - plain) // max(len(graph.units), 1)))
 
 
 def input_sizes(graph: ModelGraph, flat: tuple[Any, ...]) -> dict[str, int]:

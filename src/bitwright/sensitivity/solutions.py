@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx
 
 from bitwright.evaluation.forward import forward_of
 from bitwright.graph.choice import Choice
@@ -59,7 +59,7 @@ class Solutions:
         """The parameters of a whole configuration."""
         return Configuration.of(self.work, self.solved, choices, self.edges).assignment()
 
-    def module(self, choices: Mapping[str, Choice]) -> nn.Module:
+    def module(self, choices: Mapping[str, Choice]) -> fx.GraphModule:
         """A whole configuration as a network."""
         return stitch(self.work.graph, self.assignment(choices))
 

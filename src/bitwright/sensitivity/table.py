@@ -30,7 +30,7 @@ from bitwright.sensitivity.measure import (
     unit_groups,
 )
 from bitwright.sensitivity.measure import measure as parts_of
-from bitwright.sensitivity.prices import Prices, file_share, input_sizes, table_of
+from bitwright.sensitivity.prices import Prices, table_of
 from bitwright.sensitivity.smooth import Seen, smooth_losses
 from bitwright.sensitivity.solutions import TABLE_BATCH, Solutions, figures
 from bitwright.solving import Configuration, Edges, Work
@@ -105,7 +105,8 @@ def measure_menu(
     changes = changes_of(work, solutions.solved, base, menu)
     key = _key(solutions)
     single = _measure(solutions, subject, unit_groups(changes), key, tick)
-    table = table_of(_prices(work, network, base, flat), menu, solutions.solved, single, seconds)
+    prices = Prices.beside(work.graph, work.target, network, base, flat)
+    table = table_of(prices, menu, solutions.solved, single, seconds)
     scale = scale_of(single)
     found = Base(solutions, changes, subject, single, scale, key, menu)
     return found, fit_losses(table, solutions, single, scale)
@@ -143,16 +144,9 @@ def measure_losses(
     subject = Subject(work.graph, network, loss_of_network(work.graph, first, labels))
     changes = changes_of(work, solved, base, work.menu)
     single = measure_table(subject, changes, dataset)
-    prices = _prices(work, network, base, bind(work.graph, first.inputs))
+    flat = bind(work.graph, first.inputs)
+    prices = Prices.beside(work.graph, work.target, network, base, flat)
     return table_of(prices, work.menu, solved, single, 0.0)
-
-
-def _prices(
-    work: Work, network: Assignment, base: Mapping[str, Choice], flat: tuple[Any, ...]
-) -> Prices:
-    """What choices cost beside a base network whose file is known."""
-    share = file_share(work.graph, work.target, network, base)
-    return Prices(work.graph, work.target, share, input_sizes(work.graph, flat))
 
 
 def _key(solutions: Solutions) -> str:
@@ -273,7 +267,7 @@ class _Kept:
         entry = self.store.get(self.key(chunk, group))
         if entry is None:
             return {}
-        known: dict[str, Any] = {str(c): c for c in self.groups.get(group, ())}
+        known: dict[str, object] = {str(c): c for c in self.groups.get(group, ())}
         return {known.get(name, name): value.numpy() for name, value in entry[0].items()}
 
     def put(self, part: LossPart) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, cast
 
 from bitwright.engine.progress import Progress
+from bitwright.evaluation.figures import TuningFigures
 from bitwright.evaluation.judge import Loss
 from bitwright.methods.problem import Method
 from bitwright.recipe.registered import load_registered
@@ -39,9 +40,9 @@ class Tuned:
     configuration: Configuration
     reports: tuple[TuneReport, ...] = ()
 
-    def records(self) -> list[dict[str, object]]:
+    def figures(self) -> tuple[TuningFigures, ...]:
         """What metrics.json says of tuning: losses on the samples held out from it."""
-        return [_record(report) for report in self.reports]
+        return tuple(_figures(report) for report in self.reports)
 
 
 def tune(
@@ -110,16 +111,16 @@ def _tell(progress: Progress, stage: str, before: Loss, after: Loss, units: int)
     progress.figures(stage, loss_before=before.plain, loss=after.plain, units_changed=units)
 
 
-def _record(report: TuneReport) -> dict[str, object]:
-    return {
-        "step": report.stage,
-        "kept": report.kept,
-        "loss_before": report.before.plain,
-        "loss_after": report.after.plain,
-        "softened_before": report.before.soft,
-        "softened_after": report.after.soft,
-        "units": len(report.units),
-        "fit_samples": report.fit,
-        "held_out_samples": report.held_out,
-        "note": report.note,
-    }
+def _figures(report: TuneReport) -> TuningFigures:
+    return TuningFigures(
+        step=report.stage,
+        kept=report.kept,
+        loss_before=report.before.plain,
+        loss_after=report.after.plain,
+        softened_before=report.before.soft,
+        softened_after=report.after.soft,
+        units=len(report.units),
+        fit_samples=report.fit,
+        held_out_samples=report.held_out,
+        note=report.note,
+    )

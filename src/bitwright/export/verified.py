@@ -1,0 +1,116 @@
+"""verify.json: what ONNX Runtime computes from a file, beside what the simulation computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bitwright.engine.record import Record
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OptimizedRun(Record):
+    """The whole network with the runtime's optimisations on.
+
+    Attributes:
+        agreement: share of the answers that are the simulation's.
+        max_difference, max_relative_difference: of any number of the answers.
+        operators: what the runtime really runs, and how often.
+        note: why the answers are others, where they are.
+    """
+
+    agreement: float
+    max_difference: float
+    max_relative_difference: float
+    operators: Mapping[str, int]
+    note: str | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OtherSize(Record):
+    """A few samples at another height and width."""
+
+    larger_by: int
+    agreement: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Speed(Record):
+    """A file's time beside float's; above a ratio of 1 it is slower."""
+
+    float_ms: float
+    quantized_ms: float
+    ratio: float
+    samples: int
+    threads: int
+    turns: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sums(Record):
+    """What a unit's integers come to at most, as shares of what holds them.
+
+    See `bitwright.export.certificate.certify`; None where other kernels add them.
+    """
+
+    int32: float
+    float32: float
+    pairs: float | None
+    any_pair: float | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Certificate(Record):
+    """Which sums of a file fit on every processor.
+
+    Attributes:
+        asked: whether that was promised.
+        holds: whether all processors give the same sums, in every unit.
+        float_sums: whether runtimes that add in float do too.
+        units: the shares of each.
+    """
+
+    asked: bool = False
+    holds: bool
+    float_sums: bool
+    units: Mapping[str, Sums]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Verification(Record):
+    """The whole of verify.json.
+
+    Attributes:
+        passed: whether the promise holds, in every unit and end to end.
+        tolerance: of a unit's relative difference.
+        units: each unit's worst relative difference on equal inputs.
+        samples: that the whole network was given.
+        undecided: answers that float rounding alone decides, where samples are few.
+        error: what the runtime refused to load or run.
+        agreement: share of the answers that are the simulation's.
+        max_difference, max_relative_difference: of any number of the answers.
+        optimized: the same with the runtime's optimisations.
+        other_size: at another size, where sizes are free.
+        portable: which sums fit on every processor.
+        first_failure: the first unit out of tolerance.
+        speed: beside float, where both could be timed.
+    """
+
+    passed: bool
+    tolerance: float
+    units: Mapping[str, float]
+    samples: int
+    undecided: int
+    error: str | None
+    agreement: float
+    max_difference: float
+    max_relative_difference: float
+    optimized: OptimizedRun
+    other_size: OtherSize | None = None
+    portable: Certificate | None = None
+    first_failure: str | None
+    speed: Speed | None = None
+
+    def agrees(self, unit: str) -> bool:
+        """Whether a unit's difference is within the tolerance; what is no number is not."""
+        return self.units[unit] <= self.tolerance
