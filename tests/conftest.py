@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import sys
@@ -13,10 +14,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
+from torch.onnx._internal.exporter import _decomp as decompositions
 from torch.onnx._internal.exporter import _registration as translations
 
 from bitwright import cli
 from bitwright.engine.memory import keep_heap
+from bitwright.export import speed
 from networks import pictures, small_network
 
 keep_heap()
@@ -24,10 +27,27 @@ keep_heap()
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 # Every torch.onnx.export reads and parses the source of the same 500 translations, a third of what
-# it takes; the list is the same each time, so that one reading serves all tests.
+# it takes, and makes the same tables of them, a sixth of the rest; they are the same each time, so
+# that one reading serves all tests. Each export gets copies that it may add to.
 translations.onnxscript_apis.get_torchlib_ops = functools.cache(
     translations.onnxscript_apis.get_torchlib_ops
 )
+_registry = functools.cache(translations.ONNXRegistry.from_torchlib)
+_decompositions = functools.cache(decompositions.create_onnx_friendly_decomposition_table)
+
+
+def _registry_of_its_own(**opset: int) -> translations.ONNXRegistry:
+    found = copy.copy(_registry(**opset))
+    found.functions = {name: list(metas) for name, metas in found.functions.items()}
+    return found
+
+
+translations.ONNXRegistry.from_torchlib = staticmethod(_registry_of_its_own)
+decompositions.create_onnx_friendly_decomposition_table = lambda registered: dict(
+    _decompositions(frozenset(registered))
+)
+# What a verification says of speed is a hint: five turns do, but where a test judges it.
+speed.MOST_TURNS = 5
 # Two threads on two shared cores wait for each other far longer than they compute.
 torch.set_num_threads(1)
 

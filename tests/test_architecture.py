@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,21 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Read once for all that look at it."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree_of(path)))
+
+
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bitwright."):
             base = (node.module or "").removeprefix("bitwright.")
             for alias in node.names:
@@ -50,7 +63,7 @@ def imports_of(path: Path) -> set[str]:
                 found.add(f"{base}.{alias.name}" if as_module.exists() else base)
         elif isinstance(node, ast.ImportFrom) and node.module == "bitwright":
             found |= {alias.name for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def layer(name: str) -> int:
@@ -86,7 +99,7 @@ def test_no_import_cycle():
 def test_sizes(path):
     text = path.read_text()
     assert text.count("\n") <= 400
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             lines = (node.end_lineno or 0) - node.lineno + 1
             assert lines <= 60, f"{node.name} has {lines} lines"
@@ -140,14 +153,14 @@ def test_values_have_types_of_their_own():
 def test_one_rounding():
     """Rounding of tensors happens in numerics/affine.py alone."""
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Attribute) and node.attr in ("round", "round_"):
                 assert name_of(path) == "numerics.affine", f"{path}:{node.lineno}"
 
 
 def test_print_only_in_the_command():
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
                 assert name_of(path) == "cli.edge", f"{path}:{node.lineno}"
 
@@ -164,9 +177,9 @@ def for_types(tree: ast.Module) -> list[ast.stmt]:
 
 def test_internal_imports_stand_at_the_top():
     for path in FILES:
-        tree = ast.parse(path.read_text())
+        tree = tree_of(path)
         top = {id(node) for node in tree.body} | {id(node) for node in for_types(tree)}
-        for node in ast.walk(tree):
+        for node in nodes_of(path):
             if isinstance(node, ast.ImportFrom) and id(node) not in top:
                 module = node.module or ""
                 assert not module.startswith("bitwright"), f"{path}:{node.lineno}"
@@ -175,7 +188,7 @@ def test_internal_imports_stand_at_the_top():
 
 def test_optional_packages_are_imported_lazily():
     for path in FILES:
-        for node in ast.parse(path.read_text()).body:
+        for node in tree_of(path).body:
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -253,7 +266,7 @@ def test_a_types_name_has_one_meaning():
     """Public classes, and names given to types, are defined once in the whole package."""
     homes: dict[str, list[str]] = {}
     for path in FILES:
-        for node in ast.parse(path.read_text()).body:
+        for node in tree_of(path).body:
             named = [node.name] if isinstance(node, ast.ClassDef) else []
             if isinstance(node, ast.Assign):
                 named = [t.id for t in node.targets if isinstance(t, ast.Name)]

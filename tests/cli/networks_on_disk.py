@@ -1,10 +1,13 @@
-"""A network in a user's file, quantised by the real command once."""
+"""A network in a user's file, quantised by the command once, in this process."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from bitwright import cli
 
 FILE = """
 import torch
@@ -42,8 +45,10 @@ def calib():
 def quantised(folder: Path, *options: str) -> Path:
     """The run directory of that network quantised with some options."""
     (folder / "net.py").write_text(FILE)
-    command = [sys.executable, "-m", "bitwright", "quantize", f"{folder}/net.py:net", "--data"]
-    command += [f"{folder}/net.py:calib", "--out", str(folder / "run"), "--quiet", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    words = ["quantize", f"{folder}/net.py:net", "--data", f"{folder}/net.py:calib"]
+    words += ["--out", str(folder / "run"), "--quiet", *options]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["bitwright", *words])
+        cli.main()
+    assert not ended.value.code
     return folder / "run"

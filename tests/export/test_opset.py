@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import onnx
 import pytest
 import torch
@@ -18,15 +20,13 @@ IMAGES = pictures(16, size=8)
 @pytest.mark.parametrize(("opset", "target"), [(13, "ort-cpu"), (17, "paper"), (23, "ort-cpu")])
 def test_a_file_of_the_opset_that_is_asked_for(tmp_path, opset, target):
     result = bw.quantize(small_network(width=8), [IMAGES], target=target, opset=opset)
-    path = result.export(tmp_path / "m.onnx")
-    model = onnx.load(str(path))
+    run = result.save(tmp_path / "run")
+    model = onnx.load(str(run["model.onnx"]))
     assert [(o.domain, o.version) for o in model.opset_import] == [("", opset)]
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version <= onnx.helper.find_min_ir_version_for(model.opset_import)
-    assert result.verify(path)["passed"]
-    assert (
-        "opset = " + str(opset) in (result.save(tmp_path / "run").path / "recipe.toml").read_text()
-    )
+    assert json.loads(run["verify.json"].read_text())["passed"]
+    assert f"opset = {opset}" in run["recipe.toml"].read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 import bitwright as bw
 import records
+from bitwright.export import speed
 from bitwright.export.float_twin import float_twin
 from bitwright.export.runtime import run, session
 from bitwright.graph.simulate import stitch
@@ -49,8 +50,9 @@ def test_an_output_that_was_quantised_keeps_its_name(tmp_path, target):
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8x2"])
-def test_a_verification_times_the_file_beside_float(scheme):
+def test_a_verification_times_the_file_beside_float(monkeypatch, scheme):
     """`paper` leaves float operators between quantisers: on a small network never faster."""
+    monkeypatch.setattr(speed, "MOST_TURNS", 25)
     found = bw.quantize(small_network(), [IMAGES], scheme=scheme).verify()["speed"]
     assert found["ratio"] == found["quantized_ms"] / found["float_ms"] > 1.1
     assert found["samples"] == found["threads"] == 1 and found["turns"] >= 3

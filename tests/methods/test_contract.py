@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
-from functools import cache
+from functools import cache, wraps
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -35,11 +37,37 @@ FORMS = {
     "per tensor": (False, False),
 }
 EVERY = pytest.mark.parametrize("name", METHODS)
-BITS = pytest.mark.parametrize("bits", [2, 4, 8])
+BITS = (2, 4, 8)
 CASE = pytest.mark.parametrize("case", CASES)
 FEW = pytest.mark.parametrize("case", ["conv with relu6", "linear without bias", "one sample"])
 # Enough steps to fix the scales and to look at the held-out rows more than once.
 STEPS, ROWS = 10, 64
+
+
+def walking(**axes: tuple) -> Callable:
+    """One test that walks these arguments; all that fail are named.
+
+    A test of each of the 4,860 would cost pytest as much as the tests themselves.
+    """
+
+    def decorate(check):
+        @wraps(check)
+        def walk(name, case):
+            failed = {}
+            for values in itertools.product(*axes.values()):
+                try:
+                    check(name=name, case=case, **dict(zip(axes, values, strict=True)))
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is raised below
+                    failed[values] = error
+            if failed:
+                told = "\n".join(f"{v}: {type(e).__name__}: {e}" for v, e in failed.items())
+                raise AssertionError(f"{name}, {case}:\n{told}") from next(iter(failed.values()))
+
+        # pytest asks for the arguments of what it sees, not of what is wrapped.
+        del walk.__wrapped__
+        return walk
+
+    return decorate
 
 
 def quick(name: str):
@@ -56,19 +84,28 @@ def asked(case: str, bits: int, form: str = "asymmetric") -> UnitProblem:
 
 
 @cache
+def as_asked(case: str, bits: int, form: str) -> str:
+    """The digest of a problem before anything has solved it."""
+    return digest(asked(case, bits, form))
+
+
+@cache
 def solved(name: str, case: str, bits: int, form: str = "asymmetric") -> UnitSolution:
     """Solved once for all tests; the problem is found as it was."""
-    given = asked(case, bits, form)
-    before = digest(given)
+    given, before = asked(case, bits, form), as_asked(case, bits, form)
     found = quick(name).solve(given)
     assert digest(given) == before
     return found
 
 
+@cache
+def nearest(weight_range: str, case: str, bits: int, form: str) -> UnitSolution:
+    return Nearest(weight_range).solve(asked(case, bits, form))
+
+
 @EVERY
-@BITS
 @CASE
-@pytest.mark.parametrize("form", FORMS)
+@walking(bits=BITS, form=tuple(FORMS))
 def test_the_solution_is_on_the_grid_and_well_formed(name, bits, case, form):
     given, found = asked(case, bits, form), solved(name, case, bits, form)
     grid, weight = found.weight.grid, given.weight
@@ -118,8 +155,8 @@ def assert_deployable(qparams):
 
 
 @EVERY
-@BITS
 @CASE
+@walking(bits=BITS)
 def test_inputs_stay_on_their_grids(name, bits, case):
     given, found = asked(case, bits), solved(name, case, bits)
     assert len(found.inputs) == len(given.inputs)
@@ -134,15 +171,14 @@ def test_inputs_stay_on_their_grids(name, bits, case):
 
 
 @EVERY
-@BITS
 @CASE
-@pytest.mark.parametrize("form", FORMS)
+@walking(bits=BITS, form=tuple(FORMS))
 def test_never_worse_than_nearest_rounding_on_rows_kept_apart(name, bits, case, form):
     given, found = asked(case, bits, form), solved(name, case, bits, form)
     if not method(name).needs.data:
         assert found.fallback is None and found.loss_before is None
         return
-    plain = Nearest(quick(name).weight_range).solve(given)
+    plain = nearest(quick(name).weight_range, case, bits, form)
     if found.fallback is not None:
         assert found.method == "nearest" and torch.equal(found.q, plain.q)
         assert digest(found.inputs) == digest(given.inputs)
@@ -158,8 +194,8 @@ def test_never_worse_than_nearest_rounding_on_rows_kept_apart(name, bits, case, 
 
 
 @EVERY
-@BITS
 @CASE
+@walking(bits=BITS)
 def test_the_same_bits_again_in_another_process_and_state(name, bits, case):
     """From bytes, as a worker does it, with the global generator elsewhere and gradients off."""
     given, found = asked(case, bits), solved(name, case, bits)
@@ -175,8 +211,8 @@ def test_the_same_bits_again_in_another_process_and_state(name, bits, case):
 
 
 @EVERY
-@BITS
 @CASE
+@walking(bits=BITS)
 def test_solutions_go_through_the_store(name, bits, case):
     found = solved(name, case, bits)
     tensors, meta = to_entry(found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from bitwright.numerics.ranges import range_rule
 from bitwright.pipeline.job import share_stats
 from bitwright.solving import bind_batches
 from bitwright.solving.samples import Samples, split_samples
+from bitwright.tuning.catalogue import ABOUT
 from networks import pictures, small_network
 
 BATCHES = list(pictures(48, seed=1).split(8))
@@ -37,6 +39,7 @@ class Composed:
         return bw.input_grids(work.sites, work.stats, choices, work.target, rule)
 
 
+@cache
 def composed(*schemes: str, solver: str = "quadratic", target: str = "paper") -> Composed:
     graph, target = bw.capture(small_network(), (BATCHES[0],)), bw.load_target(target)
     sites = find_sites(graph, target)
@@ -53,8 +56,29 @@ def composed(*schemes: str, solver: str = "quadratic", target: str = "paper") ->
     return Composed(work, samples, {})
 
 
+@cache
+def solved_by_hand(solver: str = "quadratic"):
+    """Choices and solutions of one scheme, which each test tunes in its own way."""
+    own = composed("w4a4", solver=solver)
+    choices = base_of(own.work, "w4a4")
+    solved = bw.solve(own.work, "parallel", own.grids(choices), lambda _: None)
+    return own, solved.configuration(choices)
+
+
 def base_of(work: bw.Work, scheme: str) -> dict[str, Choice]:
     return {unit.name: parse_scheme(scheme) for unit in work.graph.units}
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Both ways look the steps up here: what one takes a fifth of, so does the other."""
+    shorter = {
+        "bias": {"iterations": 40},
+        "scales": {"iterations": 40},
+        "lapq": {"evaluations": 12, "norms": (2.0, 3.0)},
+    }
+    for name, settings in shorter.items():
+        monkeypatch.setitem(ABOUT, name, replace(ABOUT[name], settings=settings))
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -71,10 +95,7 @@ def test_tuning_by_hand_is_that_of_a_run(steps):
     if "refine" in steps:
         options["refine_method"] = "quadratic"
     run = bw.quantize(small_network(), BATCHES, **options)
-    own = composed("w4a4")
-    choices = base_of(own.work, "w4a4")
-    edges = own.grids(choices)
-    start = bw.solve(own.work, "parallel", edges, lambda _: None).configuration(choices)
+    own, start = solved_by_hand()
     made = bw.tune(start, own.samples, steps)
     mine = made.configuration.assignment()
     same_parameters(mine, run.assignment)
@@ -92,11 +113,9 @@ def same_parameters(first: Assignment, second: Assignment) -> None:
 
 
 def test_lapq_by_hand_is_that_of_a_run():
-    run = bw.quantize(small_network(), BATCHES, recipe="lapq", scheme="w4a4", batch=8, keep="")
-    own = composed("w4a4", solver="nearest")
-    choices = base_of(own.work, "w4a4")
-    edges = own.grids(choices)
-    start = bw.solve(own.work, "parallel", edges, lambda _: None).configuration(choices)
+    options = {"recipe": "lapq", "scheme": "w4a4", "batch": 8, "keep": ""}
+    run = bw.quantize(small_network(), BATCHES, **options)
+    own, start = solved_by_hand("nearest")
     made = bw.tune(start, own.samples, "lapq")
     same_parameters(made.configuration.assignment(), run.assignment)
 

@@ -231,13 +231,14 @@ def test_another_distribution_registers_its_things(distribution):
 
 
 def test_they_are_listed(distribution):
+    told = subprocess.run(
+        [sys.executable, "-m", "bitwright", "list", "--json"],
+        capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    ).stdout  # fmt: skip
+    lists = json.loads(told)
     for what, name in (("methods", "far-method"), ("targets", "far-runtime")):
-        told = subprocess.run(
-            [sys.executable, "-m", "bitwright", "list", what, "--json"],
-            capture_output=True, text=True, check=True,
-            env={"PYTHONPATH": ":".join(sys.path)},
-        ).stdout  # fmt: skip
-        assert name in {row["name"] for row in json.loads(told)}
+        assert name in {row["name"] for row in lists[what]}
 
 
 def test_one_that_cannot_be_imported_is_told(distribution):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import bitwright as bw
 from bitwright.engine.progress import Progress
 from bitwright.errors import DataError, InputError, ModelError, RecipeError, RunDirectoryError
+from bitwright.tuning.catalogue import ABOUT
 from networks import (
     Chain,
     SmallNet,
@@ -187,7 +189,9 @@ def test_inputs_that_stay_float_are_not_counted_as_quantised():
         ),
     ],
 )
-def test_poor_agreement_is_said_with_a_remedy(options, said):
+def test_poor_agreement_is_said_with_a_remedy(monkeypatch, options, said):
+    # Twenty steps of BRECQ leave two bits as coarse as its thousand do.
+    monkeypatch.setitem(ABOUT, "brecq", replace(ABOUT["brecq"], settings={"iterations": 20}))
     events = []
     progress = Progress([events.append])
     bw.quantize(network(), [IMAGES], scheme="w2a2", progress=progress, **options)

@@ -14,14 +14,17 @@ import bitwright as bw
 from bitwright.cli import main
 from bitwright.graph.answers import EMBEDDING
 
-transformers = pytest.importorskip("transformers", reason="the extra [text] is not installed")
-
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def transformers():
+    return pytest.importorskip("transformers", reason="the extra [text] is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(transformers, tmp_path_factory):
     """An encoder of two layers with weights that matter, and its tokenizer."""
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -36,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def encoder(folder):
+def encoder(transformers, folder):
     return transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
 
 

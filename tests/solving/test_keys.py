@@ -10,6 +10,7 @@ from runs_of import ADAQUANT, QUADRATIC, Memory, Residual, rows, run_of, tiny
 from torch import nn
 
 from bitwright.graph.choice import parse_scheme
+from bitwright.graph.target import load_target
 from bitwright.methods.catalogue import METHODS
 from bitwright.solving import solve
 from bitwright.solving.keys import run_key, unit_key
@@ -36,7 +37,7 @@ CHANGES = {
     "one iteration more": {"method": replace(ADAQUANT, iterations=11)},
     "what is learned": {"method": replace(ADAQUANT, learned=("weight",))},
     "ranges by output": {"by_output": True},
-    "target": {"target": replace(base().work.target, bias_bits=32)},
+    "target": {"target": replace(load_target("paper"), bias_bits=32)},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import nn
@@ -148,8 +149,12 @@ def networks():
 KINDS = tuple(networks())
 
 
+@cache
 def built(kind: str, scheme: str = "w3a8", count: int = 96, **changes) -> Quantised:
-    """One of the networks, its batch-norms as after training, on data of its own."""
+    """One of the networks, its batch-norms as after training, on data of its own.
+
+    Steps leave what they start from as it is (`test_solving_steps` looks), so that tests share it.
+    """
     net = trained_looking(seeded(networks()[kind], 3), 3)
     scale = torch.linspace(0.3, 2.0, 6).view(6, 1, 1)
     return quantised(net, normal(count, 6, 8, 8, seed=5) * scale + 0.2, scheme, **changes)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,10 +14,11 @@ import torch
 import bitwright as bw
 from bitwright.engine.progress import Progress
 from bitwright.errors import RecipeError
+from bitwright.methods.catalogue import METHODS
 from bitwright.pipeline.check import make_recipe
 from bitwright.solving.samples import HELD_OUT
 from bitwright.sources.data import as_dataset
-from bitwright.tuning.catalogue import find_tuning_steps
+from bitwright.tuning.catalogue import ABOUT, find_tuning_steps
 from networks import pictures, small_network
 
 QUICK = {"menu": "w8a8,w4a8,w3a8", "budget": "bops<=0.1", "keep": "", "batch": 8}
@@ -22,6 +26,15 @@ QUICK = {"menu": "w8a8,w4a8,w3a8", "budget": "bops<=0.1", "keep": "", "batch": 8
 
 def batches(count=96):
     return [pictures(count, seed=1)[i : i + 16] for i in range(0, count, 16)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps():
+    """What is asserted of the steps holds after a fifth of their iterations as after all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ABOUT, "bias", replace(ABOUT["bias"], settings={"iterations": 40}))
+        patch.setitem(METHODS, "adaquant", replace(METHODS["adaquant"], iterations=100))
+        yield
 
 
 def tuned(recipe="light", **options):
@@ -39,21 +52,43 @@ def same(first, second):
     )
 
 
-def test_light_needs_no_backward_pass():
+class InTurn(NamedTuple):
+    """Recipe light, then advanced, with one store; its files after each."""
+
+    store: Path
+    light: bw.Result
+    advanced: bw.Result
+    before: dict[Path, int]
+    after: dict[Path, int]
+
+
+@pytest.fixture(scope="module")
+def in_turn(tmp_path_factory) -> InTurn:
+    store = tmp_path_factory.mktemp("in_turn") / "store"
+
+    def files():
+        return {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
+
+    light, before = tuned("light", store=store), files()
+    return InTurn(store, light, tuned("advanced", store=store), before, files())
+
+
+def test_light_needs_no_backward_pass(in_turn):
     """Under inference_mode no gradient can be recorded: the run passes, with the same bits."""
-    outside = tuned()
+    outside = in_turn.light
     with torch.inference_mode():
         inside = tuned()
     assert same(bits(outside), bits(inside))
     assert [r["step"] for r in inside.metrics["tuning"]] == ["bn"]
 
 
-def test_batchnorm_tuning_leaves_every_integer():
-    plain, with_bn = tuned(tune=""), tuned(tune="bn")
+def test_batchnorm_tuning_leaves_every_integer(in_turn):
+    plain, with_bn = tuned(tune=""), in_turn.light
+    assert with_bn.recipe.tune == "bn"
     # Without tuning all samples are solved on, so the same split is asked for by an idle step.
     assert plain.metrics["tuning"] == []
-    split = tuned(tune="bias")
-    assert all(torch.equal(q, bits(split)[name][0]) for name, (q, _) in bits(with_bn).items())
+    split = bits(tuned(tune="bias", store=in_turn.store))
+    assert all(torch.equal(q, split[name][0]) for name, (q, _) in bits(with_bn).items())
     (report,) = with_bn.metrics["tuning"]
     assert report["loss_after"] <= report["loss_before"]
     assert report["fit_samples"] + report["held_out_samples"] == 96
@@ -61,9 +96,11 @@ def test_batchnorm_tuning_leaves_every_integer():
 
 
 @pytest.mark.parametrize("recipe", ["light", "advanced", "relaxed"])
-def test_recipes_end_to_end(recipe, tmp_path):
-    options = {"menu": "w{2..4}a{4,8}"} if recipe == "relaxed" else {}
-    result = tuned(recipe, **options)
+def test_recipes_end_to_end(recipe, in_turn, tmp_path):
+    if recipe == "relaxed":
+        result = tuned(recipe, menu="w{2..4}a{4,8}")
+    else:
+        result = getattr(in_turn, recipe)
     run = result.save(tmp_path / "run")
     metrics = json.loads(run["metrics.json"].read_text())
     assert json.loads(run["verify.json"].read_text())["passed"]
@@ -77,8 +114,8 @@ def test_recipes_end_to_end(recipe, tmp_path):
     assert again == result.recipe
 
 
-def test_refinement_is_kept_only_where_the_held_out_samples_like_it():
-    result = tuned("advanced", refine_method="quadratic")
+def test_refinement_is_kept_only_where_the_held_out_samples_like_it(in_turn):
+    result = tuned("advanced", refine_method="quadratic", store=in_turn.store)
     reports = result.metrics["tuning"]
     assert reports[-1]["step"] == "refine"
     refined = reports[-1]
@@ -93,13 +130,9 @@ def test_refinement_of_what_is_sequential_already_is_refused():
         make_recipe("light", {"tune": "bn,refine", "mode": "sequential"})
 
 
-def test_advanced_after_light_solves_only_what_differs(tmp_path):
-    store = tmp_path / "store"
-    tuned("light", store=store)
-    before = {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
-    result = tuned("advanced", store=store)
-    after = {p: p.stat().st_mtime_ns for p in store.rglob("*") if p.is_file()}
-    assert {p: after[p] for p in before} == before
+def test_advanced_after_light_solves_only_what_differs(in_turn):
+    _, _, result, before, after = in_turn
+    assert before and {p: after[p] for p in before} == before
     # The refinement's units, one each, are all that was added.
     units = [u for u in result.graph.units if not result.census["units"] or u]
     assert 0 < len(after) - len(before) <= 2 * len(units)
