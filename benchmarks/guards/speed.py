@@ -5,7 +5,7 @@
 EfficientNet-Lite0 and the sentence encoder all-MiniLM-L6-v2 (64 tokens), rounded to nearest on a
 few samples: speed does not depend on the numbers. The files of one network are timed by one
 `bitwright bench`, in turns, so all figures are ratios within one run. Prints them as a table (x:
-times as fast as float in the same runtime), with the files' sizes, and writes
+times as fast as float of 32 bits in the same runtime), with the files' sizes, and writes
 benchmarks/results/speed.csv. Ends with 1 where a file of a target that is for speed is slower than
 float in ONNX Runtime, or one of 4 bits slower than 0.97 of the one of 8. Files in the folder of
 `--work` are not made again.
@@ -77,7 +77,7 @@ def timed(network: str, runs: list[Path], threads: str, repetitions: int) -> lis
     command = [
         sys.executable, "-m", "bitwright.cli", "bench", *map(str, runs), "--json", "--threads",
         threads, "--repetitions", str(repetitions), "--out", str(runs[0].parent / "bench.html"),
-        "--quiet", "--beside",
+        "--quiet", "--beside", "--precise",
     ]  # fmt: skip
     found = json.loads(subprocess.check_output(command, text=True))
     return [

@@ -16,12 +16,14 @@ from bitwright.allocation.devices import (
     parse_devices,
     parse_devices_text,
     read_devices,
+    resolve_devices,
     with_devices,
 )
 from bitwright.allocation.latency_csv import write_latencies
 from bitwright.allocation.latency_table import LatencyCell, LatencyTable, predict
 from bitwright.errors import RecipeError, RunDirectoryError
 from bitwright.graph.choice import FLOAT, Choice
+from bitwright.pipeline.check import make_recipe
 
 
 def scaled(table: LatencyTable, factor: float, of_float: float) -> LatencyTable:
@@ -91,12 +93,21 @@ def test_what_is_written_is_read_or_refused(tmp_path):
             parse_devices(wrong)
     with pytest.raises(RecipeError, match=r"gives latency\[pi\] twice"):
         parse_devices("pi=a.csv,pi=b.csv")
+    assert resolve_devices("a=x.csv,y.csv") == f"a={Path.cwd() / 'x.csv'}, {Path.cwd() / 'y.csv'}"
     with pytest.raises(RecipeError, match="of devices there is a latency alone"):
         parse_budgets("size[pi]<=0.5")
     with pytest.raises(RecipeError, match="device 'pi', of which there is no table"):
         check_devices(["latency[pi]<=0.5"], "", "x86=x.csv")
     with pytest.raises(RecipeError, match="device 'pi', of which there is no table"):
         check_devices([], "latency[pi]", "")
+
+
+def test_a_table_that_is_not_there_is_told_at_once():
+    options = {"menu": "w8a8,w4a8", "budget": "latency[pi]<=0.5", "latencies": "pi=gone.csv"}
+    with pytest.raises(RunDirectoryError, match=r"no table of latencies 'gone\.csv'"):
+        make_recipe("fixed", options)
+    with pytest.raises(RecipeError, match=r"latencies is 'pi=gone\.csv', but without --menu"):
+        make_recipe("fixed", {"latencies": "pi=gone.csv"})
 
 
 def test_a_table_of_another_target_or_without_a_choice_is_refused(tmp_path):

@@ -185,7 +185,7 @@ def test_a_file_of_one_sample_is_timed_at_that_alone_and_told(folder):
 
 
 def test_the_command_beside_the_runtimes_own_quantiser(folder, tmp_path):
-    asked = BenchRequest(runtimes=(ORT,), repetitions=2, beside=True)
+    asked = BenchRequest(runtimes=(ORT,), repetitions=2, beside=True, precise=True)
     page = tmp_path / "bench.html"
     record = run_bench([folder / "small.onnx"], asked, page, Progress())
     labels = [row["file"] for row in record["rows"]]

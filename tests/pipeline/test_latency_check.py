@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from networks_on_disk import FILE
 
 import bitwright as bw
 from bitwright.allocation.latency_csv import write_latencies
@@ -21,12 +22,12 @@ UNITS = ("stem", "depthwise", "project", "grouped", "head")
 W8, W4 = Choice(8, 8), Choice(4, 8)
 
 
-def table(**of_w8):
+def table(units=UNITS, **of_w8):
     """Float takes 1 ms a unit, 8 bits half of that or as said, 4 bits a quarter."""
-    cells = {(unit, FLOAT): LatencyCell(1.0) for unit in UNITS}
-    cells |= {(unit, W8): LatencyCell(of_w8.get(unit, 0.5)) for unit in UNITS}
-    cells |= {(unit, W4): LatencyCell(0.25) for unit in UNITS}
-    return LatencyTable(UNITS, cells, {FLOAT: 0.0, W8: 0.0}, conditions_here("ort-cpu", 1, 1))
+    cells = {(unit, FLOAT): LatencyCell(1.0) for unit in units}
+    cells |= {(unit, W8): LatencyCell(of_w8.get(unit, 0.5)) for unit in units}
+    cells |= {(unit, W4): LatencyCell(0.25) for unit in units}
+    return LatencyTable(units, cells, {FLOAT: 0.0, W8: 0.0}, conditions_here("ort-cpu", 1, 1))
 
 
 @pytest.fixture
@@ -88,3 +89,17 @@ def test_a_budget_that_holds_in_milliseconds_and_a_device_beside(tmp_path, notes
     assert result.metrics["latency"]["held"] and not result.metrics["latency"]["relative"]
     run = result.save(tmp_path / "run", verify=False)
     assert run.has(rundir.LATENCY) and run.has(rundir.DEVICES)
+
+
+def test_the_command_ends_with_1_and_leaves_the_run(bitwright, tmp_path):
+    (tmp_path / "net.py").write_text(FILE)
+    units = ("stem", "part.first", "part.second", "head")
+    write_latencies(tmp_path / "here.csv", table(units))
+    out = tmp_path / "run"
+    done = bitwright(
+        "quantize", f"{tmp_path}/net.py:net", "--data", f"{tmp_path}/net.py:calib", "--out", out,
+        "--target", "ort-cpu", "--menu", "w8a8,w4a8", "--latencies", tmp_path / "here.csv",
+        "--budget", "latency<=0.26",
+    )  # fmt: skip
+    assert done.code == 1 and "NOT HELD. latency<=0.26" in done.out
+    assert (out / "model.onnx").is_file() and (out / "latency.csv").is_file()

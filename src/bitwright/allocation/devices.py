@@ -53,6 +53,19 @@ def parse_devices(text: str) -> dict[str, Path]:
     return found
 
 
+def resolve_devices(text: str) -> str:
+    """The same files by absolute paths.
+
+    >>> resolve_devices("pi=/a/pi.csv, /b.csv")
+    'pi=/a/pi.csv, /b.csv'
+    """
+    found = []
+    for name, path in parse_devices(text).items():
+        device = name.removeprefix(LATENCY).strip("[]")
+        found.append(f"{device}={path.absolute()}" if device else str(path.absolute()))
+    return ", ".join(found)
+
+
 def check_devices(budgets: Iterable[str], minimize: str, latencies: str) -> None:
     """Whether every device that a budget names has a table.
 

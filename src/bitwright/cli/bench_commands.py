@@ -24,6 +24,8 @@ from bitwright.sources.data import load_data
 
 # Samples of the runtime's own quantiser; its speed does not depend on them.
 _BESIDE = 16
+# Less of the time than this is no trait of a runtime.
+_NARROW = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class BenchRequest:
     """What `bench` is asked for.
 
     `runtimes` empty stands for those installed; `data` empty for inputs of the files' own shapes;
-    `free` are NAME=SIZE; `beside`: the runtime's own quantiser too.
+    `free` are NAME=SIZE; `beside`: the runtime's own quantiser too;
+    `precise`: floats of 32 bits in runtimes that narrow them by themselves.
     """
 
     runtimes: tuple[str, ...] = ()
@@ -41,6 +44,7 @@ class BenchRequest:
     data: str = ""
     free: tuple[str, ...] = ()
     beside: bool = False
+    precise: bool = False
 
 
 def run_bench(
@@ -54,7 +58,7 @@ def run_bench(
     """
     settings = BenchSettings(
         tuple(require_runtime(name).name for name in asked.runtimes or list_installed()),
-        asked.threads, asked.batches, asked.repetitions,
+        asked.threads, asked.batches, asked.repetitions, asked.precise,
     )  # fmt: skip
     free = parse_free(asked.free)
     subjects = find_subjects(names)
@@ -108,13 +112,25 @@ def bench_record(found: BenchResult, sizes: dict[str, int], notes: Sequence[str]
         ],
         "loads": [{**asdict(load), "bytes": sizes[load.file]} for load in found.loads],
         "files": sizes,
-        "notes": list(notes),
+        "notes": [*notes, *([] if found.settings.precise else _note_narrow_floats(found))],
         "environment": {
             "processor": read_processor(),
             "runtimes": {name: find_runtime(name).version() for name in found.settings.runtimes},
             "repetitions": found.settings.repetitions,
         },
     }
+
+
+def _note_narrow_floats(found: BenchResult) -> list[str]:
+    """Runtimes that compute floats in fewer than 32 bits here, a part of their speed."""
+    shares = found.operators.items()
+    narrow = {
+        runtime
+        for (_, runtime), own in shares
+        for share in own
+        if share.type in ("bf16", "f16") and share.share > _NARROW
+    }
+    return [f"{name} computes floats of 16 bits on this processor, by itself" for name in narrow]
 
 
 def _row(row: Any) -> dict[str, Any]:

@@ -44,6 +44,9 @@ def bench(
     beside: Annotated[
         bool, option("ONNX Runtime's own quantiser too, static and dynamic", FOR)
     ] = False,
+    precise: Annotated[
+        bool, option("floats of 32 bits where a runtime would narrow them", FOR)
+    ] = False,
     data: Annotated[str, option("samples to run on, in place of made ones", WHAT)] = "",
     free: Annotated[
         list[str] | None, option("NAME=SIZE of an axis that a file leaves free", WHAT)
@@ -68,7 +71,7 @@ def bench(
             return
         commands = _later("bench_commands")
         asked = commands.BenchRequest(
-            runtimes, *counts, repetitions, data, tuple(free or ()), beside
+            runtimes, *counts, repetitions, data, tuple(free or ()), beside, precise
         )
         record = commands.run_bench([Path(file) for file in files], asked, out, console.progress)
         console.result(record, lambda: _later("bench_words").bench_lines(record))

@@ -53,12 +53,16 @@ class BenchFile:
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What files are timed under, each with each; `repetitions` of every file, by turns."""
+    """What files are timed under, each with each; `repetitions` of every file, by turns.
+
+    `precise`: floats have 32 bits in runtimes that would narrow them by themselves.
+    """
 
     runtimes: tuple[str, ...]
     threads: tuple[int, ...] = (1,)
     batches: tuple[int, ...] = (1,)
     repetitions: int = 25
+    precise: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -204,7 +208,7 @@ def _under(
     refused: dict[str, str] = {}
     for file in files:
         try:
-            loaded[file.label] = load_deployed(runtime, file.path, threads)
+            loaded[file.label] = load_deployed(runtime, file.path, threads, settings.precise)
         except RuntimeRefusal as error:
             refused[file.label] = str(error)
     clock = time.process_time if threads == 1 else time.perf_counter

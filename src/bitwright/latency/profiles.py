@@ -33,8 +33,8 @@ class OperatorShare:
     share: float
 
 
-def load_deployed(name: str, path: Path, threads: int) -> LoadedFile:
-    """A file as a runtime deploys it: its own types of floats, its own memory.
+def load_deployed(name: str, path: Path, threads: int, precise: bool = False) -> LoadedFile:
+    """A file as a runtime deploys it: its own memory, and its own types of floats or 32 bits.
 
     Raises:
         RuntimeRefusal: the runtime does not load it.
@@ -42,7 +42,7 @@ def load_deployed(name: str, path: Path, threads: int) -> LoadedFile:
     if name == ONNX_RUNTIME:
         # The session of verifications gives the arena up, which costs time that nobody deploys.
         return _OrtFile(path, _options(threads))
-    return find_runtime(name).load(path, threads=threads, precise=False)
+    return find_runtime(name).load(path, threads=threads, precise=precise)
 
 
 def profile_operators(name: str, path: Path, feed: ArrayFeed) -> tuple[OperatorShare, ...]:

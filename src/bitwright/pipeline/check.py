@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bitwright.allocation.cost import DEGRADATIONS
-from bitwright.allocation.devices import check_devices
+from bitwright.allocation.devices import check_devices, read_devices
 from bitwright.allocation.given import inline_bits, parse_given
 from bitwright.allocation.ties import parse_ties
 from bitwright.engine.device import parse_device
@@ -138,6 +138,8 @@ def _check_allocation(recipe: Recipe, target: Target) -> None:
     check_devices([recipe.budget], recipe.minimize, recipe.latencies)
     parse_ties(recipe.ties)
     _check_search_options(recipe)
+    # Whether the tables are there and of this target is told now, and not after minutes of work.
+    read_devices(recipe.latencies, target.name)
     if recipe.lossless:
         _check_lossless(recipe)
     elif bool(recipe.menu) != bool(recipe.budget):

@@ -7,6 +7,7 @@ from collections.abc import Container
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from bitwright.allocation.devices import resolve_devices
 from bitwright.evaluation.metrics import METRICS
 from bitwright.export import rundir
 from bitwright.graph.target import BUILT_IN
@@ -33,6 +34,7 @@ def resolve_files(recipe: Recipe) -> Recipe:
         data=resolve_spec(recipe.data),
         eval=resolve_spec(recipe.eval),
         weights=absolute(recipe.weights),
+        latencies=resolve_devices(recipe.latencies),
         target=recipe.target
         if _is_word("target", recipe.target.split("+")[0], BUILT_IN)
         else absolute(recipe.target),
