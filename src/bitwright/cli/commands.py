@@ -45,6 +45,7 @@ from bitwright.latency.trial import try_targets
 from bitwright.pipeline import runs
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.forecast import count_samples
+from bitwright.pipeline.hub import write_hub
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.knees import candidates, run_candidates
 from bitwright.pipeline.plan import Plan
@@ -300,10 +301,11 @@ def run_frontier_at_knees(
         return found.frontier, write_frontier(found, ran), ran
 
 
-def run_export(path: Path, trusted: bool = False) -> Path:
-    """model.onnx again."""
+def run_export(path: Path, trusted: bool = False, hub: Path | None = None) -> Path:
+    """model.onnx again; or a folder that other libraries load."""
     with update_run(path):
-        return runs.export(runs.load_run(path, trust=trusted))
+        loaded = runs.load_run(path, trust=trusted)
+        return runs.export(loaded) if hub is None else write_hub(loaded, hub)
 
 
 def run_verify(path: Path, data: str, progress: Progress, trusted: bool = False) -> Verification:

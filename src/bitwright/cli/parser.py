@@ -184,11 +184,17 @@ def evaluate(
 
 
 @app.command()
-def export(run: RunArgument, trust: Trust = False) -> None:
-    """Write model.onnx again."""
+def export(
+    run: RunArgument,
+    trust: Trust = False,
+    hub: Annotated[
+        Path | None, typer.Option(help="a new folder that sentence-transformers and optimum load")
+    ] = None,
+) -> None:
+    """Write model.onnx again, or with --hub a folder that other libraries load."""
     with Console(False) as console:
         checks.run(run)
-        console.show([f"wrote {_later('commands').run_export(run, trust)}"])
+        console.show([f"wrote {_later('commands').run_export(run, trust, hub)}"])
 
 
 @app.command()
