@@ -31,6 +31,7 @@ class Options(TypedDict, total=False):
     budget: str | Sequence[str]
     minimize: str
     solver: str
+    latencies: str
     lossless: float
     table_samples: int
     labels: bool
