@@ -26,7 +26,7 @@ INTERNAL = {
     "export.certificate", "graph.custom_ops", "graph.model_graph", "graph.rows", "graph.sites",
     "graph.simulate",
     # guards/zoo: a file verified on batches of one's own sizes.
-    "export.verify",
+    "export.verify", "export.verified",
     # study/peers: when evaluation begins.
     "engine.progress",
     # study/paper/figure2: the parts of a method, one at a time.
