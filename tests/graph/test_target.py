@@ -18,13 +18,13 @@ def test_built_in_targets(name):
 
 def test_what_the_built_in_targets_promise():
     paper, ort, weights = (load_target(n) for n in ("paper", "ort-cpu", "weights-only"))
-    assert paper.inputs and not paper.weight_symmetric and not paper.chain and not paper.bias_bits
+    assert paper.inputs and not paper.weight_symmetric and not paper.chain and paper.bias_bits == 32
     assert ort.weight_symmetric and ort.weight_signed and ort.outputs and ort.bias_bits == 32
     assert "add" in ort.chain and not ort.input_signed
     assert not weights.inputs
     linear = load_target("ort-linear")
     assert linear.weight_symmetric and linear.weight_signed and linear.inputs
-    assert not linear.outputs and not linear.chain and not linear.bias_bits
+    assert not linear.outputs and not linear.chain and linear.bias_bits == 32
     assert ort.weight_grid(4) == Grid(4, True) and ort.input_grid(8) == Grid(8, False)
 
 

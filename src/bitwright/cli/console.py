@@ -18,6 +18,7 @@ from bitwright.engine.progress import Event, Progress
 from bitwright.errors import InterruptedRun
 from bitwright.export.rundir import finite
 from bitwright.report.rates import say_count
+from bitwright.report.speed_words import say_study
 from bitwright.report.texts import show_count
 from bitwright.report.warnings import CLEARLY, about_float, note_lines
 
@@ -169,7 +170,8 @@ def _samples(plan: Estimate) -> str:
 def doctor_lines(found: Diagnosis) -> list[str]:
     """The census and the plan as a person reads them."""
     rows = found.census.units
-    lines = [f"{found.model} takes {'; '.join(found.inputs)}", ""]
+    lines = say_study(found.census.target)
+    lines += [f"{found.model} takes {'; '.join(found.inputs)}", ""]
     lines.append(f"{'unit':40} {'kind':18} {'parameters':>11} {'MACs':>13}  activation")
     for row in rows:
         extra = "  (fewer calibration equations than unknowns)" if row.over_parameterised else ""

@@ -16,8 +16,6 @@ from bitwright.numerics.grid import Grid
 # A float rounding may tip an activation over a grid boundary, so end to end the promise is
 # agreement of the answers.
 AGREEMENT = 0.99
-# Integer kernels round differently at ties, which changes one answer in a hundred; more is odd.
-OPTIMIZED_AGREEMENT = 0.95
 CPUINFO = Path("/proc/cpuinfo")
 # Instructions that add four products of bytes in 32 bits, as Linux names them.
 _WIDE_SUMS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "avx10_2", "amx_int8"}
@@ -92,7 +90,7 @@ def kernels_note(
         units: those whose bits can overflow.
         lacking: whether the processor lacks VNNI; None where that is not known.
     """
-    if optimized >= OPTIMIZED_AGREEMENT or plain < AGREEMENT:
+    if optimized >= AGREEMENT or plain < AGREEMENT:
         return None
     found = (
         f"ONNX Runtime computes what the file says without its optimisations, but with them "

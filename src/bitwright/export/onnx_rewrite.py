@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
 
+from bitwright.export.onnx_clamps import drop_clamps
 from bitwright.export.onnx_dynamic import quantize_at_run
 from bitwright.export.onnx_points import Sum, spread
 from bitwright.export.onnx_schema import DOMAIN
 from bitwright.export.onnx_shapes import is_zero_pad, pool_globally
 from bitwright.export.onnx_tables import rows_of_table
 from bitwright.export.onnx_tape import add, add_up, redirect, store, substitute
+from bitwright.export.onnx_weights import (
+    Integers,
+    container,
+    pack,
+    shield,
+    store_integers,
+    take_points,
+)
 from bitwright.graph.target import PARALLEL, Target
 from bitwright.numerics.affine import QParams
-from bitwright.numerics.blocks import block_of, blocks
 from bitwright.numerics.grid import Grid
 from bitwright.numerics.points import split
 
@@ -41,10 +46,11 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> UnitEnds:
     sums: list[Sum] = []
     parts: list[Sum] = []
     quantize_at_run(graph)
-    for node in list(graph):
-        if node.domain == DOMAIN and node.op_type == "FakeQuantize":
+    # Inputs before weights before biases: how each is written depends on those beside it.
+    for node in sorted((n for n in graph if n.domain == DOMAIN), key=_rank):
+        if node.op_type == "FakeQuantize":
             parts += _quantize_dequantize(graph, node, target.input_part_bits)
-        elif node.domain == DOMAIN and node.op_type == "Dequantize" and not _looks_up(node):
+        elif node.op_type == "Dequantize" and not _looks_up(node):
             sums += _dequantize(graph, node, target)
     # After what multiplies: a table that is a layer's weight too is stored once, as that.
     for node in [n for n in graph if n.domain == DOMAIN and n.op_type == "Dequantize"]:
@@ -56,11 +62,19 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> UnitEnds:
     pool_globally(graph)
     moved = spread(graph, sums) if target.points == PARALLEL else {}
     moved = {**spread(graph, parts), **moved}
+    drop_clamps(graph)
+    shield(graph)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[""] = opset
     RemoveUnusedNodesPass()(model)
     made = {name: node for name, node in units.items() if node is not None}
     return {name: _ends(moved.get(node, node)) for name, node in made.items()}
+
+
+def _rank(node: ir.Node) -> tuple[bool, bool]:
+    """Quantisers of inputs come first, biases last."""
+    dequantizes = node.op_type == "Dequantize"
+    return dequantizes, dequantizes and _number(node, "bits") == 32
 
 
 def _looks_up(node: ir.Node) -> bool:
@@ -86,133 +100,24 @@ def _grid(bits: int, signed: bool) -> tuple[int, int]:
     return low, low + (1 << bits) - 1
 
 
-def container(bits: int, signed: bool) -> tuple[ir.DataType, int]:
-    """The standard type that holds so many bits, and its width: 2, 4, 8 or 16 bits, or int32."""
-    width = next(w for w in (2, 4, 8, 16, 32) if bits <= w)
-    kind = {
-        (2, True): ir.DataType.INT2, (2, False): ir.DataType.UINT2,
-        (4, True): ir.DataType.INT4, (4, False): ir.DataType.UINT4,
-        (8, True): ir.DataType.INT8, (8, False): ir.DataType.UINT8,
-        (16, True): ir.DataType.INT16, (16, False): ir.DataType.UINT16,
-        (32, True): ir.DataType.INT32,
-    }[(width, signed)]  # fmt: skip
-    return kind, width
-
-
-def _pack(array: np.ndarray, kind: ir.DataType, name: str) -> ir.Tensor:
-    """An integer tensor in its container; types below eight bits are packed when written."""
-    return ir.Tensor(array.astype(kind.numpy()), name=name, dtype=kind)
-
-
-def _axis(scale: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """A broadcastable scale as ONNX wants it: flat along one axis, or a scalar."""
-    wide = [i for i, size in enumerate(scale.shape) if size > 1]
-    if not wide:
-        return scale.reshape(()), None
-    assert len(wide) == 1, "one quantisation axis"
-    return scale.reshape(-1), wide[0]
-
-
 def _dequantize(graph: ir.Graph, node: ir.Node, target: Target) -> list[Sum]:
-    """Stored integers: an initialiser in its container and a DequantizeLinear, for each point."""
+    """Stored integers: an initialiser in its container and what makes numbers of it, each point."""
     name = _text(node, "name")
     bits, signed = _number(node, "bits"), bool(_number(node, "signed"))
     q, scale, zero = (_array(value) for value in node.inputs)
     points, tape = _number(node, "points"), Tape()
     if bits == 32 or points == 1:
         stem = name if bits == 32 else f"{name}.weight"
-        own = _Integers(q, scale, zero, bits, signed or bits == 32)
-        substitute(graph, node, tape, _store_integers(graph, tape, node, own, stem, target))
+        own = Integers(q, scale, zero, bits, signed or bits == 32)
+        substitute(graph, node, tape, store_integers(graph, tape, node, own, stem, target))
         return []
     parts = tuple(
-        _store_integers(graph, tape, node, part, f"{name}.weight{index + 1}", target)
-        for index, part in enumerate(_points(_Integers(q, scale, zero, bits, signed), points))
+        store_integers(graph, tape, node, part, f"{name}.weight{index + 1}", target)
+        for index, part in enumerate(take_points(Integers(q, scale, zero, bits, signed), points))
     )
     total = add_up(tape, parts, f"{name}.weight.float")
     substitute(graph, node, tape, total)
     return [Sum(total, parts)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Integers:
-    """Stored integers with what turns them back into numbers."""
-
-    q: np.ndarray
-    scale: np.ndarray
-    zero: np.ndarray
-    bits: int
-    signed: bool
-
-
-def _points(whole: _Integers, points: int) -> Iterator[_Integers]:
-    """The points of a sum, the coarsest first."""
-    zero = np.broadcast_to(whole.zero, whole.scale.shape).astype(np.int32)
-    qparams = QParams(
-        Grid(whole.bits, whole.signed), torch.from_numpy(whole.scale), torch.from_numpy(zero)
-    )
-    for q, own in split(torch.from_numpy(whole.q), qparams, points):
-        scale, zero = own.scale.numpy(), own.zero_point.numpy()
-        yield _Integers(q.numpy(), scale, zero, own.grid.bits, own.grid.signed)
-
-
-# Types that hold two numbers in a byte, and what may stand between a weight and its operator.
-_HALVES = (ir.DataType.INT4, ir.DataType.UINT4)
-_ROUNDABOUT = ("Transpose", "Reshape")
-
-
-def _store_integers(
-    graph: ir.Graph, tape: Tape, node: ir.Node, own: _Integers, stem: str, target: Target
-) -> ir.Value:
-    """The numbers of an initialiser in its container: what dequantises it is recorded."""
-    zero = np.broadcast_to(own.zero, own.scale.shape)
-    block = block_of(torch.from_numpy(own.scale), torch.from_numpy(zero.astype(np.int32)))
-    if block is None:
-        flat_scale, axis = _axis(own.scale)
-    else:
-        axis = block[0]
-        flat_scale, zero = (
-            blocks(torch.from_numpy(np.array(v)), block).numpy() for v in (own.scale, zero)
-        )
-    width = target.stored_bits(own.bits, block is not None, not _meets_integers(node))
-    kind, _ = container(width, own.signed)
-    q = store(graph, _pack(own.q, kind, f"{stem}.q"))
-    if width == 2 or (kind in _HALVES and block is None and _meets_integers(node)):
-        # Kernels of integers are for eight bits: what is stored in fewer is widened once, at load.
-        # ONNX Runtime's optimiser also gives 2-bit weights to kernels that have none.
-        kind = ir.DataType.INT8 if own.signed else ir.DataType.UINT8
-        q = add(tape, "Cast", [q], f"{stem}.wide", to=int(kind))
-    scale = ir.Tensor(flat_scale.astype(np.float32), name=f"{stem}.scale")
-    inputs = [q, store(graph, scale)]
-    if np.any(zero) or _feeds_gemm(node):
-        zeros = _pack(zero.reshape(flat_scale.shape), kind, f"{stem}.zero")
-        inputs.append(store(graph, zeros))
-    attributes = {} if axis is None else {"axis": axis}
-    if block is not None:
-        attributes["block_size"] = block[1]
-    return add(tape, "DequantizeLinear", inputs, f"{stem}.float", **attributes)
-
-
-def _meets_integers(node: ir.Node) -> bool:
-    """Whether what the weight is multiplied by is quantised too, so that integers are multiplied.
-
-    A weight beside floats stays packed: runtimes have kernels for that.
-    """
-    value = node.outputs[0]
-    for user, place in value.uses():
-        if user.op_type in _ROUNDABOUT:
-            if _meets_integers(user):
-                return True
-            continue
-        others = (other for i, other in enumerate(user.inputs) if i != place and other is not None)
-        makers = (other.producer() for other in others)
-        if any(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers):
-            return True
-    return False
-
-
-def _feeds_gemm(node: ir.Node) -> bool:
-    """ONNX Runtime has an integer Gemm only for weights whose zero point is written out."""
-    return any(user.op_type == "Gemm" for user, _ in node.outputs[0].uses())
 
 
 def _quantize_dequantize(graph: ir.Graph, node: ir.Node, part_bits: int) -> list[Sum]:
@@ -229,17 +134,17 @@ def _quantize_dequantize(graph: ir.Graph, node: ir.Node, part_bits: int) -> list
     low, high = _grid(bits, signed)
     scale = store(graph, ir.Tensor(_array(node.inputs[1]).reshape(()), name=f"{name}.scale"))
     zero_value = _array(node.inputs[2]).reshape(())
-    zero = store(graph, _pack(zero_value, kind, f"{name}.zero"))
+    zero = store(graph, pack(zero_value, kind, f"{name}.zero"))
     tape = Tape()
     q = add(tape, "QuantizeLinear", [node.inputs[0], scale, zero], f"{name}.q")
     if bits != width:
         limits = [
-            store(graph, _pack(np.array(v), kind, f"{name}.{w}"))
+            store(graph, pack(np.array(v), kind, f"{name}.{w}"))
             for v, w in ((low, "low"), (high, "high"))
         ]
         q = add(tape, "Clip", [q, *limits], f"{name}.clip")
     if 0 < part_bits < bits:
-        own = _Integers(np.zeros(0), _array(node.inputs[1]), zero_value, bits, signed)
+        own = Integers(np.zeros(0), _array(node.inputs[1]), zero_value, bits, signed)
         parts = _digits(graph, tape, q, own, name, part_bits)
         total = add_up(tape, parts, f"{name}.float")
         substitute(graph, node, tape, total)
@@ -249,7 +154,7 @@ def _quantize_dequantize(graph: ir.Graph, node: ir.Node, part_bits: int) -> list
 
 
 def _digits(
-    graph: ir.Graph, tape: Tape, q: ir.Value, own: _Integers, name: str, part_bits: int
+    graph: ir.Graph, tape: Tape, q: ir.Value, own: Integers, name: str, part_bits: int
 ) -> tuple[ir.Value, ...]:
     """Quantised values taken apart into parts of few bits, high ones first, as numbers.
 
@@ -271,7 +176,7 @@ def _digits(
         masked = add(tape, "BitwiseAnd", [high, mask], f"{stem}.digit")
         cast = add(tape, "Cast", [masked], f"{stem}.q", to=int(kind))
         scale = ir.Tensor(digit.scale.numpy().reshape(()), name=f"{stem}.scale")
-        zero = _pack(digit.zero_point.numpy().reshape(()), kind, f"{stem}.zero")
+        zero = pack(digit.zero_point.numpy().reshape(()), kind, f"{stem}.zero")
         inputs = [cast, store(graph, scale), store(graph, zero)]
         parts.append(add(tape, "DequantizeLinear", inputs, f"{stem}.float"))
     return tuple(parts)

@@ -67,7 +67,8 @@ def save_packed(path: Path, graph: ModelGraph, assignment: Assignment) -> int:
         bias = assignment.biases.get(unit.name)
         if bias is not None:
             gone.add(unit.bias or "")
-            units[unit.name]["bias"] = _store_bias(tensors, unit.name, bias)
+            steps = _find_steps(bias, solved.qparams.scale, assignment.edges)
+            units[unit.name]["bias"] = _store_bias(tensors, unit.name, bias, steps)
     edges = _store_edges(tensors, assignment.edges)
     for target, tensor in name_tensors(graph.module).items():
         if target not in gone:
@@ -122,7 +123,9 @@ def _unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Packe
     units = json.loads(metadata["units"])
     weights = {name: _read_weight(tensors, name, entry) for name, entry in units.items()}
     biases = {
-        name: _read_bias(tensors, name, entry) for name, entry in units.items() if "bias" in entry
+        name: _read_bias(tensors, name, entry, weights[name].qparams.scale)
+        for name, entry in units.items()
+        if "bias" in entry
     }
     edges = _read_edges(tensors, json.loads(metadata["edges"]))
     rest = {n.removeprefix(_REST): t for n, t in tensors.items() if n.startswith(_REST)}
@@ -245,9 +248,31 @@ def _read_zero(
     return unpack(tensors[key], grid.bits, grid.signed, shape).to(torch.int32)
 
 
-def _store_bias(tensors: dict[str, Tensor], name: str, bias: Tensor | IntegerBias) -> str:
+def _find_steps(
+    bias: Tensor | IntegerBias, weight: Tensor, edges: Mapping[tuple[str, str], QParams]
+) -> int | None:
+    """The place of an edge with whose scale the weight's gives that of the bias, or None."""
+    if isinstance(bias, IntegerBias):
+        for place, edge in enumerate(edges.values()):
+            if torch.equal(_multiply_scales(edge.scale, weight, bias.q.numel()), bias.scale):
+                return place
+    return None
+
+
+def _multiply_scales(inputs: Tensor, weight: Tensor, channels: int) -> Tensor:
+    """The steps of a bias: those of its channels' sums of products."""
+    steps = (inputs * weight).reshape(-1)
+    return steps.repeat(max(1, channels // max(1, steps.numel())))
+
+
+def _store_bias(
+    tensors: dict[str, Tensor], name: str, bias: Tensor | IntegerBias, steps: int | None
+) -> str | int:
+    """The form of a bias; of integers the place of the edge that tells their steps, if one does."""
     if isinstance(bias, IntegerBias):
         tensors[f"{name}.b"] = bias.q.contiguous()
+        if steps is not None:
+            return steps
         tensors[f"{name}.bs"] = bias.scale.contiguous()
         return "int32"
     tensors[f"{name}.b"] = bias.contiguous().clone()
@@ -255,8 +280,12 @@ def _store_bias(tensors: dict[str, Tensor], name: str, bias: Tensor | IntegerBia
 
 
 def _read_bias(
-    tensors: Mapping[str, Tensor], name: str, entry: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], name: str, entry: Mapping[str, Any], weight: Tensor
 ) -> Tensor | IntegerBias:
+    if isinstance(entry["bias"], int):
+        q = tensors[f"{name}.b"]
+        inputs = tensors["edges.s"][entry["bias"]]
+        return IntegerBias(q, _multiply_scales(inputs, weight, q.numel()))
     if entry["bias"] == "int32":
         return IntegerBias(tensors[f"{name}.b"], tensors[f"{name}.bs"])
     return tensors[f"{name}.b"]

@@ -27,6 +27,24 @@ class OptimizedRun(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class PlainRun(Record):
+    """The whole network without optimisations, operator by operator as the file is written."""
+
+    agreement: float
+    max_difference: float
+    max_relative_difference: float
+    undecided: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class JudgingRuntime(Record):
+    """What ran the file."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class OtherSize(Record):
     """A few samples at another height and width."""
 
@@ -87,9 +105,13 @@ class Verification(Record):
         samples: that the whole network was given.
         undecided: answers that float rounding alone decides, where samples are few.
         error: what the runtime refused to load or run.
-        agreement: share of the answers that are the simulation's.
+        agreement: share of the answers that are the simulation's, as the file runs: with all
+            optimisations of the runtime (in files of earlier versions: without them).
         max_difference, max_relative_difference: of any number of the answers.
-        optimized: the same with the runtime's optimisations.
+        optimized: the same, with what the runtime made of the file.
+        unoptimized: without optimisations.
+        runtime: what judged.
+        float_agreement: share of the answers that are the float network's, as the file runs.
         other_size: at another size, where sizes are free.
         portable: which sums fit on every processor.
         first_failure: the first unit out of tolerance.
@@ -106,10 +128,23 @@ class Verification(Record):
     max_difference: float
     max_relative_difference: float
     optimized: OptimizedRun
+    unoptimized: PlainRun | None = None
+    runtime: JudgingRuntime | None = None
+    float_agreement: float | None = None
     other_size: OtherSize | None = None
     portable: Certificate | None = None
     first_failure: str | None
     speed: Speed | None = None
+
+    @property
+    def judge(self) -> str:
+        """What judged the file, as people name it."""
+        return self.runtime.name if self.runtime else "ONNX Runtime"
+
+    @property
+    def plain_agreement(self) -> float:
+        """Share of the answers that are the simulation's, without optimisations."""
+        return self.unoptimized.agreement if self.unoptimized else self.agreement
 
     def agrees(self, unit: str) -> bool:
         """Whether a unit's difference is within the tolerance; what is no number is not."""

@@ -1,4 +1,4 @@
-"""The exported file in ONNX Runtime against the simulation: every unit, then the whole network."""
+"""The exported file in a runtime against the simulation: every unit, then the whole network."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ from bitwright.export.kernels import AGREEMENT, find_overflowing, kernels_note, 
 from bitwright.export.onnx_file import output_places, unit_values
 from bitwright.export.onnx_read import read_onnx
 from bitwright.export.rounding import count_undecided, find_agreeing, take_comparable
-from bitwright.export.runtime import RUNTIME_ERRORS, first_line, session
+from bitwright.export.runtime import RUNTIME_ERRORS, session
+from bitwright.export.runtimes import ONNX_RUNTIME, RUNTIMES, Runtime, RuntimeRefusal
 from bitwright.export.speed import compare_speed
-from bitwright.export.verified import Certificate, OptimizedRun, OtherSize, Verification
+from bitwright.export.verified import (
+    Certificate,
+    JudgingRuntime,
+    OptimizedRun,
+    OtherSize,
+    PlainRun,
+    Verification,
+)
 from bitwright.graph.answers import Answer
 from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE, MARK
 from bitwright.graph.execute import Inputs, bind, walk
@@ -47,70 +55,98 @@ def verify(
     batches: Iterable[Inputs],
     progress: Callable[[int], None] = lambda _: None,
     portable: bool = False,
+    runtime: Runtime = RUNTIMES[ONNX_RUNTIME],
 ) -> Verification:
-    """Check that ONNX Runtime computes from the file what the simulation promised.
+    """Check that a runtime computes from the file what the simulation promised.
 
-    Every unit is cut out of the file and fed with the simulation's own input, optimisations off: it
-    must agree to float rounding. Then the whole network runs on all batches, optimisations off and
+    Every unit is cut out of the file and fed with the simulation's own input, in ONNX Runtime with
+    its optimisations off: it must agree to float rounding, which proves what the file says. Then
+    the whole network runs on all batches as users run it, in the runtime with all optimisations
     on, and the answers are compared: 99 % of them must be the same (of embeddings: point the same
-    way, token by token, see `rounding.find_agreeing`). Where there are fewer than
+    way, token by token, see `rounding.find_agreeing`). That decides; what the same runtime answers
+    without optimisations is told beside it. Where there are fewer than
     `FEW_SAMPLES` samples, those that float rounding alone decides (see `rounding`) do not count
     against the file; `undecided` says how many these are, `agreement` is always that of all.
-    Free heights and widths: a few samples run at another size too. A `certificate` tells whether
-    all processors add up alike. At last the file is timed beside the float network.
+    Where sizes are free, a few samples run at another one too. A `certificate` tells whether all
+    processors add up alike. At last the file is timed.
 
     Args:
         path: model.onnx.
         graph: the captured network.
         marked: the simulation, stitched with marks.
-        batches: inputs; a few samples of the first serve the units.
-        progress: told the samples done.
+        batches, progress: inputs, a few of the first serve the units; told the samples done.
         portable: whether the sums were promised to be the same on every processor.
+        runtime: that of the target.
     """
     model = read_onnx(path)
     units: dict[str, float] = {}
-    answer, places = graph.answer, output_places(marked)
-    whole = {flag: _Whole(path, flag, answer, places) for flag in (False, True)}
-    tallies = {flag: _EndToEnd(answer) for flag in (False, True)}
-    samples, doubtful, few = 0, 0, tuple[Any, ...]()
+    runs = {on: _Runs(_Whole(runtime, path, on, graph.answer, marked)) for on in (True, False)}
+    samples, of_float, few = 0, _EndToEnd(graph.answer), tuple[Any, ...]()
     for inputs in batches:
         flat = bind(graph, inputs)
         if not samples:
             few = tuple(t[:UNIT_SAMPLES] if isinstance(t, Tensor) else t for t in flat)
             units = verify_units(model, marked, few)
-        expected = take_comparable(answer, walk(marked, flat))
-        for flag, runtime in whole.items():
-            got = runtime.run(flat, expected)
-            missed = 0 if got is None else tallies[flag].add(expected, got)
-            if got is not None and missed and not flag and samples < FEW_SAMPLES:
-                doubtful += count_undecided(marked, flat, expected, got, units, answer)
+        expected = take_comparable(graph.answer, walk(marked, flat))
+        for run in runs.values():
+            run.add(marked, flat, expected, units if samples < FEW_SAMPLES else None)
+        if (got := runs[True].last) is not None:
+            of_float.add(take_comparable(graph.answer, walk(graph.module, flat)), got)
         samples += expected.shape[0]
         progress(samples)
-    error = whole[False].error or whole[True].error
-    optimized = _optimized(path, marked, tallies[False].agreement, tallies[True])
-    other = _at_another_size(whole[False], graph, marked, few, units)
+    used, plain = runs[True], runs[False]
+    other = _at_another_size(used.whole, graph, marked, few, units)
     sums = replace(certify(graph, marked), asked=portable)
-    found = _judge(units, (samples, doubtful), tallies[False], error, optimized, other, sums)
-    timed = compare_speed(path, graph, marked, few) if few and not error else None
-    return replace(found, speed=timed)
+    found = _judge(units, samples, (used, plain), other, sums)
+    optimized = _optimized(runtime, path, marked, used, plain)
+    timed = compare_speed(path, graph, marked, few) if few and not found.error else None
+    own = JudgingRuntime(name=runtime.label, version=runtime.version())
+    agreed = of_float.agreement
+    return replace(found, speed=timed, optimized=optimized, runtime=own, float_agreement=agreed)
+
+
+class _Runs:
+    """The whole network in one session, compared batch by batch."""
+
+    def __init__(self, whole: _Whole) -> None:
+        self.whole = whole
+        self.tally = _EndToEnd(whole.answer)
+        self.doubtful = 0
+        self.last: Tensor | None = None
+
+    def add(
+        self,
+        marked: fx.GraphModule,
+        flat: tuple[Any, ...],
+        expected: Tensor,
+        units: Mapping[str, float] | None,
+    ) -> None:
+        """Run a batch; with `units` see which of its differences float rounding alone decides."""
+        got = self.last = self.whole.run(flat, expected)
+        if got is not None and self.tally.add(expected, got) and units is not None:
+            answer = self.whole.answer
+            self.doubtful += count_undecided(marked, flat, expected, got, units, answer)
+
+    def agrees(self) -> bool:
+        """Whether the promise holds for the answers that count."""
+        return self.tally.agrees(self.doubtful)
 
 
 def _judge(
     units: Mapping[str, float],
-    counted: tuple[int, int],
-    tally: _EndToEnd,
-    error: str | None,
-    optimized: OptimizedRun,
+    samples: int,
+    runs: tuple[_Runs, _Runs],
     other: OtherSize | None,
     sums: Certificate,
 ) -> Verification:
     """Whether the promise holds end to end, in every unit, at another size, and in all sums.
 
-    `counted` are the samples, and those of them that float rounding alone decides.
+    `runs` are that with optimisations, which is told, and that without; both must agree.
     """
-    samples, doubtful = counted
+    used, plain = runs
+    tally, error = used.tally, used.whole.error or plain.whole.error
+    kept = used.agrees() and plain.agrees()
     bad = [name for name, difference in units.items() if not difference <= UNIT_TOLERANCE]
-    kept = tally.agrees(doubtful if samples < FEW_SAMPLES else 0)
     sized = other is None or other.agreement >= AGREEMENT
     certain = sums.holds or not sums.asked
     return Verification(
@@ -118,27 +154,38 @@ def _judge(
         tolerance=UNIT_TOLERANCE,
         units=units,
         samples=samples,
-        undecided=doubtful,
+        undecided=used.doubtful,
         error=error,
         agreement=tally.agreement,
         max_difference=tally.worst,
         max_relative_difference=tally.relative,
-        optimized=optimized,
+        optimized=OptimizedRun(**_figures(tally), operators={}, note=None),
+        unoptimized=PlainRun(**_figures(plain.tally), undecided=plain.doubtful),
         other_size=other,
         portable=sums,
         first_failure=bad[0] if bad else None,
     )
 
 
-def _optimized(path: Path, marked: fx.GraphModule, plain: float, tally: _EndToEnd) -> OptimizedRun:
-    """The run with optimisations, beside the agreement without."""
-    return OptimizedRun(
-        agreement=tally.agreement,
-        max_difference=tally.worst,
-        max_relative_difference=tally.relative,
-        operators=_list_optimized_operators(path),
-        note=kernels_note(plain, tally.agreement, find_overflowing(marked), lacks_vnni()),
-    )
+def _figures(tally: _EndToEnd) -> dict[str, float]:
+    return {
+        "agreement": tally.agreement,
+        "max_difference": tally.worst,
+        "max_relative_difference": tally.relative,
+    }
+
+
+def _optimized(
+    runtime: Runtime, path: Path, marked: fx.GraphModule, used: _Runs, plain: _Runs
+) -> OptimizedRun:
+    """The run with optimisations: what really ran, and why answers are others than without."""
+    ran, note = dict[str, int](), None
+    if runtime.name == ONNX_RUNTIME:
+        ran = _list_optimized_operators(path)
+        if not used.agrees():
+            agreed = plain.tally.agreement, used.tally.agreement
+            note = kernels_note(*agreed, find_overflowing(marked), lacks_vnni())
+    return OptimizedRun(**_figures(used.tally), operators=ran, note=note)
 
 
 def _at_another_size(
@@ -248,34 +295,33 @@ def _difference(expected: Tensor, got: Tensor) -> float:
 
 
 class _Whole:
-    """The whole network in ONNX Runtime; what it refuses to load or run is kept as `error`."""
+    """The whole network in a runtime; what it refuses to load or run is kept as `error`."""
 
     def __init__(
-        self, path: Path, optimized: bool, answer: Answer, places: list[int | None]
+        self, runtime: Runtime, path: Path, optimized: bool, answer: Answer, marked: fx.GraphModule
     ) -> None:
         self.error: str | None = None
-        self.answer, self.places = answer, places
+        self.answer, self.places = answer, output_places(marked)
         try:
-            self.session = session(path, optimized)
-        except RUNTIME_ERRORS as error:
-            self.error = first_line(error)
+            self.loaded = runtime.load(path, optimized)
+        except RuntimeRefusal as error:
+            self.error = str(error)
 
     def run(self, flat: tuple[Any, ...], like: Tensor) -> Tensor | None:
         """The output that corresponds to the simulation's, or None after an error."""
         if self.error is not None:
             return None
         tensors = [t for t in flat if isinstance(t, Tensor)]
-        names = [i.name for i in self.session.get_inputs()]
+        names = self.loaded.inputs
         feed = {n: t.contiguous().cpu().numpy() for n, t in zip(names, tensors, strict=False)}
         try:
-            results = self.session.run(None, feed)
-        except RUNTIME_ERRORS as error:
-            self.error = first_line(error)
+            results = self.loaded.run(feed)
+        except RuntimeRefusal as error:
+            self.error = str(error)
             return None
         count = len(results)
         leaves = [
-            None if p is None or p >= count else torch.from_numpy(np.asarray(results[p]))
-            for p in self.places
+            None if p is None or p >= count else torch.from_numpy(results[p]) for p in self.places
         ]
         if all(isinstance(leaves[i], Tensor) for i in self.answer.leaves):
             got = take_comparable(self.answer, leaves)

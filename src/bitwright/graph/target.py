@@ -23,6 +23,7 @@ ALWAYS, BLOCKS = "always", "blocks"
 # What judges the files of a target, and whose rules for files there are.
 RUNTIMES = ("onnxruntime", "openvino")
 RULES = ("tensorrt",)
+FOLDED, DEQUANTIZED = "folded", "dequantized"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Target:
         dynamic: the scale of an input is that of the tensor at hand, found as the network runs.
         chain: further operators whose inputs are quantised (add, concat, global_avg_pool ...).
         outputs: whether results are quantised too, so that integer kernels follow one another.
-        bias_bits: 32 to hold biases as integers of scale s_x s_w; 0 for float.
+        bias_bits: 32 to hold biases beside quantised inputs as integers of scale s_x s_w, as
+            integer kernels add them (ONNX Runtime rounds float ones to these); 0 for float.
         ties: what shares a grid: the values that meet in an operator of the chain (add, concat)
             and its result; `reads`: whoever reads the same values.
         points: how weights that are sums of several tensors are written: `parallel` operators of
@@ -55,6 +57,9 @@ class Target:
             and low, and the results are added; 0: in one.
         runtime: what judges the files: where the verification runs them.
         rules: whose published rules a file must keep, where the runtime itself cannot be asked.
+        float_weights: how weights are written whose operator computes with floats: `folded` (Cast,
+            Sub and Mul, which runtimes compute once, at load) or `dequantized` (a DequantizeLinear,
+            which some keep packed in memory).
     """
 
     name: str
@@ -69,7 +74,7 @@ class Target:
     input_signed: bool = False
     chain: tuple[str, ...] = ()
     outputs: bool = False
-    bias_bits: int = 0
+    bias_bits: int = 32
     ties: tuple[str, ...] = ()
     points: str = PARALLEL
     input_part_bits: int = 0
@@ -80,6 +85,12 @@ class Target:
     dynamic: bool = False
     runtime: str = RUNTIMES[0]
     rules: str = ""
+    float_weights: str = FOLDED
+
+    @property
+    def adds(self) -> bool:
+        """Whether sums are computed by integer kernels."""
+        return "add" in self.chain
 
     def weight_grid(self, bits: int) -> Grid:
         """The integer grid of weights of so many bits."""
@@ -169,12 +180,12 @@ def _in_parts(made: Target, stated: bool, place: str) -> Target:
 _TYPES: Mapping[str, type[Any]] = {
     "name": str, "description": str, "weight_bits": list, "input_bits": list, "chain": list,
     "bias_bits": int, "ties": list, "points": str, "input_part_bits": int,
-    "packed": str, "least_container": int, "runtime": str, "rules": str,
+    "packed": str, "least_container": int, "runtime": str, "rules": str, "float_weights": str,
 }  # fmt: skip
 
 _WORDS: Mapping[str, tuple[Any, ...]] = {
     "packed": (ALWAYS, BLOCKS), "least_container": (2, 4, 8), "runtime": RUNTIMES,
-    "rules": ("", *RULES),
+    "rules": ("", *RULES), "float_weights": (FOLDED, DEQUANTIZED),
 }  # fmt: skip
 
 

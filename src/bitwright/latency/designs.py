@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bitwright.allocation.latency_table import Conditions, LatencyCell, LatencyTable, finest
-from bitwright.export.onnx_rewrite import container
+from bitwright.export.onnx_weights import container
 from bitwright.graph.choice import FLOAT, Choice, Menus
 from bitwright.latency.time_here import TablePlan, Timing
 

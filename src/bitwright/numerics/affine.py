@@ -14,6 +14,8 @@ from bitwright.errors import DataError
 from bitwright.numerics.grid import Grid
 
 FLOAT32_TINY = torch.finfo(torch.float32).tiny
+# As many steps a bias of 32 bits may have: products take the rest.
+BIAS_LIMIT = 2.0**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,6 +283,6 @@ def quantize_bias(bias: Tensor, scale: Tensor) -> Tensor | None:
     Reference: Jacob et al., arXiv 1712.05877, section 2.4.
     """
     steps = round_half_even(bias.double() / scale.double())
-    if not bool((steps.abs() < 2**30).all()):
+    if not bool((steps.abs() < BIAS_LIMIT).all()):
         return None
     return steps.to(torch.int32)

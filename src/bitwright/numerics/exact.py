@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from bitwright.numerics.affine import QParams, from_range, round_half_even
+from bitwright.numerics.affine import QParams, dequantize, from_range, quantize, round_half_even
 from bitwright.numerics.grid import Grid
 
 FLOAT32_BITS = 24
@@ -54,6 +56,22 @@ def exact_range(
     return QParams(grid, scale, torch.where(edge, base.zero_point, zero.to(torch.int32)))
 
 
+def round_alike(qparams: QParams) -> QParams:
+    """The same grid with an even zero point, at most one step away; of eight bits, else as it is.
+
+    Equation: round(x / s + z) = round(x / s) + z for all x if z is even; if it is odd, ties, which
+    go to the even neighbour, fall to the other side. ONNX says the latter, and integer kernels of
+    sums (ONNX Runtime's QLinearAdd) compute the former. Sums of values on such grids are ties as
+    often as not: of MiniLM's first sum every ninth value was another.
+    """
+    grid, zero = qparams.grid, qparams.zero_point
+    if grid.bits != 8:
+        return qparams
+    inwards = torch.where(zero < (grid.qmin + grid.qmax + 1) // 2, zero + 1, zero - 1)
+    inner = (zero > grid.qmin) & (zero < grid.qmax)
+    return replace(qparams, zero_point=torch.where(inner & (zero % 2 != 0), inwards, zero))
+
+
 def exact_bias(bias: Tensor, scale: Tensor, spare_bits: int = 0) -> Tensor:
     """A bias moved to a nearby multiple of the products' scale, where float32 holds that.
 
@@ -63,3 +81,16 @@ def exact_bias(bias: Tensor, scale: Tensor, spare_bits: int = 0) -> Tensor:
     step = scale.double() / 2.0**spare_bits
     count = round_half_even(bias.double() / step)
     return torch.where(count.abs() < 2.0**20, (count * step).float(), bias)
+
+
+def coarsen(q: Tensor, qparams: QParams, octaves: Tensor) -> tuple[Tensor, QParams]:
+    """Integers on a grid of scales wider by powers of two, as near as it has them.
+
+    Equation: s' = 2^k s, q' = clamp(round((q - z) / 2^k) + z); where k is 0, nothing changes.
+
+    Args:
+        q, qparams: as they are.
+        octaves: k, of the scale's shape.
+    """
+    wider = QParams(qparams.grid, torch.ldexp(qparams.scale, octaves), qparams.zero_point)
+    return quantize(dequantize(q, qparams), wider), wider

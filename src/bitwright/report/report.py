@@ -21,7 +21,7 @@ from bitwright.report import texts as text
 from bitwright.report.advice import advice
 from bitwright.report.bars import size_bars, stage_bars
 from bitwright.report.rates import say_count
-from bitwright.report.speed_words import describe_latency, describe_speed
+from bitwright.report.speed_words import describe_latency, describe_speed, say_study
 from bitwright.report.summary import accuracy_rows
 from bitwright.report.sums_words import describe_sums
 from bitwright.report.warnings import note_lines
@@ -92,12 +92,13 @@ def render_report(data: ReportData) -> str:
     metrics, census = data.metrics, data.census
     units = census.units if census else ()
     summary = text.summarise(metrics, census, data.verify)
+    study = [f"{line} " for line in say_study(census.target)] if census else []
     sorter = Markup(_SORTER)  # a constant of this file
     return _template().render(
         data=data,
         level=summary.level,
         level_name=_LEVELS[summary.level],
-        verdict=text.verdict(summary),
+        verdict="".join([*study, text.verdict(summary)]),
         accuracy=accuracy_rows(metrics) if metrics else [],
         measured_on=_word_samples(metrics) if metrics else "",
         verification=_verification(data.verify) + _latency(metrics),
@@ -154,7 +155,8 @@ def _verification(verify: Verification | None) -> list[tuple[str, str]]:
         return []
     facts = [
         ("passed", text.show_value(verify.passed)),
-        ("answers that agree", text.with_interval("agreement", verify.agreement, verify.samples)),
+        ("judged in", verify.judge),
+        *_agreements(verify),
         ("samples", text.show_metric("samples", verify.samples)),
         ("max difference", f"{verify.max_difference:.3g}"),
         ("max relative difference", f"{verify.max_relative_difference:.3g}"),
@@ -163,6 +165,20 @@ def _verification(verify: Verification | None) -> list[tuple[str, str]]:
     ]
     told = {"sums": describe_sums(verify.portable), "speed": describe_speed(verify)}
     return [*facts, *((name, words) for name, words in told.items() if words)]
+
+
+def _agreements(verify: Verification) -> list[tuple[str, str]]:
+    """How many answers agree: of the file as it runs, and as it is written."""
+    found = (
+        ("answers that agree, as users run it (all optimisations)", verify.optimized.agreement),
+        ("answers that agree, operator by operator (no optimisations)", verify.plain_agreement),
+        ("answers as those of the float network, as users run it", verify.float_agreement),
+    )
+    return [
+        (name, text.with_interval("agreement", value, verify.samples))
+        for name, value in found
+        if value is not None
+    ]
 
 
 # ---- units -----------------------------------------------------------------------------------

@@ -10,6 +10,20 @@ from bitwright.report.texts import compare_times, slowdown
 FAST = ("ort-cpu", "ort-linear")
 
 
+# Targets whose files are for comparing methods.
+STUDY = ("paper", "per-tensor")
+
+
+def say_study(target: str) -> list[str]:
+    """That the files of a target are not made to be fast: the first that is said of them."""
+    if target.split("+")[0] not in STUDY:
+        return []
+    return [
+        f"For study: files of target {target!r} are for comparing methods and may be slower than "
+        "float; those of ort-cpu and ort-linear are made to be fast."
+    ]
+
+
 def describe_speed(verify: Verification | None) -> str:
     """Both times in one line; empty where the file was not timed."""
     speed, ratio = verify.speed if verify else None, slowdown(verify)

@@ -13,7 +13,7 @@ from bitwright.evaluation.figures import Comparison, Figures, Metrics, Sizes
 from bitwright.export.verified import Verification
 from bitwright.report import texts as text
 from bitwright.report.rates import about_few, say_count
-from bitwright.report.speed_words import describe_latency, describe_speed, speed_advice
+from bitwright.report.speed_words import describe_latency, describe_speed, say_study, speed_advice
 from bitwright.report.sums_words import describe_sums
 from bitwright.report.warnings import note_lines
 
@@ -32,6 +32,7 @@ def comparison(
 ) -> list[str]:
     """Float against quantised, sizes, verification, and where the report is: what is known."""
     lines: list[str] = []
+    lines += say_study(target)
     if metrics is not None:
         lines += accuracy_lines(metrics)
     if size is not None:
@@ -180,19 +181,23 @@ def _latency(found: LatencyCheck | None) -> list[str]:
 def _verification(found: Verification) -> list[str]:
     units, samples = found.units, found.samples
     good = sum(map(found.agrees, units))
-    state = "verified in ONNX Runtime" if found.passed else "NOT VERIFIED in ONNX Runtime"
-    agree, optimised = (
+    judge = found.judge
+    state = f"verified in {judge}" if found.passed else f"NOT VERIFIED in {judge}"
+    used, plain = (
         text.with_interval("agreement", part, samples)
-        for part in (found.agreement, found.optimized.agreement)
+        for part in (found.optimized.agreement, found.plain_agreement)
     )
     lines = [
         _line(
             "verify",
-            f"{state}: {good} of {say_count(len(units), 'unit')} agree to "
-            f"{found.tolerance:g}; end to end {agree} of {say_count(samples, 'answer')} "
-            f"agree, {optimised} with optimisations",
+            f"{state}: as it runs there, with all optimisations, {used} of "
+            f"{say_count(samples, 'answer')} agree with the simulation, {plain} without them; "
+            f"{good} of {say_count(len(units), 'unit')} agree to {found.tolerance:g}",
         )
     ]
+    if found.float_agreement is not None:
+        shown = text.with_interval("agreement", found.float_agreement, samples)
+        lines.append(_line("", f"as it runs, {shown} of its answers are the float network's"))
     if found.portable is not None and found.portable.asked:
         lines.append(_line("", f"sums: {describe_sums(found.portable)}"))
     if found.optimized.note:

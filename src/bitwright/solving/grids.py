@@ -10,7 +10,7 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target
 from bitwright.numerics.affine import QParams
-from bitwright.numerics.exact import exact_range
+from bitwright.numerics.exact import exact_range, round_alike
 from bitwright.numerics.ranges import RangeRule
 from bitwright.numerics.stats import TensorStats
 
@@ -36,6 +36,7 @@ def input_grids(
             grid = target.input_grid(bits)
             low, high = rule.of_stats(stats[site.root], grid, target.input_symmetric)
             own = exact_range(low, high, grid, target.input_symmetric, site.clamped)
+            own = round_alike(own) if target.adds else own
             made[key] = replace(own, dynamic=target.dynamic)
         edges[site.source, site.reader] = made[key]
     return edges

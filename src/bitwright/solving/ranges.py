@@ -11,7 +11,7 @@ from bitwright.graph.replay import Overrides, Values, replay
 from bitwright.graph.rows import geometry, input_rows, weight_rows
 from bitwright.graph.units import input_of
 from bitwright.numerics.affine import QParams, fake_quantize
-from bitwright.numerics.exact import exact_range
+from bitwright.numerics.exact import exact_range, round_alike
 from bitwright.solving.collect import Grids, row_seed
 from bitwright.solving.work import Work
 
@@ -55,6 +55,7 @@ def _best(work: Work, unit: Unit, call: int, given: QParams, x: Tensor, got: Ten
     best, chosen = float("inf"), given
     for factor in SHRINK:
         qp = exact_range(low * factor, high * factor, given.grid, symmetric, site.clamped)
+        qp = round_alike(qp) if work.target.adds else qp
         error = (rows - fake_quantize(seen, qp)) @ weight
         value = float((error - error.mean(1, keepdim=True)).square().sum())
         if value < best:

@@ -15,7 +15,7 @@ from bitwright.methods.portable import finish_solution
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.stored import from_entry, to_entry
 from bitwright.numerics.affine import dequantize
-from bitwright.solving.assembly import deploy_bias
+from bitwright.solving.assembly import deploy, deploy_bias
 from bitwright.solving.collect import CollectedPart, Collector, Grids, collect_batch, plan_of
 from bitwright.solving.cuts import Cut, CutPlaces, batches_of, places
 from bitwright.solving.keys import run_key, unit_key
@@ -100,12 +100,13 @@ def _stream(
 
 
 def _install(work: Work, unit: Unit, solution: UnitSolution, over: Overrides) -> None:
-    over.tensors[unit.weight] = dequantize(solution.q, solution.weight)
+    stored = deploy(solution, work.target)
+    over.tensors[unit.weight] = dequantize(stored.q, stored.weight)
     if solution.bias is not None and unit.bias is not None:
-        over.tensors[unit.bias] = deploy_bias(unit, solution, work.target)
+        over.tensors[unit.bias] = deploy_bias(solution, work.target)
     elif solution.bias is not None:
         nodes = work.graph.nodes()
-        bias = deploy_bias(unit, solution, work.target)
+        bias = deploy_bias(solution, work.target)
         for call in unit.products:
             over.biases[call] = (_bias_axis(nodes[call]), bias)
     over.edges.update(edges_into(work, unit, solution))
