@@ -40,7 +40,8 @@ def test_a_verified_file_takes_one_line():
 
 
 def test_a_file_is_told_by_what_runs():
-    plain = {"agreement": 1.0}
+    figures = {"max_difference": 0.0, "max_relative_difference": 0.0, "undecided": 0}
+    plain = {"agreement": 1.0, **figures}
     told, own = lines_of(
         agreement=0.95, optimized={"agreement": 0.95}, unoptimized=plain, float_agreement=0.9,
         runtime={"name": "OpenVINO", "version": "1"}, passed=False,
