@@ -30,6 +30,7 @@ from bitwright.export import rundir
 from bitwright.export.generation import claim_run, update_run
 from bitwright.export.leftovers import remove_files_on_failure, remove_folders_on_failure
 from bitwright.export.rundir import RunDirectory
+from bitwright.export.runtimes import require_runtime
 from bitwright.export.samples import flat_example
 from bitwright.export.verified import Verification
 from bitwright.graph.capture import capture
@@ -85,6 +86,8 @@ def run_quantize(
     require_sources(made)
     check_device(made.device)
     plan = Plan.of(made)
+    # Now, and not after the work: whether what verifies the file is there.
+    require_runtime(plan.target.runtime)
     with (
         remove_folders_on_failure(out),
         claim_run(out, recipes.to_toml(made), force) as directory,

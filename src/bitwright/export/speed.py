@@ -19,7 +19,7 @@ from bitwright.export.float_twin import float_twin
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.runtime import RUNTIME_ERRORS, feed_of, session
 from bitwright.export.verified import Speed
-from bitwright.graph.custom_ops import DEQUANTIZE
+from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE
 from bitwright.graph.model_graph import ModelGraph
 
 # Seconds that both take together, and in how many turns.
@@ -72,8 +72,11 @@ def compare_speed(
 def _float_file(
     path: Path, graph: ModelGraph, marked: fx.GraphModule, example: tuple[Tensor, ...]
 ) -> bytes | None:
-    """The float network as a file: of the quantised one, or exported where that has sums."""
-    if not any(_is_sum(node) for node in marked.graph.nodes):
+    """The float network as a file: of the quantised one, or exported where that has sums.
+
+    Or where it multiplies integers whose scales are taken as it runs: it has no float products.
+    """
+    if not any(_is_sum(node) or _is_at_run(node) for node in marked.graph.nodes):
         twin = float_twin(onnx.load(str(path)))
         return None if twin is None else twin.SerializeToString()
     with tempfile.TemporaryDirectory() as folder:
@@ -82,6 +85,11 @@ def _float_file(
         except CaptureError:
             return None
         return made.path.read_bytes()
+
+
+def _is_at_run(node: fx.Node) -> bool:
+    """Whether a value is quantised by the range that it has as the network runs."""
+    return node.target is FAKE_QUANTIZE and node.args[6:7] == (True,)
 
 
 def _is_sum(node: fx.Node) -> bool:

@@ -95,6 +95,32 @@ class Certificate(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class AsRun(Record):
+    """A file in another runtime than ONNX Runtime, with its optimisations and floats of 32 bits.
+
+    Attributes:
+        runtime, version: which one.
+        agreement: share of the answers that are the simulation's.
+        units: each unit's worst relative difference on equal inputs.
+        error: what it refused to load or run.
+    """
+
+    runtime: str
+    version: str
+    agreement: float
+    units: Mapping[str, float]
+    error: str | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rules(Record):
+    """Rules of a runtime that cannot be asked: the nodes that break one, and which."""
+
+    of: str
+    broken: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Verification(Record):
     """The whole of verify.json.
 
@@ -116,6 +142,8 @@ class Verification(Record):
         portable: which sums fit on every processor.
         first_failure: the first unit out of tolerance.
         speed: beside float, where both could be timed.
+        as_run: in the runtime that the target names, where that is another.
+        rules: those that the target wants kept.
     """
 
     passed: bool
@@ -135,6 +163,8 @@ class Verification(Record):
     portable: Certificate | None = None
     first_failure: str | None
     speed: Speed | None = None
+    as_run: AsRun | None = None
+    rules: Rules | None = None
 
     @property
     def judge(self) -> str:

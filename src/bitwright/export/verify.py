@@ -219,10 +219,31 @@ def _at_another_size(
     return OtherSize(larger_by=step, agreement=same / max(agree.numel(), 1))
 
 
+def run_as_written(part: bytes, given: Tensor) -> Tensor:
+    """The result of a unit's file in ONNX Runtime, without its optimisations.
+
+    Raises:
+        *RUNTIME_ERRORS: it does not run.
+    """
+    runtime = session(part, optimized=False, threads=1)
+    result = runtime.run(None, {runtime.get_inputs()[0].name: given.contiguous().numpy()})
+    return torch.from_numpy(np.asarray(result[0]))
+
+
 def verify_units(
-    model: onnx.ModelProto, marked: fx.GraphModule, inputs: tuple[Any, ...]
+    model: onnx.ModelProto,
+    marked: fx.GraphModule,
+    inputs: tuple[Any, ...],
+    run: Callable[[bytes, Tensor], Tensor] = run_as_written,
 ) -> dict[str, float]:
-    """Worst relative difference of each unit, file against simulation, on equal inputs."""
+    """Worst relative difference of each unit, file against simulation, on equal inputs.
+
+    Args:
+        model: the file.
+        marked: the simulation, stitched with marks.
+        inputs: of the network, of which each unit's are made.
+        run: gives the result of a unit that was cut out, as a file, on its input.
+    """
     places = unit_values(model)
     whole = ir.from_proto(model)
     sources = _unit_sources(marked)
@@ -236,7 +257,7 @@ def verify_units(
         if node.target is MARK and isinstance(value, Tensor):
             name = str(node.args[1])
             if name in places and node in sources:
-                got = _run_unit(whole, places[name], kept[sources[node]])
+                got = _run_unit(whole, places[name], kept[sources[node]], run)
                 differences[name] = _difference(value, got)
 
     walk(marked, inputs, visit)
@@ -263,15 +284,17 @@ def _unit_sources(marked: fx.GraphModule) -> dict[fx.Node, fx.Node]:
     return found
 
 
-def _run_unit(model: ir.Model, place: tuple[str, str], value: Tensor) -> Tensor:
-    array = value.contiguous().numpy()
+def _run_unit(
+    model: ir.Model,
+    place: tuple[str, str],
+    value: Tensor,
+    run: Callable[[bytes, Tensor], Tensor],
+) -> Tensor:
     try:
-        part = _cut_out(model, *place, ir.DataType.from_numpy(array.dtype))
-        runtime = session(part.SerializeToString(), optimized=False, threads=1)
-        result = runtime.run(None, {runtime.get_inputs()[0].name: array})
+        part = _cut_out(model, *place, ir.DataType.from_numpy(value.numpy().dtype))
+        return run(part.SerializeToString(), value)
     except (ValueError, *RUNTIME_ERRORS):  # no such values in the file, or no such part
         return torch.empty(0)  # of no unit's shape: an infinite difference
-    return torch.from_numpy(np.asarray(result[0]))
 
 
 def _cut_out(model: ir.Model, start: str, end: str, kind: ir.DataType) -> onnx.ModelProto:

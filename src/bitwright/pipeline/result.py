@@ -28,12 +28,12 @@ from bitwright.errors import RecipeError
 from bitwright.evaluation.figures import Environment, Figures, Metrics, Sizes
 from bitwright.export import rundir
 from bitwright.export.generation import Staged, change, claim_run
+from bitwright.export.judged import judge_file
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import save_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verified import Verification
-from bitwright.export.verify import verify as verify_file
 from bitwright.graph.census_record import Census
 from bitwright.graph.model_graph import ModelGraph, name_tensors
 from bitwright.graph.simulate import Assignment, stitch
@@ -144,7 +144,7 @@ class Result:
     def verify(
         self, path: str | Path | None = None, dataset: Dataset | None = None
     ) -> Verification:
-        """Run a file in ONNX Runtime against the simulation; without a path, one made for it."""
+        """Run a file in its runtime against the simulation; without a path, one made for it."""
         if path is None:
             with tempfile.TemporaryDirectory() as folder:
                 return self.verify(self.export(Path(folder) / rundir.ONNX), dataset)
@@ -152,7 +152,7 @@ class Result:
         with self.progress.stage("verify") as tick:
             batches = verification_batches(dataset or self.data, VERIFY_SAMPLES)
             asked = self.recipe.portable
-            return verify_file(Path(path), self.graph, marked, batches, tick, asked)
+            return judge_file(self.target, Path(path), self.graph, marked, batches, tick, asked)
 
     def report(self, path: str | Path, run: Staged | None = None) -> Path:
         """Write the self-contained report page."""

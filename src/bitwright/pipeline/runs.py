@@ -19,12 +19,12 @@ from bitwright.evaluation.forward import outcome_of
 from bitwright.evaluation.metrics import metric
 from bitwright.export import rundir
 from bitwright.export.generation import change, update_run
+from bitwright.export.judged import judge_file
 from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import Packed, load_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
 from bitwright.export.verified import Verification
-from bitwright.export.verify import verify as verify_file
 from bitwright.graph.capture import ExampleInputs, capture
 from bitwright.graph.free_sizes import takes_free_images
 from bitwright.graph.model_graph import ModelGraph, name_tensors, set_tensor, shallow_copy
@@ -213,7 +213,8 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> Verification:
         dataset = data_of(loaded.graph, Plan.to_read(loaded.recipe))
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     with progress.stage("verify") as tick:
-        found = verify_file(
+        found = judge_file(
+            Plan.to_read(loaded.recipe).target,
             onnx,
             loaded.graph,
             marked,

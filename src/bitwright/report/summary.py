@@ -18,6 +18,8 @@ from bitwright.report.sums_words import describe_sums
 from bitwright.report.warnings import note_lines
 
 _WIDTH = 12
+# As many broken rules of a target are named; verify.json has all of them.
+_BREACHES = 3
 
 
 def comparison(
@@ -207,6 +209,12 @@ def _verification(found: Verification) -> list[str]:
         by = text.number(units.get(name))
         shown = "not a finite number" if by is None else f"{by:.2g}"
         lines.append(_line("", f"first unit out of tolerance: {name} ({shown})"))
+    if found.as_run is not None:
+        own = found.as_run
+        shown = own.error or f"{text.with_interval('agreement', own.agreement, samples)} agree"
+        lines.append(_line("", f"in {own.runtime} {own.version}, as it runs there: {shown}"))
+    for node, rule in list(found.rules.broken.items())[:_BREACHES] if found.rules else ():
+        lines.append(_line("", f"breaks a rule of the target: {node}: {rule}"))
     return lines
 
 
