@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,48 +14,57 @@ from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import RowSamples
 from bitwright.methods.training import (
     MOST_MOVES,
+    Minibatches,
     Start,
     as_solution,
     batch_rows,
     behind,
     loss_of,
-    minibatches,
+    moments_suffice,
     moves,
     never_worse,
-    pick_rows,
-    squared_error,
+    output_slope,
+    slope_from_moments,
+    slope_from_rows,
 )
-from bitwright.numerics.affine import QParams
+from bitwright.numerics.affine import QParams, fake_quantize
 from bitwright.numerics.grid import Grid
 
 ONE_SCALE_A_ROW = [name for name in CASES if name != "transposed grouped"]
 
 
-@pytest.mark.parametrize(("rows", "size"), [(100, 10), (100, 30), (97, 32), (7, 3), (5, 4), (9, 1)])
-def test_every_epoch_visits_every_row_once(rows, size):
-    """Whatever the size: the rows left over at the end of an epoch open the next batch."""
-    count = 6 * rows
-    drawn = torch.cat(list(minibatches(rows, size, count, seed=3)))
-    assert len(drawn) == size * count
-    for epoch in drawn.split(rows)[:-1]:
-        assert Counter(epoch.tolist()) == Counter(range(rows))
-    first, second = drawn[:rows], drawn[rows : 2 * rows]
-    assert not torch.equal(first, second) or rows < 3
+@pytest.mark.parametrize(
+    ("rows", "size"), [(100, 10), (100, 30), (97, 32), (7, 3), (9, 1), (5, 64)]
+)
+def test_every_epoch_visits_every_minibatch_once(rows, size):
+    """Each row comes with its own target; only what would make a smaller minibatch is left out."""
+    x = torch.arange(2.0 * rows).reshape(2, rows, 1)
+    drawn = Minibatches.of(x, -x, size, seed=3)
+    count = max(1, rows // size)
+    epoch = [drawn.at(step)[0] for step in range(count)]
+    seen = torch.cat(epoch, 1)[0].flatten().tolist()
+    assert len(set(seen)) == len(seen) == count * min(size, rows)
+    assert all(torch.equal(drawn.at(count + i)[0], one) for i, one in enumerate(epoch))
+    assert all(torch.equal(a, -b) for a, b in (drawn.at(i) for i in range(count)))
+    assert seen != sorted(seen) or len(seen) < 4
 
 
-def test_fewer_rows_than_a_batch_holds():
-    drawn = list(minibatches(5, 64, 4, seed=0))
-    assert [sorted(batch.tolist()) for batch in drawn] == [list(range(5))] * 4
+def test_the_order_depends_on_the_seed_alone():
+    x = torch.randn(1, 50, 2)
 
-
-def test_batches_depend_on_the_seed_alone():
     def drawn(seed):
-        return torch.cat(list(minibatches(50, 20, 9, seed)))
+        return Minibatches.of(x, x, 20, seed).x
 
     torch.manual_seed(1)
     first = drawn(4)
     torch.manual_seed(2)
     assert torch.equal(first, drawn(4)) and not torch.equal(first, drawn(5))
+
+
+def test_a_minibatch_is_a_view():
+    x = torch.randn(1, 50, 2)
+    drawn = Minibatches.of(x, x, 20, 1)
+    assert drawn.at(1)[0].untyped_storage().data_ptr() == drawn.x.untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize(
@@ -145,13 +153,6 @@ def test_activations_are_values_with_gradients(name, args, kwargs):
     assert torch.autograd.gradcheck(activation, x + 0.05)
 
 
-def test_rows_are_picked_from_every_group():
-    values = torch.randn(3, 20, 4)
-    picked = torch.tensor([7, 0, 19, 7])
-    assert torch.equal(pick_rows(values, picked), values[:, picked])
-
-
-@pytest.mark.parametrize("input_learned", [False, True])
 @pytest.mark.parametrize(
     "activation",
     [
@@ -165,18 +166,47 @@ def test_rows_are_picked_from_every_group():
         Activation("leaky_relu", (0.2,)),
     ],
 )
-def test_the_error_behind_an_activation_and_its_gradient_are_autograds(activation, input_learned):
-    """Bit for bit: what is learned does not depend on how few passes over memory it takes."""
+def test_the_slope_behind_an_activation_is_autograds(activation):
+    """Written out where the activation only clamps; of the others autograd differentiates it."""
     given = replace(with_rows("depthwise", 4), activation=activation)
-    x = torch.randn(6, 33, 9)
-    x.requires_grad_(input_learned)
-    weight, bias = (torch.randn(*s, requires_grad=True) for s in ((6, 1, 9), (6, 1, 1)))
+    out = torch.randn(6, 33, 1, requires_grad=True)
     target = behind(given, torch.randn(6, 33, 1))
-    learned = [weight, bias, *([x] if input_learned else [])]
-    plain = (behind(given, x @ weight.transpose(1, 2) + bias) - target).square().mean()
-    loss = squared_error(given, x, weight, bias, target)
-    torch.testing.assert_close(loss, plain)
-    want = torch.autograd.grad(plain / 3.7, learned)
-    got = torch.autograd.grad(loss / 3.7, learned)
-    for one, other in zip(got, want, strict=True):
-        assert torch.equal(one, other)
+    loss = (behind(given, out) - target).square().sum() / 2
+    (want,) = torch.autograd.grad(loss, out)
+    with torch.no_grad():
+        got = output_slope(given, out.detach().clone(), target)
+    torch.testing.assert_close(got, want)
+    assert int((want != 0).sum()) > 0
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("case", ["conv", "depthwise", "product"])
+def test_moments_and_rows_have_the_slope_of_one_loss(case, tied):
+    """Against autograd in float64: all rows at once, relative to the output's energy."""
+    given = replace(with_rows(case, 4), tied=tied, activation=None)
+    rows, unit = given.samples, given.unit
+    assert given.gram.count == rows.x.shape[1]
+    start = Start.of(given, unit, Nearest().solve(given))
+    true = start.weight.double()
+    weight = (start.k * start.scale).double().requires_grad_()
+    x, y = fake_quantize(rows.x, given.inputs[0]).double(), rows.y.double()
+    energy = y.square().sum()
+    loss = (x @ weight.transpose(1, 2) + start.bias.double() - y).square().sum() / energy
+    loss = loss + tied * (weight - true).square().sum() / true.square().sum()
+    (want,) = torch.autograd.grad(loss, weight)
+    whole = Minibatches.of(rows.x, rows.y, rows.x.shape[1], 0).quantise(given.inputs[0])
+    mean = float(energy) / y.numel()
+    found = (slope_from_moments(given, start), slope_from_rows(given, start, whole, mean))
+    for slopes in found:
+        got = slopes(weight.detach().float(), 0).double()
+        assert float((got - want).abs().max()) < 2e-4 * float(want.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("activation", "inputs", "enough"),
+    [(None, 9, True), (Activation("relu"), 9, False), (None, 513, False)],
+)
+def test_moments_serve_where_nothing_lies_between_and_they_are_small(activation, inputs, enough):
+    given = replace(with_rows("conv", 4), activation=activation)
+    assert moments_suffice(given, inputs, 256) == enough
+    assert not moments_suffice(replace(given, gram=None), inputs, 256)

@@ -9,19 +9,21 @@ import torch
 from bitwright.methods.nearest import Nearest
 from bitwright.methods.problem import Needs, UnitProblem, UnitSolution
 from bitwright.methods.training import (
+    Minibatches,
+    Slopes,
     Start,
     as_solution,
     batch_rows,
     behind,
-    minibatches,
+    moments_suffice,
     never_worse,
-    pick_rows,
-    squared_error,
+    slope_from_moments,
+    slope_from_rows,
     trainable,
 )
-from bitwright.numerics.affine import fake_quantize, round_half_even
+from bitwright.numerics.affine import QParams
 from bitwright.numerics.ranges import RangeRule
-from bitwright.numerics.soft_rounding import begin_at, pull, slope, soft_rounding
+from bitwright.numerics.soft_rounding import Press, SoftWeight
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class AdaRound:
     """
 
     iterations: int = 1000
-    rows: int = 1024
-    rate: float = 1e-2
+    rows: int = 256
+    rate: float = 2e-2
     weight: float = 0.01
     warm_up: float = 0.2
     beta: tuple[float, float] = (20.0, 2.0)
@@ -74,39 +76,32 @@ class AdaRound:
             return replace(plain, fallback="grouped transposed convolutions share their scales")
         return never_worse(problem, plain, self._learn(problem, plain))
 
-    # The caller may compute without gradients, as everything else here does.
-    @torch.enable_grad()
+    @torch.no_grad()
     def _learn(self, problem: UnitProblem, plain: UnitSolution) -> UnitSolution:
-        assert problem.unit is not None and problem.samples is not None
+        assert problem.unit is not None
         start = Start.of(problem, problem.unit, plain)
         inputs = plain.inputs[0]
-        target = behind(problem, problem.samples.y)
-        # The loss is relative to the output's energy, so that lambda means the same everywhere.
-        unit_loss = float(target.square().mean().clamp_min(1e-30))
-        steps = start.weight / start.scale
-        floor = steps.floor()
-        v = begin_at(steps - floor)
-        adam = torch.optim.Adam([v], lr=self.rate)
-        warm = int(self.iterations * self.warm_up)
-        size = batch_rows(problem.samples, self.rows)
-        share = self.weight / (v.shape[0] * v.shape[1])
-        picks = minibatches(target.shape[1], size, self.iterations, problem.seed)
-        for step, picked in enumerate(picks):
-            x = pick_rows(problem.samples.x, picked)
-            if inputs is not None:
-                x = fake_quantize(x, inputs)
-            h = soft_rounding(v).requires_grad_()
-            weight = (floor + h).clamp(start.low, start.high) * start.scale
-            goal = pick_rows(target, picked)
-            loss = squared_error(problem, x, weight, start.bias, goal) / unit_loss
-            (grad,) = torch.autograd.grad(loss, h)
-            with torch.no_grad():
-                if step >= warm:
-                    done = (step - warm) / max(self.iterations - warm, 1)
-                    power = self.beta[1] + (self.beta[0] - self.beta[1]) * (1 - done)
-                    grad += pull(h, power, share)
-                v.grad = slope(v, grad)
-            adam.step()
-        up = round_half_even(soft_rounding(v))
-        k = (floor + up).clamp(start.low, start.high)
-        return as_solution(problem, start, k, start.scale, start.bias, inputs, self.name)
+        learned = SoftWeight(start.weight / start.scale, start.scale, start.low, start.high)
+        slopes = self._slopes(problem, start, inputs)
+        press = Press(self.weight, self.warm_up, self.beta)
+        share = self.weight / (start.weight.shape[0] * start.weight.shape[1])
+        for step in range(self.iterations):
+            power = press.power(step, self.iterations)
+            learned.step(slopes(learned.weight, step), self.rate, power, share)
+        k, bias = learned.steps(), start.bias
+        return as_solution(problem, start, k, start.scale, bias, inputs, self.name)
+
+    def _slopes(self, problem: UnitProblem, start: Start, inputs: QParams | None) -> Slopes:
+        """The slope of the loss by the weight at a step, by rows or, with no f, by their moments.
+
+        The loss is relative to the output's energy, so that lambda means the same everywhere.
+        """
+        samples = problem.samples
+        assert samples is not None
+        size = batch_rows(samples, self.rows)
+        if moments_suffice(problem, start.weight.shape[-1], size):
+            return slope_from_moments(problem, start)
+        target = behind(problem, samples.y)
+        energy = float(target.square().mean().clamp_min(1e-30))
+        rows = Minibatches.of(samples.x, target, size, problem.seed).quantise(inputs)
+        return slope_from_rows(problem, start, rows, energy)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,10 @@ from bitwright.graph.model_graph import Unit
 from bitwright.graph.rows import rows_weight, weight_rows
 from bitwright.methods.problem import RowSamples, UnitProblem, UnitSolution
 from bitwright.numerics.affine import QParams, dequantize, fake_quantize, quantize
+from bitwright.numerics.gram import without_bias
 
+# The slope of a loss by the weight [G, C, N], at a step.
+Slopes = Callable[[Tensor, int], Tensor]
 MOST_MOVES = 8
 # A minibatch of a grouped unit: as many rows as make so many numbers, and at least so many rows.
 GROUPED_NUMBERS, GROUPED_ROWS = 1 << 18, 64
@@ -64,18 +66,38 @@ def trainable(problem: UnitProblem) -> bool:
     return problem.unit is not None and problem.samples is not None
 
 
-def minibatches(rows: int, size: int, count: int, seed: int) -> Iterator[Tensor]:
-    """Seeded row numbers: each epoch visits every row once; a batch may join two epochs."""
-    generator = torch.Generator().manual_seed(seed)
-    size = min(size, rows)
-    order = torch.empty(0, dtype=torch.int64, device="cpu")
-    for _ in range(count):
-        if len(order) < size:
-            # On the CPU whatever the rows are on: one seed means one order everywhere.
-            epoch = torch.randperm(rows, generator=generator, device="cpu")
-            order = torch.cat([order, epoch])
-        yield order[:size]
-        order = order[size:]
+@dataclass(frozen=True, eq=False)
+class Minibatches:
+    """Rows in a seeded order, cut once: a minibatch is a view, and no row is copied in the loop.
+
+    Every epoch visits every minibatch once, in the same order; rows that would make a smaller one
+    are left out, whoever the seed has last.
+
+    Attributes:
+        x, target: rows [G, R, N] and [G, R, C].
+        size: rows of a minibatch.
+    """
+
+    x: Tensor
+    target: Tensor
+    size: int
+
+    @classmethod
+    def of(cls, x: Tensor, target: Tensor, size: int, seed: int) -> Minibatches:
+        """In the order of the seed, which is the same whatever device the rows are on."""
+        order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(seed))
+        order = order.to(x.device)
+        return cls(x.index_select(1, order), target.index_select(1, order), min(size, len(order)))
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """The rows of one step, and their targets."""
+        first = step % (self.x.shape[1] // self.size) * self.size
+        place = slice(first, first + self.size)
+        return self.x[:, place], self.target[:, place]
+
+    def quantise(self, inputs: QParams | None) -> Minibatches:
+        """The same rows behind a quantiser that no longer changes."""
+        return self if inputs is None else replace(self, x=fake_quantize(self.x, inputs))
 
 
 def batch_rows(samples: RowSamples, most: int) -> int:
@@ -95,61 +117,82 @@ def behind(problem: UnitProblem, value: Tensor) -> Tensor:
     return value if problem.activation is None else problem.activation(value)
 
 
-def pick_rows(values: Tensor, picked: Tensor) -> Tensor:
-    """Some rows of [G, R, N]; indexing with brackets would visit number by number."""
-    return values.index_select(1, picked)
+def output_slope(problem: UnitProblem, out: Tensor, target: Tensor) -> Tensor:
+    """f'(o) (f(o) - t), the slope of half the squared error by the output before the activation f.
 
-
-class _ClampedError(torch.autograd.Function):
-    """See `squared_error`; the output, its error and the error's gradient share two buffers."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, target: Tensor, ends: tuple[float, float]
-    ) -> Tensor:
-        out = (x @ weight.transpose(1, 2)).add_(bias)
-        if math.inf in ends and -math.inf in ends:
-            error = out.sub_(target)
-        else:
-            error = torch.clamp(out, *ends).sub_(target)
-        flat = error.reshape(-1)
-        loss = torch.dot(flat, flat) / flat.numel()
-        if error is not out:
-            error = torch.ops.aten.hardtanh_backward(error, out, *ends)
-        ctx.save_for_backward(x, weight, error)
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, error = ctx.saved_tensors
-        error = error * (2 * (grad / error.numel()))
-        grad_x = error @ weight if ctx.needs_input_grad[0] else None
-        grad_weight = grad_bias = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = (x.transpose(1, 2) @ error).transpose(1, 2)
-        if ctx.needs_input_grad[2]:
-            grad_bias = error.sum(1, keepdim=True)
-        return grad_x, grad_weight, grad_bias, None, None
-
-
-def squared_error(
-    problem: UnitProblem, x: Tensor, weight: Tensor, bias: Tensor, target: Tensor
-) -> Tensor:
-    """Mean squared error behind the activation, with its gradient.
-
-    Equation: mean (f(x W^T + b) - t)^2 with f the fused activation. Where f only clamps, as most
-    do, what autograd would compute in a dozen passes over the outputs takes five, to the same bits.
-    A weight that is a table of embeddings too adds its own error, at the output's energy.
+    Where f only clamps, as most do, in place of `out`; else autograd differentiates f alone.
     """
     ends = clamps_to(problem.activation)
     if ends is None:
-        out = behind(problem, x @ weight.transpose(1, 2) + bias)
-        loss = (out - target).square().mean()
-    else:
-        apply: Callable[..., Tensor] = _ClampedError.apply
-        loss = apply(x, weight, bias, target, ends)
-    return loss + target.square().mean() * table_error(problem, weight) if problem.tied else loss
+        with torch.enable_grad():
+            value = out.detach().requires_grad_()
+            made = behind(problem, value)
+            return torch.autograd.grad(made, value, made.detach() - target)[0]
+    if math.inf in ends and -math.inf in ends:
+        return out.sub_(target)
+    error = torch.clamp(out, *ends).sub_(target)
+    hardtanh = torch.ops.aten.hardtanh_backward
+    made = hardtanh.grad_input(error, out, *ends, grad_input=out)
+    return made
+
+
+def tied_slope(problem: UnitProblem, weight: Tensor, target: Tensor) -> Tensor:
+    """The slope by the weight of what its error as a table of embeddings adds to half the error.
+
+    Equation: mean t^2 (W - W0) / ||W0||^2; see `table_error`.
+    """
+    assert problem.unit is not None
+    true = weight_rows(problem.weight.detach().float(), problem.unit)
+    energy = target.square().mean() / true.square().sum().clamp_min(1e-30)
+    return (weight - true).mul_(energy)
+
+
+def slope_from_rows(problem: UnitProblem, start: Start, rows: Minibatches, energy: float) -> Slopes:
+    """The slope by the weight of a minibatch's mean squared error relative to an energy."""
+    factor = 2 / (rows.target[:, : rows.size].numel() * energy)
+
+    def slopes(weight: Tensor, step: int) -> Tensor:
+        x, target = rows.at(step)
+        out = torch.baddbmm(start.bias, x, weight.transpose(1, 2))
+        made = torch.bmm(output_slope(problem, out, target).transpose(1, 2), x).mul_(factor)
+        return (
+            made.add_(tied_slope(problem, weight, target), alpha=2 / energy)
+            if problem.tied
+            else made
+        )
+
+    return slopes
+
+
+def moments_suffice(problem: UnitProblem, inputs: int, rows: int) -> bool:
+    """Whether second moments hold the loss, for less work than a minibatch of rows.
+
+    Without an activation the error is a quadratic form of the weight, of all rows at once:
+    C N^2 products a step in place of 2 R N C.
+    """
+    gram = problem.gram
+    linear = clamps_to(problem.activation) == (-math.inf, math.inf)
+    return linear and gram is not None and gram.count >= inputs and inputs <= 2 * rows
+
+
+def slope_from_moments(problem: UnitProblem, start: Start) -> Slopes:
+    """The slope by the weight of all rows' squared error relative to the output's energy.
+
+    Equation: 2 (W H - C) / sum y^2, H = sum x x^T and C = sum (y - b) x^T (`numerics.gram`).
+    """
+    assert problem.gram is not None
+    whole = without_bias(problem.gram, start.bias.squeeze(1))
+    energy = float(problem.gram.yy.double().sum().clamp_min(1e-30))
+    h, c = whole.h.mul(2 / energy), whole.c.mul(-2 / energy)
+    true = start.weight
+    tied = 2 / float(true.square().sum().clamp_min(1e-30)) if problem.tied else 0.0
+
+    def slopes(weight: Tensor, step: int) -> Tensor:
+        del step  # every step sees all rows
+        made = torch.baddbmm(c, weight, h)
+        return made.add_(weight - true, alpha=tied) if tied else made
+
+    return slopes
 
 
 def table_error(problem: UnitProblem, weight: Tensor) -> Tensor:
@@ -167,10 +210,15 @@ def row_loss(
     Of a weight that is a table of embeddings too, with that of its rows.
     """
     x = samples.x if inputs is None else fake_quantize(samples.x, inputs)
-    out = behind(problem, x @ weight.transpose(1, 2) + bias)
+    out = behind(problem, torch.baddbmm(bias, x, weight.transpose(1, 2)))
     true = behind(problem, samples.y)
     loss = float((out - true).square().sum() / true.square().sum().clamp_min(1e-30))
     return loss + float(table_error(problem, weight)) if problem.tied else loss
+
+
+def quantise_samples(samples: RowSamples, inputs: QParams | None) -> RowSamples:
+    """Samples whose x is behind its quantiser already."""
+    return samples if inputs is None else replace(samples, x=fake_quantize(samples.x, inputs))
 
 
 def loss_of(problem: UnitProblem, samples: RowSamples, solution: UnitSolution) -> float:

@@ -176,7 +176,7 @@ class _OneScale(torch.autograd.Function):
         ratio = x / scale
         steps = round_half_even(ratio).clamp_(low, high)
         ctx.save_for_backward(ratio, steps)
-        ctx.ends = (_half_step(low, -1), _half_step(high, 1))
+        ctx.ends = (half_step(low, -1), half_step(high, 1))
         return steps * scale
 
     @staticmethod
@@ -187,7 +187,7 @@ class _OneScale(torch.autograd.Function):
         return None, torch.sub(steps, slope, out=slope).mul_(grad).sum(), None, None
 
 
-def _half_step(end: int, side: int) -> float:
+def half_step(end: int, side: int) -> float:
     """What a float32 quotient must stay on this side of, so that it rounds to the grid's end.
 
     Half a step beyond the end rounds to the end itself where that is even.

@@ -19,8 +19,8 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import plan, replay
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
-from bitwright.numerics.affine import dequantize, round_half_even
-from bitwright.numerics.soft_rounding import begin_at, pull, slope, soft_rounding
+from bitwright.numerics.affine import dequantize
+from bitwright.numerics.soft_rounding import Press, SoftWeight
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import HELD_OUT, Samples, bytes_of, in_memory, size_of
 from bitwright.tuning.descent import is_plain, weight_paths
@@ -79,33 +79,22 @@ class BlockReconstruction:
 
 @dataclass(frozen=True, eq=False)
 class _Rounding:
-    """A weight as floor + h(V), in steps of its grid."""
+    """A unit's weight as floor + h(V), in steps of its grid."""
 
     old: UnitSolution
-    floor: Tensor
-    v: Tensor
+    soft: SoftWeight
 
     @classmethod
     def of(cls, old: UnitSolution, weight: Tensor) -> _Rounding:
         """Begin at the float weight, where it lies within the range."""
-        steps = weight.float() / old.weight.scale
-        floor = steps.floor()
-        return cls(old, floor, begin_at(steps - floor))
-
-    def within(self, steps: Tensor) -> Tensor:
-        """Steps on the grid."""
-        grid, zero = self.old.weight.grid, self.old.weight.zero_point
-        return steps.clamp(min=grid.qmin - zero, max=grid.qmax - zero)
-
-    def numbers(self, h: Tensor) -> Tensor:
-        """The weight as the network computes with it; a gradient reaches h."""
-        return self.within(self.floor + h) * self.old.weight.scale
+        grid, zero, scale = old.weight.grid, old.weight.zero_point, old.weight.scale
+        low, high = grid.qmin - zero, grid.qmax - zero
+        return cls(old, SoftWeight(weight.float() / scale, scale, low, high))
 
     def solution(self, weight: Tensor) -> UnitSolution:
         """What lies above one half goes up."""
         qparams = self.old.weight
-        k = self.within(self.floor + round_half_even(soft_rounding(self.v)))
-        q = (k + qparams.zero_point).to(qparams.grid.dtype)
+        q = (self.soft.steps() + qparams.zero_point).to(qparams.grid.dtype)
         change = (dequantize(q, qparams) - weight).double().square().sum()
         error = float(change / weight.double().square().sum().clamp_min(1e-30))
         return replace(self.old, q=q, method="brecq", error=error, moves=moves(weight, q, qparams))
@@ -239,33 +228,26 @@ def _block(
         return {}
     goals = [replay(graph, true, {block.end})[block.end] for true in kept.of(0)]
     energy = sum(float((weight * goal.square()).mean()) for goal in goals) / len(goals)
-    adam = torch.optim.Adam([r.v for r in learned.values()], lr=options.rate)
-    warm = int(options.iterations * options.warm_up)
+    press = Press(options.weight, options.warm_up, options.beta)
     for step, places in enumerate(_order(len(goals), parts, options)):
-        soft = {name: soft_rounding(r.v).requires_grad_() for name, r in learned.items()}
+        leaves = {paths[name]: r.soft.weight.detach() for name, r in learned.items()}
+        for leaf in leaves.values():
+            leaf.requires_grad_().grad = None
+        numbers = sum(goals[place].numel() for place in places)
         with torch.enable_grad():
-            weights = {paths[name]: r.numbers(soft[name]) for name, r in learned.items()}
-            # Parts add their gradients here, so that V sees one backward pass a step.
-            leaves = {path: w.detach().requires_grad_() for path, w in weights.items()}
-            numbers = sum(goals[place].numel() for place in places)
             for place in places:
                 begin = {by_name[name]: value for name, value in kept.parts[place][1].items()}
                 out = run_part(module, nodes, begin, leaves)
                 wrong = (weight * (out - goals[place]).square()).sum()
+                # Parts add their gradients in the leaves: V sees one slope a step.
                 torch.autograd.backward(wrong / (numbers * max(energy, 1e-30)))
-            ends = [weights[path] for path, leaf in leaves.items() if leaf.grad is not None]
-            grads = [leaf.grad for leaf in leaves.values() if leaf.grad is not None]
-            torch.autograd.backward(ends, grads)
+        power = press.power(step, options.iterations)
         for name, rounding in learned.items():
-            h = soft[name]
-            grad = torch.zeros_like(h) if h.grad is None else h.grad
-            if step >= warm:
-                done = (step - warm) / max(options.iterations - warm, 1)
-                power = options.beta[1] + (options.beta[0] - options.beta[1]) * (1 - done)
-                channels = h.shape[graph.unit(name).channel_axis]
-                grad += pull(h.detach(), power, options.weight / (len(learned) * channels))
-            rounding.v.grad = slope(rounding.v, grad)
-        adam.step()
+            leaf = leaves[paths[name]]
+            channels = leaf.shape[graph.unit(name).channel_axis]
+            grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+            share = options.weight / (len(learned) * channels)
+            rounding.soft.step(grad, options.rate, power, share)
     return {n: r.solution(graph.tensor(graph.unit(n).weight)) for n, r in learned.items()}
 
 
