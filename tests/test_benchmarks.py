@@ -31,6 +31,8 @@ INTERNAL = {
     "engine.progress",
     # study/paper/figure2: the parts of a method, one at a time.
     "methods.adaquant", "methods.catalogue",
+    # study/quick: the rank correlation of two tables.
+    "sensitivity.estimate",
     # study/paper/stages: one menu solved on seven eighths of the samples, tuned in several ways.
     "pipeline.check", "pipeline.job", "pipeline.plan", "pipeline.tabulate", "sensitivity.table",
     "sources.data",

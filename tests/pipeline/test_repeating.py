@@ -108,7 +108,8 @@ def everything_else() -> Recipe:
     other = {
         "scheme": "w4a8", "method": "quadratic", "mode": "parallel", "keep": "first=w8a8",
         "menu": "w8a8,w4a8", "budget": "size<=0.3", "minimize": "size", "solver": "greedy-accuracy",
-        "table_samples": 7, "labels": True, "ties": "a|b", "pairwise": 2, "prepare": "equalize",
+        "table": "quick", "table_samples": 7, "labels": True, "ties": "a|b", "pairwise": 2,
+        "prepare": "equalize",
         "tune": "bn, refine", "refine_method": "adaround", "target": "ort-cpu", "metric": "top5",
         "calib": 9, "activation_range": "kl", "weight_range": "lp", "batch": 3, "size": 32,
         "mean": (0.5,), "std": (0.5, 0.25, 0.1), "crop": 0.9, "device": "cpu:0", "seed": 11,

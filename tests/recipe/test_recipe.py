@@ -21,7 +21,7 @@ CHANGED = Recipe(
     method="quadratic", mode="parallel", scheme="w4a8", keep="first,last=w8a8",
     allocation='{"a": "w4a8"}',
     menu="w8a8,w4a8", budget="loss<=0.1", minimize="size", solver="greedy-accuracy",
-    table_samples=9, labels=True, ties="stem|fc", pairwise=5, lossless=0.02,
+    table="quick", table_samples=9, labels=True, ties="stem|fc", pairwise=5, lossless=0.02,
     prepare="equalize,absorb-bias", tune="bn,refine", refine_method="adaquant", target="ort-cpu",
     metric="agreement",
     calib=17, activation_range="minmax", weight_range="lp", batch=3, size=224,

@@ -9,6 +9,8 @@ from bitwright.errors import RecipeError
 
 # What ties the input bits alone.
 INPUTS = "a:"
+# What leaves the queries, keys and values of an attention free of one another.
+APART = "apart"
 TieGroups = Mapping[str, str]
 
 

@@ -39,7 +39,7 @@ from bitwright.cli.options import (
 from bitwright.cli.outcomes import Diagnosis, RunOutcome, outcome_lines
 from bitwright.cli.words import Picturing, read_numbers, read_pictures
 from bitwright.recipe import names
-from bitwright.recipe.names import RANGES
+from bitwright.recipe.names import RANGES, TABLES
 from bitwright.report.summary import comparison
 
 app = typer.Typer(
@@ -109,6 +109,9 @@ def quantize(
     labels: of.Labels = False,
     tie: Annotated[list[str] | None, option("units of one choice: 'layer1.*'", BITS)] = None,
     pairwise: Annotated[int | None, option("pairs of units measured together", BITS)] = None,
+    table: Annotated[
+        str | None, option("measured, or quick: one probe a unit", BITS, known=TABLES)
+    ] = None,
     table_samples: Annotated[int | None, option("samples of the table", BITS)] = None,
     prepare: of.Prepare = None,
     tune: of.Tune = None,

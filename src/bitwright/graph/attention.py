@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+from bitwright.graph.model_graph import ModelGraph
 
 aten = torch.ops.aten
 FUSED = aten.scaled_dot_product_attention.default
@@ -117,6 +120,59 @@ def _from_product(node: fx.Node) -> bool:
     while node.target in _SCALINGS and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node.target in _PRODUCTS
+
+
+def find_attention_units(graph: ModelGraph) -> tuple[tuple[str, ...], ...]:
+    """The units that make queries, keys and values, for each attention that has two or more.
+
+    Found behind the operator of fused attention, and behind a softmax over a product and the
+    product that it goes into; what lies between is reshaped, scaled or turned (rotary positions).
+    """
+    calls = {call: unit.name for unit in graph.units for call in unit.calls}
+    found: dict[tuple[str, ...], None] = {}
+    for node in graph.module.graph.nodes:
+        sources = _attended(node)
+        units = dict.fromkeys(u for s in sources if (u := _maker(s, calls)) is not None)
+        if len(units) > 1:
+            found[tuple(units)] = None
+    return tuple(found)
+
+
+def _attended(node: fx.Node) -> list[fx.Node]:
+    """Queries, keys and values of the attention that a node stands for; nothing of others."""
+    if node.target is FUSED:
+        return [a for a in node.args[:3] if isinstance(a, fx.Node)]
+    scores = scores_of(node) if node.target in SOFTMAX else None
+    if scores is None:
+        return []
+    product = scores[0]
+    while product.target in _SCALINGS and isinstance(product.args[0], fx.Node):
+        product = product.args[0]
+    reader: fx.Node = node
+    while reader.target not in _PRODUCTS:
+        users = list(reader.users)
+        if len(users) != 1:
+            return []
+        reader = users[0]
+    both = (*product.args[:3], *reader.args[:3])
+    return [a for a in both if isinstance(a, fx.Node) and a is not node]
+
+
+def _maker(source: fx.Node, calls: Mapping[str, str]) -> str | None:
+    """The one unit whose result a value is, over operators without weights; None for several."""
+    units: set[str] = set()
+    todo, seen = [source], {source}
+    while todo:
+        node = todo.pop()
+        if node.name in calls:
+            units.add(calls[node.name])
+            continue
+        if node.target in SOFTMAX or node.target in _PRODUCTS:
+            return None
+        new = [n for n in node.all_input_nodes if n not in seen and n.op != "get_attr"]
+        seen.update(new)
+        todo += new
+    return units.pop() if len(units) == 1 else None
 
 
 def _leads(node: fx.Node) -> bool:

@@ -79,7 +79,7 @@ def costs_of(job: Job, graph: ModelGraph, menu: Menus) -> Table:
         rows += [replace(prices.row(unit, choice), loss_delta=loss) for choice in choices]
         if FLOAT not in choices:
             rows.append(prices.row(unit, FLOAT))
-    groups = groups_among(graph, target, find_sites(graph, target), job.recipe)
+    groups = groups_among(graph, target, find_sites(graph, target), job.recipe, menu)
     return tie_rows(make_table(rows, "the menu"), groups)
 
 

@@ -16,7 +16,16 @@ from bitwright.export.opset import check, need_of_choices
 from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import Target, load_target
 from bitwright.prepare.names import prepare_steps
-from bitwright.recipe.names import METHODS, MODES, RANGES, SOLVERS, check_metric, check_name
+from bitwright.recipe.names import (
+    METHODS,
+    MODES,
+    QUICK,
+    RANGES,
+    SOLVERS,
+    TABLES,
+    check_metric,
+    check_name,
+)
 from bitwright.recipe.values import (
     MOST,
     VERSION,
@@ -184,14 +193,33 @@ def _check_search_options(recipe: Recipe) -> None:
     """What shapes the search for bits makes no sense without one."""
     if recipe.pairwise < 0:
         raise RecipeError(f"pairwise is {recipe.pairwise}: pairs are counted from 0.")
+    check_name("table", recipe.table, TABLES, "--table")
     if recipe.menu:
+        _check_quick(recipe)
         return
-    for key in ("labels", "ties", "pairwise", "latencies"):
-        if getattr(recipe, key):
+    for key in ("labels", "ties", "pairwise", "latencies", "table"):
+        if getattr(recipe, key) not in (0, "", "measured"):
             raise RecipeError(
                 f"{key} is {getattr(recipe, key)!r}, but without --menu and --budget no bits are "
                 "searched for. Leave it out, or add --menu 'w8a8,w4a4' --budget 'size<=0.13'."
             )
+
+
+def _check_quick(recipe: Recipe) -> None:
+    """Whether an estimated table is of the loss that is asked for, from errors that are known."""
+    reason = remedy = ""
+    if recipe.method in ("nearest", "aciq"):
+        reason = f"--method {recipe.method} looks at no data, and so tells no errors of outputs"
+        remedy = "Use --method quadratic"
+    elif recipe.labels or recipe.pairwise:
+        key = "labels" if recipe.labels else "pairwise"
+        reason = f"--{key} measures losses that it does not estimate"
+        remedy = f"Leave out --{key}"
+    if reason and recipe.table == QUICK:
+        raise RecipeError(
+            f"--table quick estimates most losses from the errors of the solutions; {reason}. "
+            f"{remedy}, or --table measured."
+        )
 
 
 def _check_groups(choices: Iterable[Choice], methods: Iterable[str]) -> None:

@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     solver: str
     latencies: str
     lossless: float
+    table: str
     table_samples: int
     labels: bool
     ties: str | Sequence[str]

@@ -17,6 +17,7 @@ from bitwright.pipeline.affordable import check_latency
 from bitwright.pipeline.job import Job, Prepared, edges_of, work_on
 from bitwright.pipeline.menu_latency import time_menu
 from bitwright.pipeline.plan import choices_of, stream
+from bitwright.recipe.names import QUICK
 from bitwright.recipe.values import Recipe
 from bitwright.sensitivity.measure import loss_of_network
 from bitwright.sensitivity.solutions import TABLE_BATCH, Bench, Solutions
@@ -65,9 +66,10 @@ def solve_and_measure(job: Job, prepared: Prepared, progress: Progress) -> tuple
     started = time.perf_counter()
     solutions = solve_menu(job, prepared, prepared.menu, progress)
     seconds = (time.perf_counter() - started) / max(len(solutions.work.tasks()), 1)
+    quick = job.recipe.table == QUICK
     flat = bind(prepared.graph, next(stream(job.data, job.recipe)))
     with progress.stage("table", sum(map(len, prepared.menu.values()))) as tick:
-        base, table = measure_menu(solutions, prepared.menu, flat, seconds, tick)
+        base, table = measure_menu(solutions, prepared.menu, flat, seconds, tick, quick=quick)
     return base, tie_rows(table, groups)
 
 
@@ -78,7 +80,7 @@ def groups_in(prepared: Prepared, recipe: Recipe) -> dict[str, str]:
         RecipeError: a pattern that ties nothing.
         RunDirectoryError: tied units that have no choice in common.
     """
-    own = groups_among(prepared.graph, prepared.target, prepared.sites, recipe)
+    own = groups_among(prepared.graph, prepared.target, prepared.sites, recipe, prepared.menu)
     # Whether tied units agree is told now, and not after minutes of solving.
     empty = [
         Row(unit.name, choice, 0.0, unit.params, 0, unit.macs, 0)

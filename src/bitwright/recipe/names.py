@@ -26,6 +26,8 @@ TARGETS = (
     "ort-cpu", "ort-linear", "ort-dynamic", "ort-web", "openvino", "tensorrt", "weights-only",
     "paper", "per-tensor",
 )  # fmt: skip
+QUICK = "quick"
+TABLES = ("measured", QUICK)
 MODES = ("parallel", "sequential")
 LISTS = ("methods", "recipes", "targets", "metrics")
 # Operators beside the weighted ones whose inputs a target may quantise.

@@ -46,10 +46,13 @@ class Recipe:
         lossless: the share of answers that may differ from the float network's on calibration rows
             kept apart; the cheapest configuration of the menu that keeps to it is searched for, in
             `minimize` (BOPs, where that is empty). 0: no such search.
+        table: whether every choice of every unit is measured, or (`quick`) one of each and the rest
+            estimated from gradients and the errors of the solutions; for large menus.
         table_samples: calibration samples on which the table is measured; 0 for all.
         labels: the table's loss is the cross-entropy with the calibration data's labels; without,
             it is the divergence from the float network, and labels are not looked at.
         ties: patterns of units that take the same choice (`a:PATTERN`: the same input bits).
+            Those of queries, keys and values of one attention do, unless `apart` stands here.
         pairwise: how many pairs of units are measured together; they correct the allocation.
         prepare: rewrites of the float network before anything is observed, in order: `equalize`,
             `equalize-relu`, `absorb-bias`, `factorize`, `smooth` (looks at the calibration data, so
@@ -95,6 +98,7 @@ class Recipe:
     solver: str = "ip"
     latencies: str = ""
     lossless: float = 0.0
+    table: str = "measured"
     table_samples: int = 256
     labels: bool = False
     ties: str = ""
@@ -216,6 +220,7 @@ def give_bits(recipe: Recipe, allocation: str) -> Recipe:
     return replace(
         recipe, allocation=allocation, keep="", menu="", budget="", minimize="", latencies="",
         lossless=0.0, labels=False, ties="", pairwise=0,
+        table="measured",
     )  # fmt: skip
 
 

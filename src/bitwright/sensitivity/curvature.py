@@ -19,7 +19,7 @@ from bitwright.sources.batches import Batch
 
 
 def output_curvature(
-    graph: ModelGraph, batches: Iterable[Batch], seed: int = 0
+    graph: ModelGraph, batches: Iterable[Batch], seed: int = 0, temperature: float = 1.0
 ) -> dict[str, float]:
     """Loss change of each unit per relative squared error of its output, by the Fisher diagonal.
 
@@ -35,6 +35,7 @@ def output_curvature(
         graph: the captured network, in float.
         batches: inputs; a few batches serve.
         seed: of the draws.
+        temperature: T of softened class scores, whose divergence counts T^2 times.
     """
     generator = torch.Generator().manual_seed(seed)
     calls = {call: unit.name for unit in graph.units for call in unit.calls}
@@ -47,7 +48,7 @@ def output_curvature(
         flat = same_device(graph, bind(graph, batch.inputs))
         wanted = wanted or main_output(graph, flat, OperationCount())
         samples += batch.size
-        for call, y, gradient in _gradients(graph, flat, wanted, calls, generator):
+        for call, y, gradient in _gradients(graph, flat, wanted, calls, generator, temperature):
             name = calls[call]
             squares[name] += float(gradient.double().square().sum())
             energy[name] += float(y.double().square().sum())
@@ -66,6 +67,7 @@ def _gradients(
     wanted: fx.Node,
     calls: Iterable[str],
     generator: torch.Generator,
+    temperature: float,
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Every call's output on a batch, and a drawn gradient to it, scaled so that F = E[g g^T]."""
     values: dict[fx.Node, Any] = {}
@@ -85,7 +87,7 @@ def _gradients(
                     value if value.requires_grad else value.requires_grad_()
                 )
             values[node] = value
-        drawn, scale = _draw(values[wanted], generator)
+        drawn, scale = _draw(values[wanted], generator, temperature)
         if not drawn.requires_grad:
             return
         gradients = torch.autograd.grad(drawn, list(outputs.values()), allow_unused=True)
@@ -94,15 +96,15 @@ def _gradients(
             yield call, y.detach(), gradient * scale
 
 
-def _draw(outputs: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+def _draw(outputs: Tensor, generator: torch.Generator, temperature: float) -> tuple[Tensor, float]:
     """A scalar whose gradient has the loss's curvature as its second moment, after a scaling."""
     rows = by_sample(outputs)
     if rows.shape[-1] >= 2:
-        scores = rows.double().log_softmax(-1)
+        scores = (rows.double() / temperature).log_softmax(-1)
         likely = scores.detach().exp().reshape(-1, rows.shape[-1]).cpu()
         labels = torch.multinomial(likely, 1, generator=generator).to(rows.device)
         drawn = scores.reshape(-1, rows.shape[-1]).gather(1, labels).sum()
-        return drawn, rows.shape[1] ** -0.5
+        return drawn, temperature * rows.shape[1] ** -0.5
     noise = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(rows.device)
     energy = float(rows.detach().double().var(unbiased=False)) or 1.0
     return (noise * rows).sum(), (2.0 / (rows.shape[1] * energy)) ** 0.5

@@ -18,7 +18,7 @@ from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment
 from bitwright.graph.target import Target
 from bitwright.graph.units import input_of
-from bitwright.sensitivity.measure import MeasuredLosses
+from bitwright.sensitivity.measure import Delta
 from bitwright.solving.parallel import SolvedTasks
 
 
@@ -111,7 +111,7 @@ def table_of(
     prices: Prices,
     menu: Menus,
     solved: SolvedTasks,
-    measured: MeasuredLosses | None,
+    measured: Mapping[str, Mapping[Choice, Delta]] | None,
     seconds: float,
 ) -> Table:
     """The table: what each choice does to the loss, and what it costs.
@@ -120,7 +120,8 @@ def table_of(
         prices: of the choices.
         menu: the choices of every unit.
         solved: the solutions.
-        measured: the losses; with them come lines that tell what float costs.
+        measured: the change of the loss, by unit and choice; with them come lines that tell what
+            float costs.
         seconds: of a solution.
     """
     rows = []
@@ -133,7 +134,7 @@ def table_of(
             row = replace(row, method=method, solve_seconds=round(seconds, 6))
             # A kept unit has one row, whose loss is nobody's choice.
             if measured is not None and len(choices) > 1:
-                delta = measured.delta(unit.name, choice)
+                delta = measured[unit.name][choice]
                 row = replace(row, loss_delta=delta.loss, loss_stderr=delta.stderr, drop=delta.drop)
             rows.append(row)
         if measured is not None and FLOAT not in choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,9 @@ from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.simulate import Assignment, sites_by_unit
 from bitwright.graph.variants import Groups
+from bitwright.sensitivity.curvature import output_curvature
 from bitwright.sensitivity.measure import (
+    Delta,
     LossPart,
     LossValues,
     MeasuredLosses,
@@ -31,6 +34,7 @@ from bitwright.sensitivity.measure import (
 )
 from bitwright.sensitivity.measure import measure as parts_of
 from bitwright.sensitivity.prices import Prices, table_of
+from bitwright.sensitivity.quick import QuickPlan, estimate_losses, plan_probes
 from bitwright.sensitivity.smooth import Seen, smooth_losses
 from bitwright.sensitivity.solutions import TABLE_BATCH, Solutions, figures
 from bitwright.solving import Configuration, Edges, Work
@@ -40,6 +44,8 @@ from bitwright.solving.parallel import SolvedTasks
 from bitwright.sources.batches import rebatch
 from bitwright.sources.data import as_dataset
 
+# Small batches whose gradients tell the curvature.
+GRADIENT_BATCHES = 4
 Changes = dict[str, dict[Choice, Change | None]]
 
 
@@ -89,6 +95,8 @@ def measure_menu(
     flat: tuple[Any, ...],
     seconds: float,
     tick: Callable[[int], None],
+    *,
+    quick: bool = False,
 ) -> tuple[Base, Table]:
     """Measure what each choice of a solved menu does to the loss.
 
@@ -98,18 +106,52 @@ def measure_menu(
         flat: a bound batch, for the sizes of inputs.
         seconds: that a solution took.
         tick: told how many choices are done.
+        quick: measure one choice of every unit, and estimate the others (`quick`).
     """
     work, base = solutions.work, solutions.base
     network = solutions.assignment(base)
     subject = Subject(work.graph, network, solutions.loss)
     changes = changes_of(work, solutions.solved, base, menu)
     key = _key(solutions)
-    single = _measure(solutions, subject, unit_groups(changes), key, tick)
-    prices = Prices.beside(work.graph, work.target, network, base, flat)
-    table = table_of(prices, menu, solutions.solved, single, seconds)
+    plan = _plan_quick(solutions, menu) if quick else None
+    measured = changes if plan is None else _only(changes, plan)
+    single = _measure(solutions, subject, unit_groups(measured), key, tick)
     scale = scale_of(single)
     found = Base(solutions, changes, subject, single, scale, key, menu)
-    return found, fit_losses(table, solutions, single, scale)
+    prices = Prices.beside(work.graph, work.target, network, base, flat)
+    if plan is None:
+        table = table_of(prices, menu, solutions.solved, single.table(), seconds)
+        return found, fit_losses(table, solutions, single, scale)
+    batches = itertools.islice(solutions.bench.opened(), GRADIENT_BATCHES)
+    temperature = getattr(solutions.loss, "temperature", 1.0)
+    gradients = output_curvature(work.graph, batches, work.seed, temperature)
+    soft = estimate_losses(plan, gradients, single)
+    losses = {u: {c: _times(d, scale) for c, d in of.items()} for u, of in soft.items()}
+    return found, table_of(prices, menu, solutions.solved, losses, seconds)
+
+
+def _plan_quick(solutions: Solutions, menu: Mapping[str, tuple[Choice, ...]]) -> QuickPlan:
+    """What is measured of a menu; the base's own choice is among a unit's errors."""
+    solved, base = solutions.solved, solutions.base
+    errors = {
+        unit: {c: _error(solved, unit, c) for c in dict.fromkeys((base[unit], *of))}
+        for unit, of in menu.items()
+        if len(of) > 1
+    }
+    return plan_probes(errors, base)
+
+
+def _only(changes: Changes, plan: QuickPlan) -> Changes:
+    """The changes that are measured."""
+    return {
+        unit: {c: change for c, change in of.items() if c in plan.probes.get(unit, ())}
+        for unit, of in changes.items()
+    }
+
+
+def _times(delta: Delta, scale: float) -> Delta:
+    stderr = None if delta.stderr is None else delta.stderr * scale
+    return replace(delta, loss=delta.loss * scale, stderr=stderr)
 
 
 def measure_losses(
@@ -146,7 +188,7 @@ def measure_losses(
     single = measure_table(subject, changes, dataset)
     flat = bind(work.graph, first.inputs)
     prices = Prices.beside(work.graph, work.target, network, base, flat)
-    return table_of(prices, work.menu, solved, single, 0.0)
+    return table_of(prices, work.menu, solved, single.table(), 0.0)
 
 
 def _key(solutions: Solutions) -> str:
