@@ -127,13 +127,14 @@ def output_slope(problem: UnitProblem, out: Tensor, target: Tensor) -> Tensor:
         with torch.enable_grad():
             value = out.detach().requires_grad_()
             made = behind(problem, value)
-            return torch.autograd.grad(made, value, made.detach() - target)[0]
+            (by_value,) = torch.autograd.grad(made, value, made.detach() - target)
+        return by_value
     if math.inf in ends and -math.inf in ends:
         return out.sub_(target)
     error = torch.clamp(out, *ends).sub_(target)
     hardtanh = torch.ops.aten.hardtanh_backward
-    made = hardtanh.grad_input(error, out, *ends, grad_input=out)
-    return made
+    hardtanh.grad_input(error, out, *ends, grad_input=out)
+    return out
 
 
 def tied_slope(problem: UnitProblem, weight: Tensor, target: Tensor) -> Tensor:

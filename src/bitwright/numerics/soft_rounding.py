@@ -93,9 +93,9 @@ class SoftWeight:
     def __init__(
         self, steps: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float
     ) -> None:
-        self._ends = (low, high)
+        self._low, self._high = torch.as_tensor(low), torch.as_tensor(high)
         self.floor = steps.floor()
-        self._base = self.floor.clamp(*self._ends) * scale
+        self._base = self.floor.clamp(self._low, self._high) * scale
         self._span = scale * ((self.floor >= low) & (self.floor < high))
         self._adam = Adam(begin_at(steps - self.floor))
         self.weight = torch.empty_like(self._base)
@@ -117,4 +117,4 @@ class SoftWeight:
 
     def steps(self) -> Tensor:
         """Whole steps: what lies above one half goes up."""
-        return (self.floor + round_half_even(self._h)).clamp(*self._ends)
+        return (self.floor + round_half_even(self._h)).clamp(self._low, self._high)

@@ -32,8 +32,8 @@ def groups_among(
         same = len({menu[unit] for unit in units}) == 1
         if same and len(menu[units[0]]) > 1 and not own.keys() & set(units):
             own = join_groups(own, dict.fromkeys(units, f"attention:{units[0]}"))
-    for value, units in find_tied_inputs(graph, target, sites).items():
-        own = join_groups(own, dict.fromkeys(units, f"{INPUTS}{value}"))
+    for value, readers in find_tied_inputs(graph, target, sites).items():
+        own = join_groups(own, dict.fromkeys(readers, f"{INPUTS}{value}"))
     return own
 
 
