@@ -170,7 +170,7 @@ class _State:
         scales = start.scale.shape if problem.per_channel else (1, 1, 1)
         sizes = (start.bias.numel(), math.prod(scales), 1, 1)
         self.few = start.bias.new_zeros(sum(sizes))
-        bias, log_scale, self.log_input, self.shift = torch.split(self.few, sizes)
+        bias, log_scale, self.log_input, self.shift = torch.split(self.few, list(sizes))
         self.bias, self.log_scale = bias.view_as(start.bias), log_scale.view(scales)
         self.bias.copy_(start.bias)
         self.rates = torch.cat(
