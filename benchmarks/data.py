@@ -70,7 +70,7 @@ class Menu:
             batches_of(self.root, calibration),
             evaluation=batches_of(self.root, tests),
             store=self.store,
-            **{**self.options, **more},
+            **{"recipe": "fixed", "target": "paper", **self.options, **more},
         )
 
 

@@ -123,6 +123,7 @@ UNTYPED = {
     "engine.store": 1,  # the header of an entry
     "engine.texts": 1,  # TOML
     "export.packed": 4,  # the header of model.safetensors
+    "pipeline.hub": 2,  # preprocessor_config.json
     "export.rundir": 1,  # JSON of a run
     "graph.replay": 1,  # values of nodes, tensors or not
     "latency.bundle": 2,  # the plan of a bundle, as JSON
@@ -302,7 +303,9 @@ MENU = (
 
 
 @pytest.mark.parametrize(
-    ("options", "shape", "most"), [((), (5, 7), 5), (MENU, (1, 5, 7), 8)], ids=["scheme", "menu"]
+    ("options", "shape", "most"),
+    [(("--method", "nearest"), (5, 7), 5), (MENU, (1, 5, 7), 8)],
+    ids=["scheme", "menu"],
 )
 def test_the_road_of_a_weight_is_short(tmp_path, monkeypatch, options, shape, most):
     """Files on the stack, from what the command calls to the rounding of a weight, by a trace."""

@@ -230,7 +230,9 @@ def files_of(name: str, root: Path, folder: Path) -> dict[str, Path]:
     model = network(name, root)
     export_float(model, batches[0][:2], paths["float"])
     quantize_by_runtime(paths["float"], batches, paths["ONNX Runtime static"])
-    result = bw.quantize(model, batches, target="ort-cpu", scheme="w8a8", method="nearest")
+    result = bw.quantize(
+        model, batches, recipe="fixed", target="ort-cpu", scheme="w8a8", method="nearest"
+    )
     result.export(paths["bitwright ort-cpu"])
     return paths
 
@@ -288,7 +290,8 @@ def compare_memory(root: Path) -> list[dict[str, Any]]:
     for photos in PHOTOS:
         with tempfile.TemporaryDirectory() as folder:
             done = bitwright(
-                Path(folder) / "run", "quantize", f"{root}/models.py:efficientnet_lite0",
+                Path(folder) / "run", "quantize", "--recipe", "fixed",
+                f"{root}/models.py:efficientnet_lite0",
                 "--data", f"{root}/loaders.py:lite0_calib", "--calib", photos,
                 "--method", "nearest",
             )  # fmt: skip

@@ -98,7 +98,7 @@ def measure(run: tuple[str, ...], root: Path, images: int) -> dict[str, Any]:
     )
     result = bw.quantize(
         network_of(root, network), batches_of(root, calibration), evaluation=held_out,
-        target=target, scheme=scheme, method="nearest",
+        recipe="fixed", target=target, scheme=scheme, method="nearest",
     )  # fmt: skip
     metrics = result.metrics
     row: dict[str, Any] = {

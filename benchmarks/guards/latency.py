@@ -66,7 +66,7 @@ def deployed(root: Path, repetitions: int) -> Figures:
     """What one command with a latency budget states, and its file's median in ONNX Runtime."""
     with tempfile.TemporaryDirectory() as folder:
         done = bitwright(
-            Path(folder) / "run", "quantize", f"{root}/models.py:{NAME}",
+            Path(folder) / "run", "quantize", "--recipe", "fixed", f"{root}/models.py:{NAME}",
             "--data", f"{root}/loaders.py:lite0_calib", "--calib", PHOTOS,
             "--table-samples", PHOTOS, "--target", "ort-cpu", "--menu", "w8a8,float",
             "--budget", BUDGET,

@@ -89,7 +89,8 @@ def main() -> int:
         file = Path(folder) / "net.py"
         file.write_text(NETWORK.replace("{batches}", str(-(-arguments.images // 16))))
         done = bitwright(
-            Path(folder) / "run", "quantize", f"{file}:network", "--data", f"{file}:images",
+            Path(folder) / "run", "quantize", "--recipe", "fixed",
+            f"{file}:network", "--data", f"{file}:images",
             "--calib", arguments.images, "--scheme", "w4a8", "--keep", "first,last=w8a8",
             "--method", arguments.method, "--mode", arguments.mode,
         )  # fmt: skip

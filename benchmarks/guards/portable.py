@@ -66,7 +66,7 @@ def measure(network: tuple[Any, ...], method: str, variant: str, root: Path) -> 
     held_out = list(itertools.islice(parts_of(batches_of(root, evaluation), 25), images // 25))
     result = bw.quantize(
         network_of(root, name), batches_of(root, calibration), evaluation=held_out,
-        target="ort-cpu", method=method, calib=calib, **VARIANTS[variant],
+        target="ort-cpu", method=method, calib=calib, **{"recipe": "fixed", **VARIANTS[variant]},
     )  # fmt: skip
     metrics = result.metrics
     row: Row = {

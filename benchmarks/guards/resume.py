@@ -65,7 +65,7 @@ def main() -> None:
 
         def command(name: str) -> list[str]:
             return [
-                sys.executable, "-m", "bitwright.cli", "quantize",
+                sys.executable, "-m", "bitwright.cli", "quantize", "--recipe", "fixed",
                 f"{root}/models.py:{arguments.network}",
                 "--data", f"{root}/loaders.py:{arguments.data}", "--calib", arguments.calib,
                 "--scheme", "w4a4", "--keep", "first,last=w8a8", "--method", "quadratic",

@@ -54,7 +54,8 @@ def options(row: tuple[str, ...], root: str) -> list[str]:
     """The arguments of `bitwright` for one line."""
     network, calibration, evaluation, target, scheme = row
     return [
-        "quantize", f"{root}/models.py:{network}", "--data", f"{root}/loaders.py:{calibration}",
+        "quantize", "--recipe", "fixed",
+        f"{root}/models.py:{network}", "--data", f"{root}/loaders.py:{calibration}",
         "--eval", f"{root}/loaders.py:{evaluation}", "--target", target, "--scheme", scheme,
         "--method", "nearest",
     ]  # fmt: skip

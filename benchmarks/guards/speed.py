@@ -66,7 +66,7 @@ def make_runs(network: str, root: Path, work: Path) -> list[Path]:
         out = work / f"{network}-{target}-{scheme}"
         if not (out / "model.onnx").is_file():
             options = ["--target", target, "--scheme", scheme, *QUICK]
-            bitwright(out, "quantize", *given, *options, "--force")
+            bitwright(out, "quantize", "--recipe", "fixed", *given, *options, "--force")
             print(f"made {out.name}", flush=True)
         found.append(out)
     return found

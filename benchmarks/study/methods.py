@@ -168,7 +168,8 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
             loader.write_text(FIRST.format(root=str(root), test=test, **run))
             tests = f"{loader}:first"
         done = bitwright(
-            Path(folder) / "run", "quantize", f"{root}/models.py:{network}", "--data", data,
+            Path(folder) / "run", "quantize", "--recipe", "fixed",
+            f"{root}/models.py:{network}", "--data", data,
             "--eval", tests, *options, "--scheme", run["scheme"], "--keep", KEEP,
             "--target", run["target"], "--calib", run["calib"], "--seed", run["seed"],
         )  # fmt: skip

@@ -43,7 +43,8 @@ def ours(root: Path, method: str) -> tuple[Answers, float]:
     clock: list[float] = []
     result = bw.quantize(
         network_of(root, "resnet20"), [x for x, _ in batches_of(root, "cifar_calib")],
-        method=method, mode="sequential", scheme="w4a4", keep="first,last=w8a8", calib=1000,
+        recipe="fixed", method=method, mode="sequential", scheme="w4a4", keep="first,last=w8a8",
+        calib=1000,
         progress=Progress([tell]),
     )  # fmt: skip
     return result.model, clock[0]

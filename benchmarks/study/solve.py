@@ -65,7 +65,7 @@ def measure(root: Path, run: dict[str, str]) -> dict[str, object]:
             loader.write_text(SUBSET.format(root=str(root), loader=calibration, **run))
             data = f"{loader}:subset"
         done = bitwright(
-            Path(folder) / "run", "quantize", f"{root}/models.py:{network}",
+            Path(folder) / "run", "quantize", "--recipe", "fixed", f"{root}/models.py:{network}",
             "--data", data, "--eval", f"{root}/loaders.py:{test}",
             "--scheme", run["scheme"], "--method", run["method"], "--mode", run["mode"],
             "--keep", keep, "--calib", run["calib"], "--seed", run["seed"],

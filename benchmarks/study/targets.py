@@ -153,12 +153,14 @@ def network_rows(
     """All files of one network in OpenVINO."""
     runtime, rows, loaded = find_runtime("openvino"), [], {}
     options = {"method": "nearest", "mode": "parallel", "calib": CALIBRATION, "tune": ""}
-    base = bw.quantize(model, calib, scheme="float", **options)
+    base = bw.quantize(model, calib, scheme="float", **{"recipe": "fixed", **options})
     names, float_path = names_of(base), base.export(folder / "float.onnx")
     loaded["float"] = runtime.load(float_path, threads=1)
     for label in asked.files:
         target, scheme = label.split()
-        result = bw.quantize(model, calib, target=target, scheme=scheme, **options)
+        result = bw.quantize(
+            model, calib, target=target, scheme=scheme, **{"recipe": "fixed", **options}
+        )
         path = result.export(folder / f"{label.replace(' ', '-')}.onnx")
         row: Row = {"part": "agreement", "network": name, "file": label, "samples": len(flat[0])}
         try:
@@ -217,11 +219,13 @@ def dynamic_rows(root: Path, source: str, calib: Any, folder: Path, pairs: int) 
     """The encoder with scales taken as it runs: ours and ONNX Runtime's own."""
     network, words = encoder_of(source)
     options = {"method": "quadratic", "mode": "parallel"}
-    base = bw.quantize(network, calib, scheme="float")
+    base = bw.quantize(network, calib, recipe="fixed", scheme="float")
     files = {"float": base.export(folder / "float.onnx")}
     for label in DYNAMIC:
         target, scheme = label.split()
-        result = bw.quantize(network, calib, target=target, scheme=scheme, **options)
+        result = bw.quantize(
+            network, calib, target=target, scheme=scheme, **{"recipe": "fixed", **options}
+        )
         files[label] = result.export(folder / f"{label.replace(' ', '-')}.onnx")
     for label, by_channel in (("ONNX Runtime dynamic", False), ("the same, by channel", True)):
         files[label] = folder / f"dynamic-{by_channel}.onnx"

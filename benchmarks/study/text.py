@@ -112,7 +112,7 @@ def stsb(root: Path, folder: Path, name: str) -> Row:
     """Spearman's correlation before and after, and what it took."""
     pairs = write(folder / "pairs.jsonl", lines_of(root, "stsb_test"))
     found = bitwright(
-        folder / "run", "quantize", f"hf:{encoder_folder(folder)}",
+        folder / "run", "quantize", "--recipe", "fixed", f"hf:{encoder_folder(folder)}",
         "--data", calibration(root, folder), "--eval", pairs, "--metric", "spearman",
         "--target", "paper", *RECIPES[name],
     )  # fmt: skip

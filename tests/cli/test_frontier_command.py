@@ -109,8 +109,8 @@ def check_one(run, ran):
     line = next(r for r in ran if r["method"] == "ip" and float(r["used"]) == chosen.used)
     keep = ",".join(f"{unit}={choice}" for unit, choice in chosen.choices.items())
     net, calib = small_network(width=32), pictures(32)
-    alone = bw.quantize(net, [calib], keep=keep, **SETTINGS).model
-    base = bw.quantize(net, [calib], scheme="w8a8", **SETTINGS).model
+    alone = bw.quantize(net, [calib], keep=keep, **{"recipe": "fixed", **SETTINGS}).model
+    base = bw.quantize(net, [calib], scheme="w8a8", **{"recipe": "fixed", **SETTINGS}).model
     x = pictures(40, seed=3)
     with torch.no_grad():
         change = divergence(net, alone, calib) - divergence(net, base, calib)
@@ -177,7 +177,7 @@ def test_wrong_requests(run, tmp_path):
     )
     assert code == 2 and "unknown metric 'top9'" in told
     net = small_network()
-    made = bw.quantize(net, [pictures(16)], menu="w8a8,w4a8", budget="size<=0.9")
+    made = bw.quantize(net, [pictures(16)], recipe="fixed", menu="w8a8,w4a8", budget="size<=0.9")
     made.save(tmp_path / "run", verify=False)
     code, _, told = bitwright("frontier", tmp_path / "run", "--eval", f"{run / 'user.py'}:labelled")
     assert code == 2 and "names no MODEL" in told

@@ -74,5 +74,11 @@ def test_it_is_asked_before_any_work():
     seen = []
     net = torch.nn.Sequential(torch.nn.Linear(4, 2)).eval()
     with listening(b"HTTP/1.1 400\r\n\r\n") as address, pytest.raises(ClusterError):
-        bw.quantize(net, torch.randn(8, 4), workers=address, progress=Progress([seen.append]))
+        bw.quantize(
+            net,
+            torch.randn(8, 4),
+            recipe="fixed",
+            workers=address,
+            progress=Progress([seen.append]),
+        )
     assert not seen

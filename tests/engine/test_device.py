@@ -43,5 +43,7 @@ def test_from_python_nothing_is_captured_first(text):
     net = torch.nn.Sequential(torch.nn.Linear(4, 2)).eval()
     seen = []
     with pytest.raises(RecipeError, match=f"--device {text}: PyTorch finds no .* on this machine"):
-        bw.quantize(net, torch.randn(8, 4), device=text, progress=Progress([seen.append]))
+        bw.quantize(
+            net, torch.randn(8, 4), recipe="fixed", device=text, progress=Progress([seen.append])
+        )
     assert not seen

@@ -27,7 +27,7 @@ def ipython(monkeypatch):
 
 
 def test_in_a_notebook_a_run_tells_how_far_it_is(ipython, capsys):
-    bw.quantize(network(), [normal(9, 8)])
+    bw.quantize(network(), [normal(9, 8)], recipe="fixed")
     told = capsys.readouterr().out
     for stage in ("capture", "observe", "solve", "stitch", "evaluate"):
         assert f"\n{stage:<14} ...\r{stage} " in "\n" + told
@@ -36,15 +36,15 @@ def test_in_a_notebook_a_run_tells_how_far_it_is(ipython, capsys):
 
 def test_elsewhere_it_is_silent_unless_asked(capsys):
     assert not in_ipython()
-    bw.quantize(network(), [normal(9, 8)])
+    bw.quantize(network(), [normal(9, 8)], recipe="fixed")
     assert capsys.readouterr().out == ""
-    bw.quantize(network(), [normal(9, 8)], progress=True)
+    bw.quantize(network(), [normal(9, 8)], recipe="fixed", progress=True)
     told = capsys.readouterr().out
     assert "\r" not in told and told.splitlines()[0].startswith("capture ")
 
 
 def test_in_a_notebook_it_can_be_silenced(ipython, capsys):
-    bw.quantize(network(), [normal(9, 8)], progress=False)
+    bw.quantize(network(), [normal(9, 8)], recipe="fixed", progress=False)
     assert capsys.readouterr().out == ""
 
 

@@ -142,7 +142,9 @@ def test_a_run_measures_them_in_float_and_quantised(name):
     ).eval()
     inputs = torch.randn(60, 8)
     held_out = [(inputs, net(inputs).argmax(1))]
-    found = bw.quantize(net, [inputs], metric=name, evaluation=held_out, scheme="w3a8").metrics
+    found = bw.quantize(
+        net, [inputs], recipe="fixed", metric=name, evaluation=held_out, scheme="w3a8"
+    ).metrics
     before, after = found["float"][name], found["quantized"][name]
     if name == "perplexity":
         assert 1.0 < before < after < 7.0

@@ -63,7 +63,7 @@ def texts(graph) -> list[str]:
     ],
 )
 def test_free_sizes_reach_the_file(tmp_path, make, said):
-    result = bw.quantize(seeded(make).eval(), [IMAGES], dynamic=True)
+    result = bw.quantize(seeded(make).eval(), [IMAGES], recipe="fixed", dynamic=True)
     assert len(texts(result.graph)) == 1 and said in texts(result.graph)[0]
     path = result.export(tmp_path / "m.onnx")
     dims = onnx.load(str(path)).graph.input[0].type.tensor_type.shape.dim
@@ -85,7 +85,9 @@ def test_free_sizes_reach_the_file(tmp_path, make, said):
 def test_where_sizes_are_not_free_it_is_said(tmp_path, make, said):
     notes = []
     progress = Progress([lambda e: notes.append(e.text) if e.kind == "note" else None])
-    result = bw.quantize(seeded(make).eval(), [IMAGES], dynamic=True, progress=progress)
+    result = bw.quantize(
+        seeded(make).eval(), [IMAGES], recipe="fixed", dynamic=True, progress=progress
+    )
     assert any("--dynamic" in text and said in text for text in notes)
     assert result.graph.inputs[0].shape == (None, 3, 8, 8)
     found = result.verify()
@@ -98,13 +100,13 @@ def test_without_images_there_is_nothing_to_free():
 
 
 def test_without_the_option_sizes_stay():
-    result = bw.quantize(small_network(width=8), [IMAGES])
+    result = bw.quantize(small_network(width=8), [IMAGES], recipe="fixed")
     assert result.graph.inputs[0].shape == (None, 3, 8, 8) and not texts(result.graph)
 
 
 def test_a_saved_run_is_loaded_with_free_sizes(tmp_path):
     net = small_network(width=8)
-    result = bw.quantize(net, [IMAGES], dynamic=True)
+    result = bw.quantize(net, [IMAGES], recipe="fixed", dynamic=True)
     result.save(tmp_path / "run")
     larger = pictures(4, size=12)
     assert torch.equal(bw.load(tmp_path / "run", model=net)(larger), result.model(larger))

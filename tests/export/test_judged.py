@@ -27,7 +27,7 @@ def net():
 
 
 def quantized(net, target, scheme="w8a8"):
-    return bw.quantize(net, [ROWS], scheme=scheme, target=target, method="nearest")
+    return bw.quantize(net, [ROWS], recipe="fixed", scheme=scheme, target=target, method="nearest")
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8", "w2a8", "w4afloat"])

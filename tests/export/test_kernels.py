@@ -86,7 +86,9 @@ UNITS = ["stem", "depthwise", "project", "grouped", "head"]
 )
 def test_units_whose_bits_can_overflow(scheme, keep, target, found):
     options = {"scheme": scheme, "keep": keep, "target": target}
-    result = bw.quantize(small_network(width=8), [pictures(4, size=8)], **options)
+    result = bw.quantize(
+        small_network(width=8), [pictures(4, size=8)], **{"recipe": "fixed", **options}
+    )
     marked = stitch(result.graph, result.assignment, marks=True)
     assert find_overflowing(marked) == found
 
@@ -95,5 +97,5 @@ def test_padding_between_the_input_and_its_unit_is_seen_through():
     from torch import nn
 
     net = seeded(lambda: Chain(nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3))).eval()
-    result = bw.quantize(net, [pictures(4, size=8)], target="ort-cpu")
+    result = bw.quantize(net, [pictures(4, size=8)], recipe="fixed", target="ort-cpu")
     assert find_overflowing(stitch(result.graph, result.assignment, marks=True)) == ["m1"]

@@ -39,7 +39,9 @@ def made():
     torch.manual_seed(0)
     net = Layers().eval()
     return {
-        scheme: bw.quantize(net, [ROWS], scheme=scheme, target="ort-dynamic", method="nearest")
+        scheme: bw.quantize(
+            net, [ROWS], recipe="fixed", scheme=scheme, target="ort-dynamic", method="nearest"
+        )
         for scheme in ("w8a8", "w4a8", "w4a8g8")
     }
 
@@ -78,7 +80,12 @@ def test_no_range_of_calibration_clips(made):
     assert (net(far) - expected).norm() <= 0.05 * expected.norm()
     torch.manual_seed(0)
     static = bw.quantize(
-        Layers().eval(), [ROWS], scheme="w8a8", target="ort-linear", method="nearest"
+        Layers().eval(),
+        [ROWS],
+        recipe="fixed",
+        scheme="w8a8",
+        target="ort-linear",
+        method="nearest",
     )
     clipped = static.model(far)
     assert clipped.abs().max() < 0.5 * expected.abs().max()

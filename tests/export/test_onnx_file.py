@@ -37,7 +37,7 @@ def exported(tmp_path_factory):
 
     @cache
     def make(scheme: str, target: str):
-        result = bw.quantize(small(), [IMAGES], scheme=scheme, target=target)
+        result = bw.quantize(small(), [IMAGES], recipe="fixed", scheme=scheme, target=target)
         path = result.export(folder / f"{scheme}-{target}.onnx")
         return result, path, onnx.load(str(path))
 
@@ -129,7 +129,7 @@ def test_inputs_of_odd_widths_are_clipped(exported, scheme, clips, kind):
 @pytest.mark.parametrize("bits", [5, 6, 7])
 def test_the_other_odd_widths_agree_too(tmp_path, bits):
     scheme = f"w{bits}a{bits}"
-    result = bw.quantize(small(), [IMAGES], scheme=scheme)
+    result = bw.quantize(small(), [IMAGES], recipe="fixed", scheme=scheme)
     path = result.export(tmp_path / "m.onnx")
     onnx.checker.check_model(str(path), full_check=True)
     assert result.verify(path)["passed"]
@@ -206,7 +206,7 @@ LAYERS = {
 def test_every_kind_of_layer_is_exported(tmp_path, kind, target):
     make, shape = LAYERS[kind]
     net, x = seeded(lambda: Chain(make(), nn.ReLU())).eval(), normal(16, *shape)
-    result = bw.quantize(net, [x], scheme="w8a8", target=target)
+    result = bw.quantize(net, [x], recipe="fixed", scheme="w8a8", target=target)
     path = result.export(tmp_path / "m.onnx")
     onnx.checker.check_model(str(path), full_check=True)
     found = result.verify(path)
@@ -214,7 +214,7 @@ def test_every_kind_of_layer_is_exported(tmp_path, kind, target):
 
 
 def test_shared_weights_are_stored_once(tmp_path):
-    result = bw.quantize(seeded(Tied).eval(), [normal(32, 6)], scheme="w4a8")
+    result = bw.quantize(seeded(Tied).eval(), [normal(32, 6)], recipe="fixed", scheme="w4a8")
     path = result.export(tmp_path / "m.onnx")
     assert len(weights(onnx.load(str(path)))) == 2
     found = result.verify(path)
@@ -235,7 +235,7 @@ class Logits(TwoTowers):
 )
 def test_keyword_inputs_keep_their_names(tmp_path, make):
     batch = {"first": normal(32, 4), "second": normal(32, 6, seed=1)}
-    result = bw.quantize(seeded(make).eval(), [batch], scheme="w8a8")
+    result = bw.quantize(seeded(make).eval(), [batch], recipe="fixed", scheme="w8a8")
     path = result.export(tmp_path / "m.onnx")
     runtime = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert {i.name for i in runtime.get_inputs()} == {"first", "second"}
@@ -252,7 +252,7 @@ def test_an_embedding_is_exported(tmp_path):
             return self.head(self.words(tokens).mean(1))
 
     tokens = torch.randint(0, 30, (32, 7), generator=torch.Generator().manual_seed(0))
-    result = bw.quantize(seeded(Embeds).eval(), [tokens], scheme="w4a8")
+    result = bw.quantize(seeded(Embeds).eval(), [tokens], recipe="fixed", scheme="w4a8")
     path = result.export(tmp_path / "m.onnx")
     onnx.checker.check_model(str(path), full_check=True)
     assert result.verify(path)["passed"]
@@ -272,7 +272,9 @@ def test_a_mean_over_the_image_may_be_the_result(tmp_path, target, keep):
         def forward(self, x):
             return self.last(self.first(x).relu()).relu().mean((2, 3), keepdim=keep)
 
-    result = bw.quantize(seeded(Scores).eval(), [IMAGES], scheme="w4a8", target=target)
+    result = bw.quantize(
+        seeded(Scores).eval(), [IMAGES], recipe="fixed", scheme="w4a8", target=target
+    )
     path = result.export(tmp_path / "m.onnx")
     onnx.checker.check_model(str(path), full_check=True)
     made = onnx.load(str(path)).graph
@@ -291,7 +293,7 @@ def test_rows_of_a_table_may_be_the_result(tmp_path):
             return self.words(tokens)
 
     tokens = torch.randint(0, 30, (32, 7), generator=torch.Generator().manual_seed(0))
-    result = bw.quantize(seeded(Rows).eval(), [tokens], scheme="w4a8", keep="")
+    result = bw.quantize(seeded(Rows).eval(), [tokens], recipe="fixed", scheme="w4a8", keep="")
     path = result.export(tmp_path / "m.onnx")
     onnx.checker.check_model(str(path), full_check=True)
     want = result.model(tokens).detach()
@@ -317,7 +319,9 @@ class Padded(nn.Module):
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8x2"])
 def test_the_exporters_own_rule_puts_zeros_into_the_convolution(tmp_path, scheme):
     """Nothing of ours does; and no operator ends in an empty name for a bias that it lacks."""
-    result = bw.quantize(seeded(Padded).eval(), [IMAGES], scheme=scheme, target="ort-cpu")
+    result = bw.quantize(
+        seeded(Padded).eval(), [IMAGES], recipe="fixed", scheme=scheme, target="ort-cpu"
+    )
     path = result.export(tmp_path / "m.onnx")
     nodes = onnx.load(str(path)).graph.node
     assert len([n for n in nodes if n.op_type == "Pad"]) == 2
@@ -329,7 +333,7 @@ def test_the_exporters_own_rule_puts_zeros_into_the_convolution(tmp_path, scheme
 def test_a_unit_that_the_file_lacks_is_a_difference(tmp_path):
     """Its values are not there, or lead on to an input that is not its own."""
     result = bw.quantize(
-        seeded(TwoTowers).eval(), [{"first": normal(9, 4), "second": normal(9, 6)}]
+        seeded(TwoTowers).eval(), [{"first": normal(9, 4), "second": normal(9, 6)}], recipe="fixed"
     )
     path = result.export(tmp_path / "m.onnx")
     model = onnx.load(str(path))

@@ -37,7 +37,7 @@ class Heads(nn.Module):
 
 
 def exported(net, batch, tmp_path, **options):
-    result = bw.quantize(net.eval(), [batch], **options)
+    result = bw.quantize(net.eval(), [batch], **{"recipe": "fixed", **options})
     path = result.export(tmp_path / "m.onnx")
     model = onnx.load(str(path))
     onnx.checker.check_model(model, full_check=True)

@@ -19,7 +19,7 @@ IMAGES = pictures(8, size=8)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    result = bw.quantize(small_network(width=8), [IMAGES])
+    result = bw.quantize(small_network(width=8), [IMAGES], recipe="fixed")
     return result, result.export(tmp_path_factory.mktemp("read") / "m.onnx")
 
 

@@ -41,7 +41,7 @@ def quantised(network, **options):
     torch.manual_seed(0)
     network = network().eval()
     batches = [torch.randint(0, 50, (8, 7)) for _ in range(4)]
-    return bw.quantize(network, batches, scheme="w8a8", **options)
+    return bw.quantize(network, batches, scheme="w8a8", **{"recipe": "fixed", **options})
 
 
 @pytest.mark.parametrize("scheme", ["w8afloat", "w4afloat", "w3afloat", "w2afloat"])

@@ -39,7 +39,9 @@ def made(tmp_path_factory):
     @cache
     def make(scheme: str, target: str):
         net = seeded(Plain).eval()
-        result = bw.quantize(net, [IMAGES], scheme=scheme, target=target, method="nearest")
+        result = bw.quantize(
+            net, [IMAGES], recipe="fixed", scheme=scheme, target=target, method="nearest"
+        )
         path = result.export(folder / f"{scheme}-{target}.onnx")
         return result, path, result.verify(path)
 

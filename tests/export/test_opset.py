@@ -19,7 +19,9 @@ IMAGES = pictures(16, size=8)
 
 @pytest.mark.parametrize(("opset", "target"), [(13, "ort-cpu"), (17, "paper"), (23, "ort-cpu")])
 def test_a_file_of_the_opset_that_is_asked_for(tmp_path, opset, target):
-    result = bw.quantize(small_network(width=8), [IMAGES], target=target, opset=opset)
+    result = bw.quantize(
+        small_network(width=8), [IMAGES], recipe="fixed", target=target, opset=opset
+    )
     run = result.save(tmp_path / "run")
     model = onnx.load(str(run["model.onnx"]))
     assert [(o.domain, o.version) for o in model.opset_import] == [("", opset)]
@@ -44,12 +46,17 @@ def test_a_file_of_the_opset_that_is_asked_for(tmp_path, opset, target):
 )
 def test_an_opset_that_cannot_hold_the_bits_is_refused_before_any_work(options, said):
     with pytest.raises(RecipeError, match=said):
-        bw.quantize(small_network(width=8), [IMAGES], **options)
+        bw.quantize(small_network(width=8), [IMAGES], **{"recipe": "fixed", **options})
 
 
 def test_float_inputs_need_no_type():
     result = bw.quantize(
-        small_network(width=8), [IMAGES], scheme="w8a16", target="weights-only", opset=20
+        small_network(width=8),
+        [IMAGES],
+        recipe="fixed",
+        scheme="w8a16",
+        target="weights-only",
+        opset=20,
     )
     assert result.verify()["passed"]
 
@@ -67,6 +74,6 @@ def test_an_operator_that_the_opset_lacks_is_named_before_any_work():
     net, stages = seeded(Normed).eval(), []
     progress = Progress([lambda event: stages.append(event.stage)])
     with pytest.raises(RecipeError, match=r"--opset 16 .*LayerNormalization.* --opset 18"):
-        bw.quantize(net, [normal(16, 5, 8)], opset=16, progress=progress)
+        bw.quantize(net, [normal(16, 5, 8)], recipe="fixed", opset=16, progress=progress)
     assert set(stages) == {"capture"}
-    assert bw.quantize(net, [normal(16, 5, 8)], opset=18).verify()["passed"]
+    assert bw.quantize(net, [normal(16, 5, 8)], recipe="fixed", opset=18).verify()["passed"]

@@ -20,7 +20,7 @@ BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 
 
 def packed(net, images, path, **options):
-    result = bw.quantize(net, [images], **options)
+    result = bw.quantize(net, [images], **{"recipe": "fixed", **options})
     size = save_packed(path, result.graph, result.assignment)
     assert size == path.stat().st_size
     return result, size

@@ -28,7 +28,7 @@ def exported(tmp_path_factory):
 
     @cache
     def make(scheme: str, target: str):
-        result = bw.quantize(net, [IMAGES], scheme=scheme, target=target)
+        result = bw.quantize(net, [IMAGES], recipe="fixed", scheme=scheme, target=target)
         path = result.export(folder / f"{scheme}-{target}.onnx")
         return result, path, onnx.load(str(path))
 
@@ -76,7 +76,7 @@ def test_points_added_before_the_operator(exported, tmp_path):
     result, _, _ = exported("w4a8x2", "paper")
     own = tmp_path / "target.toml"
     own.write_text('name = "adds weights"\npoints = "sum"\n')
-    other = bw.quantize(small_network(), [IMAGES], scheme="w4a8x2", target=str(own))
+    other = bw.quantize(small_network(), [IMAGES], recipe="fixed", scheme="w4a8x2", target=str(own))
     path = other.export(tmp_path / "sum.onnx")
     model = onnx.load(str(path))
     assert len([n for n in model.graph.node if n.op_type == "Conv"]) == 4
@@ -90,7 +90,7 @@ def test_inputs_in_parts(scheme, bits, parts, tmp_path):
     """High and low parts of every input meet every point of the weight."""
     own = tmp_path / "target.toml"
     own.write_text(f'name = "small words"\ninput_part_bits = {bits}\n')
-    result = bw.quantize(small_network(), [IMAGES], scheme=scheme, target=str(own))
+    result = bw.quantize(small_network(), [IMAGES], recipe="fixed", scheme=scheme, target=str(own))
     path = result.export(tmp_path / "parts.onnx")
     onnx.checker.check_model(str(path), full_check=True)
     model = onnx.load(str(path))
@@ -124,7 +124,7 @@ class Odd(nn.Module):
     ],
 )
 def test_every_kind_of_unit_is_taken_apart(make, inputs, tmp_path):
-    result = bw.quantize(seeded(make).eval(), [inputs], scheme="w4a8x2")
+    result = bw.quantize(seeded(make).eval(), [inputs], recipe="fixed", scheme="w4a8x2")
     path = result.export(tmp_path / "m.onnx")
     found = result.verify(path)
     assert found["passed"] and max(found["units"].values()) < 1e-5
@@ -136,7 +136,7 @@ def test_every_kind_of_unit_is_taken_apart(make, inputs, tmp_path):
 @pytest.mark.parametrize("target", ["paper", "ort-cpu"])
 @pytest.mark.parametrize("scheme", ["w3a8x2", "w4a8x4"])
 def test_the_packed_file_holds_them_exactly(scheme, target, tmp_path):
-    result = bw.quantize(small_network(), [IMAGES], scheme=scheme, target=target)
+    result = bw.quantize(small_network(), [IMAGES], recipe="fixed", scheme=scheme, target=target)
     save_packed(tmp_path / "m", result.graph, result.assignment)
     found = load_packed(tmp_path / "m").assignment
     for name, solved in result.assignment.weights.items():
@@ -149,7 +149,7 @@ def test_the_packed_file_holds_them_exactly(scheme, target, tmp_path):
 
 def test_the_file_has_the_size_that_is_paid_for(tmp_path):
     net = seeded(lambda: Chain(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 128))).eval()
-    result = bw.quantize(net, [normal(32, 512)], scheme="w3a8x2")
+    result = bw.quantize(net, [normal(32, 512)], recipe="fixed", scheme="w3a8x2")
     size = save_packed(tmp_path / "m", result.graph, result.assignment)
     weights = (512 * 256 + 256 * 128) * 2 * 3 / 8
     others = (256 + 128) * (4 + 4 + 2 * 3 / 8)
@@ -163,7 +163,7 @@ def test_channels_with_points_of_their_own(tmp_path):
     net = small_network()
     with torch.no_grad():
         net.stem.weight *= torch.logspace(-2, 1, len(net.stem.weight))[:, None, None, None]
-    result = bw.quantize(net, [IMAGES], scheme="w2a8x2", method="aciq")
+    result = bw.quantize(net, [IMAGES], recipe="fixed", scheme="w2a8x2", method="aciq")
     stem = result.assignment.weights["stem"]
     assert stem.channel_bits and stem.points > 2
     save_packed(tmp_path / "m", result.graph, result.assignment)

@@ -21,7 +21,7 @@ IMAGES = pictures(24)
 
 @pytest.fixture(scope="module")
 def marked():
-    result = bw.quantize(small_network(), [IMAGES], scheme="w4a4")
+    result = bw.quantize(small_network(), [IMAGES], recipe="fixed", scheme="w4a4")
     module = stitch(result.graph, result.assignment, marks=True)
     flat = bind(result.graph, (IMAGES,))
     return module, flat, first_tensor(walk(module, flat))
@@ -70,7 +70,7 @@ class Tie(nn.Module):
 def test_scores_that_differ_by_the_last_bit_are_undecided():
     torch.manual_seed(0)
     x = torch.randn(8, 16)
-    result = bw.quantize(Tie().eval(), [x], scheme="w8a8")
+    result = bw.quantize(Tie().eval(), [x], recipe="fixed", scheme="w8a8")
     module = stitch(result.graph, result.assignment, marks=True)
     flat = bind(result.graph, (x,))
     expected = first_tensor(walk(module, flat))
@@ -86,7 +86,7 @@ def test_many_samples_excuse_nothing(monkeypatch, tmp_path):
     """99 % of the answers must agree, whatever their margin, where there are samples enough."""
     torch.manual_seed(0)
     x = torch.randn(64, 16)
-    result = bw.quantize(Tie().eval(), [x], scheme="w8a8")
+    result = bw.quantize(Tie().eval(), [x], recipe="fixed", scheme="w8a8")
     path = result.export(tmp_path / "m.onnx")
     real = verification._Whole.run
 
@@ -106,7 +106,7 @@ def test_many_samples_excuse_nothing(monkeypatch, tmp_path):
 
 
 def test_a_file_that_the_runtime_refuses_fails_and_says_why(tmp_path):
-    result = bw.quantize(small_network(), [IMAGES], scheme="w8a8")
+    result = bw.quantize(small_network(), [IMAGES], recipe="fixed", scheme="w8a8")
     path = result.export(tmp_path / "m.onnx")
     model = onnx.load(str(path))
     (scale,) = [t for t in model.graph.initializer if t.name == "head.weight.scale"]
@@ -121,7 +121,7 @@ def test_a_file_that_the_runtime_refuses_fails_and_says_why(tmp_path):
 @pytest.mark.parametrize("target", ["paper", "ort-cpu"])
 @pytest.mark.parametrize("scheme", ["w4a4", "w2a8", "w2a4", "w8a4"])
 def test_low_bits_run_with_and_without_optimisations(tmp_path, scheme, target):
-    result = bw.quantize(small_network(), [IMAGES], scheme=scheme, target=target)
+    result = bw.quantize(small_network(), [IMAGES], recipe="fixed", scheme=scheme, target=target)
     path = result.export(tmp_path / "m.onnx")
     found = result.verify(path)
     assert found["passed"] and found["error"] is None

@@ -35,7 +35,9 @@ def written(tmp_path_factory):
         torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU(),
         torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5),
     ).eval()  # fmt: skip
-    result = bw.quantize(net, [IMAGES], scheme="w8a8", target="ort-cpu", method="nearest")
+    result = bw.quantize(
+        net, [IMAGES], recipe="fixed", scheme="w8a8", target="ort-cpu", method="nearest"
+    )
     path = tmp_path_factory.mktemp("runtimes") / "net.onnx"
     result.export(path)
     return path, result.model(IMAGES).detach().numpy()
@@ -70,7 +72,7 @@ def test_floats_of_the_judged_file_have_32_bits(written):
     torch.manual_seed(1)
     net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 8))
     rows = torch.randn(32, 64)
-    result = bw.quantize(net.eval(), [rows], scheme="float", method="nearest")
+    result = bw.quantize(net.eval(), [rows], recipe="fixed", scheme="float", method="nearest")
     path = written[0].with_name("float.onnx")
     result.export(path)
     loaded = find_runtime("openvino").load(path)

@@ -26,7 +26,9 @@ IMAGES = pictures(16, size=8)
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w2a8", "w8a16", "w4a8g8"])
 def test_the_twin_is_the_float_network(tmp_path, target, scheme):
     """Its operators are those of a float export, its weights what the integers stand for."""
-    result = bw.quantize(small_network(width=8), [IMAGES], scheme=scheme, target=target)
+    result = bw.quantize(
+        small_network(width=8), [IMAGES], recipe="fixed", scheme=scheme, target=target
+    )
     twin = float_twin(onnx.load(str(result.export(tmp_path / "m.onnx"))))
     onnx.checker.check_model(twin, full_check=True)
     kinds = {node.op_type for node in twin.graph.node}
@@ -41,7 +43,7 @@ def test_the_twin_is_the_float_network(tmp_path, target, scheme):
 @pytest.mark.parametrize("target", ["paper", "ort-cpu"])
 def test_an_output_that_was_quantised_keeps_its_name(tmp_path, target):
     batch = {"first": normal(16, 4), "second": normal(16, 6, seed=1)}
-    result = bw.quantize(seeded(TwoTowers).eval(), [batch], target=target)
+    result = bw.quantize(seeded(TwoTowers).eval(), [batch], recipe="fixed", target=target)
     model = onnx.load(str(result.export(tmp_path / "m.onnx")))
     twin = float_twin(model)
     onnx.checker.check_model(twin, full_check=True)
@@ -53,13 +55,13 @@ def test_an_output_that_was_quantised_keeps_its_name(tmp_path, target):
 def test_a_verification_times_the_file_beside_float(monkeypatch, scheme):
     """`paper` leaves float operators between quantisers: on a small network never faster."""
     monkeypatch.setattr(speed, "MOST_TURNS", 25)
-    found = bw.quantize(small_network(), [IMAGES], scheme=scheme).verify()["speed"]
+    found = bw.quantize(small_network(), [IMAGES], recipe="fixed", scheme=scheme).verify()["speed"]
     assert found["ratio"] == found["quantized_ms"] / found["float_ms"] > 1.1
     assert found["samples"] == found["threads"] == 1 and found["turns"] >= 3
 
 
 def test_a_file_that_cannot_run_is_not_timed(tmp_path):
-    result = bw.quantize(small_network(), [IMAGES])
+    result = bw.quantize(small_network(), [IMAGES], recipe="fixed")
     path = result.export(tmp_path / "m.onnx")
     model = onnx.load(str(path))
     model.graph.node[0].op_type = "NoSuchOperator"
@@ -99,5 +101,7 @@ def test_a_fast_target_is_not_advised_to_itself():
 
 
 def test_the_default_target_says_what_its_file_is_for():
-    said = bw.load_target(bw.quantize(small_network(width=8), [IMAGES]).recipe.target).description
+    said = bw.load_target(
+        bw.quantize(small_network(width=8), [IMAGES], recipe="fixed").recipe.target
+    ).description
     assert "not speed" in said and "ort-cpu" in said

@@ -38,7 +38,13 @@ def written(tmp_path_factory):
     found = {}
     for scheme in ("w8a8", "w4a8", "w4afloatg8", "w2a8"):
         result = bw.quantize(
-            net, [IMAGES], scheme=scheme, target="tensorrt", method="nearest", mode="parallel"
+            net,
+            [IMAGES],
+            recipe="fixed",
+            scheme=scheme,
+            target="tensorrt",
+            method="nearest",
+            mode="parallel",
         )
         path = folder / f"{scheme}.onnx"
         result.export(path)
@@ -59,7 +65,9 @@ def test_our_files_keep_the_rules(written, scheme):
 def test_other_targets_files_do_not(written, tmp_path):
     net = Network().eval()
     for target in ("ort-cpu", "ort-linear", "paper"):
-        result = bw.quantize(net, [IMAGES], scheme="w8a8", target=target, method="nearest")
+        result = bw.quantize(
+            net, [IMAGES], recipe="fixed", scheme="w8a8", target=target, method="nearest"
+        )
         result.export(tmp_path / "other.onnx")
         assert find_breaches(onnx.load(str(tmp_path / "other.onnx")))
 
@@ -68,7 +76,13 @@ def test_the_opset_can_be_chosen(tmp_path):
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
     for opset in (13, 17, 24):
         result = bw.quantize(
-            net.eval(), [IMAGES], scheme="w8a8", target="tensorrt", method="nearest", opset=opset
+            net.eval(),
+            [IMAGES],
+            recipe="fixed",
+            scheme="w8a8",
+            target="tensorrt",
+            method="nearest",
+            opset=opset,
         )
         result.export(tmp_path / "net.onnx")
         model = onnx.load(str(tmp_path / "net.onnx"))

@@ -16,7 +16,7 @@ IMAGES = pictures(32)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    result = bw.quantize(small_network(), [IMAGES], scheme="w8a8")
+    result = bw.quantize(small_network(), [IMAGES], recipe="fixed", scheme="w8a8")
     return result, result.export(tmp_path_factory.mktemp("verify") / "m.onnx")
 
 
@@ -74,7 +74,7 @@ def test_a_changed_scale_fails(damaged):
 
 def test_another_networks_file_fails(made, tmp_path):
     result, _ = made
-    other = bw.quantize(small_network(1), [IMAGES], scheme="w8a8")
+    other = bw.quantize(small_network(1), [IMAGES], recipe="fixed", scheme="w8a8")
     found = result.verify(other.export(tmp_path / "m.onnx"))
     assert not found["passed"] and found["first_failure"] == "stem"
     assert found["agreement"] < 0.9

@@ -64,7 +64,9 @@ def test_masks_enter_no_grid(kind, tmp_path):
     """Inputs of products and softmax are quantised, the scores before the mask comes to them."""
     torch.manual_seed(0)
     network = Attention(kind).eval()
-    result = bw.quantize(network, [example(8)], scheme="w8a8", target="paper+matmul+softmax")
+    result = bw.quantize(
+        network, [example(8)], recipe="fixed", scheme="w8a8", target="paper+matmul+softmax"
+    )
     edges = result.assignment.edges
     assert len(edges) == 7  # both linears, two products of two inputs each, and the scores
     assert all(float(grid.scale) < 1 for grid in edges.values())

@@ -193,9 +193,9 @@ def test_texts_longer_than_the_table_of_positions_are_told_of():
     texts = [torch.arange(8 * length).reshape(8, length) % 50 for length in (12, 16, 20)]
     net = seeded(Positions).eval()
     with pytest.raises(DataError, match=r"\[8, 20\]: IndexError(.|\n)*a text longer"):
-        bw.quantize(net, texts)
+        bw.quantize(net, texts, recipe="fixed")
     with pytest.raises(DataError, match=r"batch of int64 \[8, 20\]: IndexError"):
-        bw.quantize(net, texts[:2], evaluation=texts, metric="agreement")
+        bw.quantize(net, texts[:2], recipe="fixed", evaluation=texts, metric="agreement")
 
 
 def test_a_lack_of_memory_is_not_blamed_on_the_data():

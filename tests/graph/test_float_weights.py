@@ -36,6 +36,6 @@ def test_recurrent_weights_are_counted_by_their_operator(kind, name, gates):
     assert found["share"] == pytest.approx((own + 4) / total)
     assert found["size"] == pytest.approx((own + 4 + 16) / total)
     assert float_weights(graph, {"head": FLOAT})["share"] == 1.0
-    result = bw.quantize(seeded(lambda: Recurrent(kind)).eval(), [normal(4, 3, 8)])
+    result = bw.quantize(seeded(lambda: Recurrent(kind)).eval(), [normal(4, 3, 8)], recipe="fixed")
     (reason,) = (op["reason"] for op in result.census["float_ops"] if op["op"] == name)
     assert "stored weights" in reason

@@ -111,7 +111,7 @@ def by_hand(net, result, x):
 @pytest.mark.parametrize("target", ["paper", "ort-cpu", "weights-only"])
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w2a8", "w3a5"])
 def test_small_net_equals_the_reference(small_net, images, target, scheme):
-    result = bw.quantize(small_net, [images], target=target, scheme=scheme)
+    result = bw.quantize(small_net, [images], recipe="fixed", target=target, scheme=scheme)
     with torch.no_grad():
         got, want = result.model(images), by_hand(small_net, result, images)
     relative = (got - want).abs() / want.abs().max()
@@ -121,21 +121,23 @@ def test_small_net_equals_the_reference(small_net, images, target, scheme):
 
 
 def test_float_is_the_network_itself(small_net, images):
-    result = bw.quantize(small_net, [images], scheme="float")
+    result = bw.quantize(small_net, [images], recipe="fixed", scheme="float")
     with torch.no_grad():
         assert torch.allclose(result.model(images), small_net(images), atol=1e-5)
     assert result.assignment.edges == {} and result.metrics["agreement"] == 1.0
 
 
 def test_sixteen_bits_are_nearly_exact(small_net, images):
-    result = bw.quantize(small_net, [images], scheme="w16a16", activation_range="minmax")
+    result = bw.quantize(
+        small_net, [images], recipe="fixed", scheme="w16a16", activation_range="minmax"
+    )
     with torch.no_grad():
         got, want = result.model(images), small_net(images)
     assert float((got - want).abs().max() / want.abs().max()) < 1e-3
 
 
 def test_a_kept_unit_stays_float(small_net, images):
-    result = bw.quantize(small_net, [images], scheme="w2a2", keep="stem,head=float")
+    result = bw.quantize(small_net, [images], recipe="fixed", scheme="w2a2", keep="stem,head=float")
     assert set(result.assignment.weights) == {"depthwise", "project", "grouped"}
     readers = {reader for _, reader in result.assignment.edges}
     assert "conv2d" not in readers and "linear" not in readers
@@ -144,14 +146,14 @@ def test_a_kept_unit_stays_float(small_net, images):
 def test_the_graph_is_left_alone(small_net, images):
     graph = capture(small_net, (images,))
     before = graph.digest()
-    result = bw.quantize(small_net, [images], scheme="w4a4")
+    result = bw.quantize(small_net, [images], recipe="fixed", scheme="w4a4")
     stitch(graph, result.assignment)
     stitch(graph, result.assignment, marks=True)
     assert graph.digest() == before
 
 
 def test_marks_change_no_number(small_net, images):
-    result = bw.quantize(small_net, [images], scheme="w4a4", target="ort-cpu")
+    result = bw.quantize(small_net, [images], recipe="fixed", scheme="w4a4", target="ort-cpu")
     marked = stitch(result.graph, result.assignment, marks=True)
     with torch.no_grad():
         assert torch.equal(marked(images), result.model(images))
@@ -159,7 +161,7 @@ def test_marks_change_no_number(small_net, images):
 
 def test_both_calls_of_a_shared_weight_are_quantised():
     net, x = seeded(Tied).eval(), normal(64, 6)
-    result = bw.quantize(net, [x], scheme="w4a4")
+    result = bw.quantize(net, [x], recipe="fixed", scheme="w4a4")
     assert len(result.assignment.weights) == 2 and len(result.assignment.edges) == 3
     solved = {
         n: (w.q.float() - w.qparams.zero_point) * w.qparams.scale
@@ -177,7 +179,7 @@ def test_both_calls_of_a_shared_weight_are_quantised():
 def test_structure_of_inputs_and_outputs_is_kept():
     net = seeded(TwoTowers).eval()
     batch = {"first": normal(32, 4), "second": normal(32, 6, seed=1)}
-    result = bw.quantize(net, [batch], scheme="w8a8")
+    result = bw.quantize(net, [batch], recipe="fixed", scheme="w8a8")
     got, want = result.model(**batch), net(**batch)
     assert isinstance(got, dict) and list(got) == ["hidden", "logits"]
     assert isinstance(got["hidden"], tuple) and torch.equal(got["hidden"][1], batch["first"])
@@ -185,7 +187,7 @@ def test_structure_of_inputs_and_outputs_is_kept():
 
 
 def test_the_model_is_an_ordinary_module(small_net, images):
-    result = bw.quantize(small_net, [images], scheme="w3a8")
+    result = bw.quantize(small_net, [images], recipe="fixed", scheme="w3a8")
     model = result.model
     assert isinstance(model, nn.Module) and not model.training
     with torch.no_grad():
@@ -208,6 +210,6 @@ def test_the_model_is_an_ordinary_module(small_net, images):
 
 def test_the_simulation_holds_no_float_weights(small_net, images):
     """What is replaced by integers is not carried along: the state is that of the quantised net."""
-    model = bw.quantize(small_net, [images], scheme="w8a8").model
+    model = bw.quantize(small_net, [images], recipe="fixed", scheme="w8a8").model
     names = list(model.state_dict())
     assert "stem.quantized.q" in names and not any(n == "stem.weight" for n in names)

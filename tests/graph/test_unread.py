@@ -86,7 +86,11 @@ def kept_boxes(h, a, b):
 def test_an_empty_output_is_no_obstacle_and_never_the_answer(form):
     data = [normal(8, 6)]
     result = bw.quantize(
-        seeded(lambda: Heads(form)).eval(), data, menu="w8a8,w4a8", budget="bops<=0.05"
+        seeded(lambda: Heads(form)).eval(),
+        data,
+        recipe="fixed",
+        menu="w8a8,w4a8",
+        budget="bops<=0.05",
     )
     again = result.model(data[0])
     scores = again["scores"] if isinstance(again, dict) else again[0]

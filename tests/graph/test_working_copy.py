@@ -64,7 +64,7 @@ def test_a_network_in_float32_is_not_copied():
 @pytest.mark.parametrize("given", [*KINDS, torch.float32])
 def test_quantised_and_verified(kind, given):
     batches = [pictures().to(given)]
-    result = bw.quantize(network(kind), batches, scheme="w8a8", target="ort-cpu")
+    result = bw.quantize(network(kind), batches, recipe="fixed", scheme="w8a8", target="ort-cpu")
     assert result.verify()["passed"]
     assert result.model(pictures()).dtype == torch.float32
 
@@ -88,7 +88,7 @@ def test_an_exported_program_in_half_precision(tmp_path):
     program = torch.export.export(net, (x.to(torch.bfloat16),), dynamic_shapes=dynamic)
     torch.export.save(program, tmp_path / "net.pt2")
     loaded = load_model(str(tmp_path / "net.pt2")).module
-    result = bw.quantize(loaded, [x], scheme="w8a8", target="ort-cpu")
+    result = bw.quantize(loaded, [x], recipe="fixed", scheme="w8a8", target="ort-cpu")
     assert result.verify()["passed"]
 
 
@@ -173,7 +173,7 @@ def test_training_mode_is_the_same_from_python_and_from_a_file(tmp_path):
     loaded = load_model(f"{tmp_path / 'net.py'}:f").module
     x = torch.randn(8, 6)
     for net in (loaded, nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5))):
-        notes = bw.quantize(net, [x]).census["notes"]
+        notes = bw.quantize(net, [x], recipe="fixed").census["notes"]
         assert [n for n in notes if "training mode" in n["text"]] and net.training
 
 

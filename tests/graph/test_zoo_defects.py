@@ -21,7 +21,9 @@ from networks import trained_looking
 def road(net, batches, tmp_path, **options):
     """Quantise, export and verify; returns the result and what the verification found."""
     torch.manual_seed(0)
-    result = bw.quantize(net.eval(), batches, scheme="w8a8", batch=4, **options)
+    result = bw.quantize(
+        net.eval(), batches, scheme="w8a8", batch=4, **{"recipe": "fixed", **options}
+    )
     path = result.export(tmp_path / "model.onnx")
     found = result.verify(path)
     assert not found["first_failure"], found["units"]
@@ -154,7 +156,7 @@ def test_masks_never_reach_a_grid(far):
     assert seen.notes
     assert all(s.minmax.hi - s.minmax.lo < 100 for s in seen.stats.values())
     net = Masked(far).eval()
-    result = bw.quantize(net, [inputs], scheme="w8a8", target="ort-cpu")
+    result = bw.quantize(net, [inputs], recipe="fixed", scheme="w8a8", target="ort-cpu")
     assert relative_difference(net(*inputs), result.model(*inputs)) < 0.1
 
 

@@ -84,7 +84,12 @@ def test_the_packed_file_holds_each_channel_at_its_own_width(result, tmp_path):
         assert torch.equal(got.qparams.scale, want.qparams.scale)
     rows = {row.unit: row for row in result.chosen()}
     plain = bw.quantize(
-        small_network(), [pictures(64)], method="nearest", scheme="w4a4", keep="first=w8a8"
+        small_network(),
+        [pictures(64)],
+        recipe="fixed",
+        method="nearest",
+        scheme="w4a4",
+        keep="first=w8a8",
     )
     sizes = [save_packed(tmp_path / "n", r.graph, r.assignment) for r in (result, plain)]
     # The same bits a weight on average: a byte of rounding for each width, and the widths.
@@ -99,7 +104,7 @@ def test_the_pipeline_goes_through_onnx_runtime(result):
 
 def test_it_beats_min_max_at_four_bits(result):
     plain = bw.quantize(
-        small_network(), [pictures(64)], scheme="w4a4", keep="first=w8a8",
+        small_network(), [pictures(64)], recipe="fixed", scheme="w4a4", keep="first=w8a8",
         weight_range="minmax", activation_range="minmax",
     )  # fmt: skip
     assert result.metrics["kl"] < plain.metrics["kl"]

@@ -35,7 +35,9 @@ def data():
 
 
 def quantised(scheme, method="nearest", **options):
-    return bw.quantize(network(), data(), scheme=scheme, method=method, **options)
+    return bw.quantize(
+        network(), data(), scheme=scheme, method=method, **{"recipe": "fixed", **options}
+    )
 
 
 def test_each_group_has_the_grid_of_its_own_range():

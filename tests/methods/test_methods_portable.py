@@ -20,7 +20,9 @@ from networks import pictures, small_network
 @cache
 def quantised(**options):
     options = {"scheme": "w8a8", "target": "ort-cpu", "method": "nearest", **options}
-    return bw.quantize(small_network(width=8), [pictures(16, size=8)], **options)
+    return bw.quantize(
+        small_network(width=8), [pictures(16, size=8)], **{"recipe": "fixed", **options}
+    )
 
 
 def on_old_processor(result, x):

@@ -26,7 +26,9 @@ def batches():
 
 def quantise(progress=None, **options):
     options = {"mode": "parallel", "batch": 8, "menu": MENU, **options}
-    return bw.quantize(small_network(), batches(), progress=progress, **options)
+    return bw.quantize(
+        small_network(), batches(), progress=progress, **{"recipe": "fixed", **options}
+    )
 
 
 def prepared_job(**options):

@@ -44,7 +44,13 @@ def shared_store(tmp_path_factory):
 
 def mixed(budget, menu=MENU, **options):
     options = {"method": "quadratic", "mode": "parallel", "batch": 8, **STORE, **options}
-    return bw.quantize(small_network(width=64), batches(), menu=menu, budget=budget, **options)
+    return bw.quantize(
+        small_network(width=64),
+        batches(),
+        menu=menu,
+        budget=budget,
+        **{"recipe": "fixed", **options},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +160,9 @@ def test_energy_may_be_bounded():
 def test_a_choice_has_one_price_with_a_menu_and_without(tmp_path, keep):
     """Sizes, BOPs and energy of a fixed scheme are those of the same choices in a menu's table."""
     menu = mixed("size<=0.9", menu="w8a8,w4a8", scheme="w8a8", method="nearest", keep=keep)
-    fixed = bw.quantize(small_network(width=64), batches(), scheme="w8a8", keep=keep, batch=8)
+    fixed = bw.quantize(
+        small_network(width=64), batches(), recipe="fixed", scheme="w8a8", keep=keep, batch=8
+    )
     known = {(row.unit, row.choice): row for row in menu.table.rows}
     for row in fixed.table.rows:
         other = known[row.unit, row.choice]
@@ -247,8 +255,8 @@ def test_with_labels_the_tables_loss_is_the_cross_entropy():
     options = {"method": "nearest", "batch": 8}
     asked = {**options, "menu": "w8a8,w2a8", "budget": "size<=0.2"}
     net = small_network(width=64)
-    told = bw.quantize(net, labelled(), labels=True, **asked)
-    base = bw.quantize(net, labelled(), scheme="w8a8", **options)
+    told = bw.quantize(net, labelled(), labels=True, **{"recipe": "fixed", **asked})
+    base = bw.quantize(net, labelled(), scheme="w8a8", **{"recipe": "fixed", **options})
     x = torch.cat([x for x, _ in labelled()])
     y = torch.cat([y for _, y in labelled()])
 
@@ -259,13 +267,15 @@ def test_with_labels_the_tables_loss_is_the_cross_entropy():
     losses = told.allocation["measured_loss"]
     assert losses["base"] == pytest.approx(entropy(base.model), rel=1e-4)
     one = "grouped"
-    alone = bw.quantize(net, labelled(), scheme="w8a8", keep=f"{one}=w2a8", **options)
+    alone = bw.quantize(
+        net, labelled(), scheme="w8a8", keep=f"{one}=w2a8", **{"recipe": "fixed", **options}
+    )
     row = next(r for r in told.table.of(one) if r.choice.w_bits == 2)
     wanted = entropy(alone.model) - entropy(base.model)
     assert row.loss_delta == pytest.approx(wanted, rel=1e-3, abs=1e-5)
     # By default the labels are not looked at, whatever they are.
-    plain = bw.quantize(net, labelled(), **asked)
-    bare = bw.quantize(net, batches(), **asked)
+    plain = bw.quantize(net, labelled(), **{"recipe": "fixed", **asked})
+    bare = bw.quantize(net, batches(), **{"recipe": "fixed", **asked})
     one, other, third = ([r.loss_delta for r in f.table.rows] for f in (plain, bare, told))
     assert one == other != third
 
@@ -274,8 +284,8 @@ def test_other_labels_are_other_results_of_the_store(tmp_path):
     def base_loss(shift):
         data = [(x, (y + shift) % 10) for x, y in labelled()]
         found = bw.quantize(
-            small_network(), data, menu="w8a8,w4a8", budget="size<=0.9", labels=True,
-            store=tmp_path / "store",
+            small_network(), data, recipe="fixed", menu="w8a8,w4a8",
+            budget="size<=0.9", labels=True, store=tmp_path / "store",
         )  # fmt: skip
         return found.allocation["measured_loss"]["base"]
 
@@ -362,7 +372,7 @@ def test_a_budget_of_the_loss_is_tightened(monkeypatch):
 @pytest.mark.parametrize("option", [{"labels": True}, {"ties": "stem|head"}, {"pairwise": 3}])
 def test_options_of_the_search_need_one(option):
     with pytest.raises(RecipeError, match="without --menu and --budget no bits"):
-        bw.quantize(small_network(), batches(), **option)
+        bw.quantize(small_network(), batches(), **{"recipe": "fixed", **option})
 
 
 def test_allocations_go_by_softened_losses_in_the_losses_units(monkeypatch):
@@ -378,7 +388,9 @@ def test_allocations_go_by_softened_losses_in_the_losses_units(monkeypatch):
     unit, choice = "project", Choice(2, 8)
     options = {"method": "nearest", "mode": "parallel", "batch": 8}
     whole = [
-        bw.quantize(net, batches(), scheme="w8a8", keep=keep, **options).model
+        bw.quantize(
+            net, batches(), scheme="w8a8", keep=keep, **{"recipe": "fixed", **options}
+        ).model
         for keep in ("", f"{unit}={choice}")
     ]
 

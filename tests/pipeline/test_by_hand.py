@@ -94,7 +94,7 @@ def test_tuning_by_hand_is_that_of_a_run(steps):
     options["mode"] = "parallel"
     if "refine" in steps:
         options["refine_method"] = "quadratic"
-    run = bw.quantize(small_network(), BATCHES, **options)
+    run = bw.quantize(small_network(), BATCHES, **{"recipe": "fixed", **options})
     own, start = solved_by_hand()
     made = bw.tune(start, own.samples, steps)
     mine = made.configuration.assignment()
@@ -114,7 +114,7 @@ def same_parameters(first: Assignment, second: Assignment) -> None:
 
 def test_lapq_by_hand_is_that_of_a_run():
     options = {"recipe": "lapq", "scheme": "w4a4", "batch": 8, "keep": ""}
-    run = bw.quantize(small_network(), BATCHES, **options)
+    run = bw.quantize(small_network(), BATCHES, **{"recipe": "fixed", **options})
     own, start = solved_by_hand("nearest")
     made = bw.tune(start, own.samples, "lapq")
     same_parameters(made.configuration.assignment(), run.assignment)
@@ -172,4 +172,4 @@ def test_unknown_steps_are_refused():
 @pytest.mark.parametrize("wrong", ["net.pt2", 3, None, nn.Linear])
 def test_what_is_no_network_is_refused(wrong):
     with pytest.raises(ModelError, match=r"pass a torch\.nn\.Module in eval mode"):
-        bw.quantize(wrong, BATCHES)
+        bw.quantize(wrong, BATCHES, recipe="fixed")

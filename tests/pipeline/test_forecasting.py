@@ -43,7 +43,7 @@ def test_totals_are_the_samples_there_are(options):
     events = []
     progress = Progress([events.append])
     data = [pictures(40), pictures(24, seed=2)]
-    bw.quantize(small_network(), data, progress=progress, **options)
+    bw.quantize(small_network(), data, progress=progress, **{"recipe": "fixed", **options})
     for stage in ("observe", "evaluate"):
         ticks = [e for e in events if e.kind == "tick" and e.stage == stage]
         assert {e.total for e in ticks} == {64} and ticks[-1].done == 64

@@ -21,7 +21,9 @@ def batches():
 
 def made(store=None, **options):
     options = {"mode": "parallel", "method": "quadratic", "batch": 8, **options}
-    return bw.quantize(small_network(width=64), batches(), store=store, **options)
+    return bw.quantize(
+        small_network(width=64), batches(), store=store, **{"recipe": "fixed", **options}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,12 @@ from networks import pictures, small_network
 def test_idle_workers_are_told_of(options, said):
     notes = []
     progress = Progress([lambda event: notes.append(event.text) if event.kind == "note" else None])
-    bw.quantize(small_network(), [pictures(16)], scheme="w4a8", progress=progress, **options)
+    bw.quantize(
+        small_network(),
+        [pictures(16)],
+        scheme="w4a8",
+        progress=progress,
+        **{"recipe": "fixed", **options},
+    )
     about = [note for note in notes if "--workers" in note]
     assert about == [] if not said else len(about) == 1 and about[0].startswith(said)

@@ -59,7 +59,7 @@ def stages_of(*args, **options):
     progress, seen = Progress(), []
     progress.listeners.append(lambda event: seen.append(event.stage))
     with pytest.raises(DataError) as caught:
-        bw.quantize(*args, progress=progress, **options)
+        bw.quantize(*args, recipe="fixed", progress=progress, **options)
     return set(seen), str(caught.value)
 
 
@@ -84,14 +84,16 @@ def spread() -> nn.Module:
 def test_a_loader_of_image_and_mask(user):
     x, mask = pictures(12, size=8), torch.rand(12, 8, 8)
     loader = DataLoader(TensorDataset(x, mask), batch_size=4)
-    result = bw.quantize(seeded(spread), loader, evaluation=loader, metric=f"{user}:agree", calib=8)
+    result = bw.quantize(
+        seeded(spread), loader, recipe="fixed", evaluation=loader, metric=f"{user}:agree", calib=8
+    )
     assert "agree" in result.metrics["quantized"] and result.metrics["samples"] == 12
 
 
 def test_image_table_and_label():
     x, table, label = pictures(12, size=8), normal(12, 6), torch.arange(12) % 4
     loader = DataLoader(TensorDataset(x, table, label), batch_size=4)
-    result = bw.quantize(seeded(Both).eval(), loader, evaluation=loader)
+    result = bw.quantize(seeded(Both).eval(), loader, recipe="fixed", evaluation=loader)
     assert result.metrics["samples"] == 12 and 0 <= result.metrics["float"]["top1"] <= 1
 
 
@@ -105,7 +107,7 @@ def test_two_inputs_of_which_one_looks_like_labels():
             return self.body(x) / lengths[:, None]
 
     data = [(normal(8, 6), torch.arange(8) + 1)]
-    assert bw.quantize(seeded(Lengths).eval(), data).metrics["samples"] == 8
+    assert bw.quantize(seeded(Lengths).eval(), data, recipe="fixed").metrics["samples"] == 8
 
 
 def test_masks_by_the_command(bitwright, user, tmp_path):
@@ -140,7 +142,9 @@ def test_a_loader_that_shuffles_gives_the_same_run_twice():
     for seed in (1, 2):
         torch.manual_seed(seed)
         loader = DataLoader(TensorDataset(x, torch.arange(40)), batch_size=8, shuffle=True)
-        result = bw.quantize(seeded(spread), loader, method="quadratic", scheme="w4a4", calib=24)
+        result = bw.quantize(
+            seeded(spread), loader, recipe="fixed", method="quadratic", scheme="w4a4", calib=24
+        )
         states.append(result.model.state_dict())
         notes += [n["text"] for n in result.census["notes"] if "shuffles" in n["text"]]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -199,10 +203,10 @@ def test_the_order_of_folder_labels_is_said(bitwright, user, folder, tmp_path):
 
 def test_a_folder_from_python(folder):
     net = seeded(spread)
-    result = bw.quantize(net, str(folder), size=8, mean=[0.5], std=[0.25])
+    result = bw.quantize(net, str(folder), recipe="fixed", size=8, mean=[0.5], std=[0.25])
     assert result.metrics["samples"] == 8
     with pytest.raises(DataError, match="give --size, --mean and --std"):
-        bw.quantize(net, str(folder))
+        bw.quantize(net, str(folder), recipe="fixed")
 
 
 # ---- what cannot be taken --------------------------------------------------------------------

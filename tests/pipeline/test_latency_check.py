@@ -40,7 +40,8 @@ def quantise(tmp_path, notes, budget, **options):
     progress = Progress([lambda event: notes.append(event.text) if event.text else None])
     return bw.quantize(
         small_network(), [pictures(8)], target="ort-cpu", menu="w8a8,w4a8", budget=budget,
-        latencies=str(tmp_path / "here.csv"), mode="parallel", progress=progress, **options,
+        latencies=str(tmp_path / "here.csv"), mode="parallel", progress=progress,
+        **{"recipe": "fixed", **options},
     )  # fmt: skip
 
 
@@ -81,7 +82,8 @@ def test_a_budget_that_holds_in_milliseconds_and_a_device_beside(tmp_path, notes
     write_latencies(tmp_path / "pi.csv", table(stem=0.9))
     write_latencies(tmp_path / "here.csv", table())
     result = bw.quantize(
-        small_network(), [pictures(8)], target="ort-cpu", menu="w8a8,w4a8", mode="parallel",
+        small_network(), [pictures(8)], recipe="fixed", target="ort-cpu", menu="w8a8,w4a8",
+        mode="parallel",
         budget="latency<=50ms and latency[pi]<=0.5",
         latencies=f"pi={tmp_path / 'pi.csv'}, {tmp_path / 'here.csv'}",
     )  # fmt: skip

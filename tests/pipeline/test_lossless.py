@@ -125,7 +125,9 @@ def net() -> nn.Module:
 @cache
 def solved(menu: str):
     data = [normal(40, 12, seed=i) for i in range(8)]
-    return bw.quantize(net(), data, menu=menu, lossless=0.02, method="quadratic", tune="bias")
+    return bw.quantize(
+        net(), data, recipe="fixed", menu=menu, lossless=0.02, method="quadratic", tune="bias"
+    )
 
 
 def test_a_network_without_loss(tmp_path):

@@ -97,7 +97,9 @@ def brought():
 @pytest.fixture(scope="module")
 def result():
     labelled = [(X, network()(X).argmax(1))]
-    return bw.quantize(network(), Batches(), evaluation=labelled, **brought())
+    return bw.quantize(
+        network(), Batches(), evaluation=labelled, **{"recipe": "fixed", **brought()}
+    )
 
 
 def test_every_kind_of_thing_can_be_an_object(result):
@@ -105,7 +107,9 @@ def test_every_kind_of_thing_can_be_an_object(result):
     assert {row.method for row in result.chosen()} == {"mine"}
     assert [step["step"] for step in result.metrics["tuning"]] == ["bias-empirical", "nothing"]
     assert result.metrics["float"] and result.verify()["passed"]
-    whole = bw.quantize(network(), [X], activation_range="minmax", scheme="w4a8", keep="first=w8a8")
+    whole = bw.quantize(
+        network(), [X], recipe="fixed", activation_range="minmax", scheme="w4a8", keep="first=w8a8"
+    )
     edges, others = result.assignment.edges, whole.assignment.edges
     assert edges and all(edges[e].scale < 0.51 * others[e].scale for e in edges)
 
@@ -132,7 +136,9 @@ def test_other_bits_keep_the_objects(result):
 
 def test_a_thing_that_is_built_in_has_its_name():
     target = bw.load_target("ort-cpu")
-    found = bw.quantize(network(), [X], target=target, method=Nearest(), weight_range=MinMaxRange())
+    found = bw.quantize(
+        network(), [X], recipe="fixed", target=target, method=Nearest(), weight_range=MinMaxRange()
+    )
     assert (found.recipe.target, found.recipe.method) == ("ort-cpu", "nearest")
     assert found.recipe.weight_range == "minmax"
 
@@ -140,9 +146,11 @@ def test_a_thing_that_is_built_in_has_its_name():
 def test_own_methods_share_the_store_only_with_themselves(tmp_path):
     for rule in (Half(), "minmax"):
         options = {"method": Named(), "weight_range": rule, "scheme": "w4a8"}
-        plain = bw.quantize(network(), [X], **options)
+        plain = bw.quantize(network(), [X], **{"recipe": "fixed", **options})
         for _ in range(2):
-            kept = bw.quantize(network(), [X], store=tmp_path / "store", **options)
+            kept = bw.quantize(
+                network(), [X], store=tmp_path / "store", **{"recipe": "fixed", **options}
+            )
             assert torch.equal(kept.model(X), plain.model(X))
 
 
@@ -160,7 +168,7 @@ def test_own_methods_share_the_store_only_with_themselves(tmp_path):
 )
 def test_what_is_no_such_thing_is_refused(options, told):
     with pytest.raises(bw.BitwrightError, match=told):
-        bw.quantize(network(), [X], **options)
+        bw.quantize(network(), [X], **{"recipe": "fixed", **options})
 
 
 def test_a_method_that_can_change_is_refused():
@@ -168,7 +176,7 @@ def test_a_method_that_can_change_is_refused():
         name, needs, configured, solve = "loose", None, None, None
 
     with pytest.raises(bw.BitwrightError, match="can change: make its class a dataclass"):
-        bw.quantize(network(), [X], method=Loose())
+        bw.quantize(network(), [X], recipe="fixed", method=Loose())
 
 
 def test_options_are_the_keys_of_a_recipe():
@@ -223,7 +231,11 @@ def distribution(tmp_path, monkeypatch):
 def test_another_distribution_registers_its_things(distribution):
     options = {"method": "far-method", "target": "far-runtime", "tune": "far-step"}
     made = bw.quantize(
-        network(), "far:12", evaluation=[(X, torch.zeros(20))], metric="far-metric", **options
+        network(),
+        "far:12",
+        evaluation=[(X, torch.zeros(20))],
+        metric="far-metric",
+        **{"recipe": "fixed", **options},
     )
     assert 0.5 in made.metrics["float"].values()
     assert made.target.name == "far-runtime" and made.metrics["tuning"][0]["step"] == "far-step"

@@ -74,7 +74,9 @@ class Accuracy:
 
 
 def run(net, measure, **options):
-    return bw.quantize(net, [X], evaluation=[(X, LABELS)], metric=measure, **options)
+    return bw.quantize(
+        net, [X], evaluation=[(X, LABELS)], metric=measure, **{"recipe": "fixed", **options}
+    )
 
 
 @pytest.mark.parametrize("form", [dict, pair, Detections])
@@ -109,7 +111,7 @@ def test_functions_and_classes_of_python_are_metrics(measure):
 
 def test_built_in_metrics_stay_with_the_answer():
     boxes = detector()(X)["boxes"].argmax(1)
-    result = bw.quantize(detector(), [X], evaluation=[(X, boxes)], metric="top1")
+    result = bw.quantize(detector(), [X], recipe="fixed", evaluation=[(X, boxes)], metric="top1")
     assert result.metrics["float"]["top1"] == 1.0
 
 
@@ -134,7 +136,7 @@ def test_what_is_no_metric_is_refused_at_once(wrong):
 
 def test_menus_and_rules_are_lists_and_mappings_too():
     result = bw.quantize(
-        detector(), [X], scheme=Choice(8, 8), menu=["w2a8", Choice(8, 8)],
+        detector(), [X], recipe="fixed", scheme=Choice(8, 8), menu=["w2a8", Choice(8, 8)],
         keep={"body": "w8a8", "class*": FLOAT}, budget=["bops<=0.9", "size<=9MB"],
     )  # fmt: skip
     found = result.recipe
@@ -178,7 +180,9 @@ def failing(outputs, labels):
 def test_a_broken_metric_or_set_is_found_before_anything_is_solved(data, measure, error):
     progress = Progress()
     with pytest.raises(BitwrightError, match=error):
-        bw.quantize(detector(), [X], evaluation=data, metric=measure, progress=progress)
+        bw.quantize(
+            detector(), [X], recipe="fixed", evaluation=data, metric=measure, progress=progress
+        )
     assert {stage.name for stage in progress.stages} <= {"capture"}
 
 
@@ -189,7 +193,13 @@ def test_the_trial_leaves_an_order_drawn_at_random_as_it_was():
 
     def measured(evaluation):
         return bw.quantize(
-            detector(), [X], evaluation=evaluation, metric=class_accuracy, scheme="w2a8", batch=10
+            detector(),
+            [X],
+            recipe="fixed",
+            evaluation=evaluation,
+            metric=class_accuracy,
+            scheme="w2a8",
+            batch=10,
         ).metrics
 
     torch.manual_seed(0)
@@ -246,7 +256,9 @@ def test_a_recurrent_network_is_told_that_its_file_is_no_smaller(tmp_path):
         def forward(self, x):
             return self.head(self.body(x)[0][:, -1])
 
-    run = bw.quantize(seeded(Recurrent).eval(), [normal(8, 3, 8)]).save(tmp_path / "run")
+    run = bw.quantize(seeded(Recurrent).eval(), [normal(8, 3, 8)], recipe="fixed").save(
+        tmp_path / "run"
+    )
     (warning,) = run.read_json("metrics.json")["warnings"]
     assert warning["place"] == "size" and "gru 98" in warning["text"]
     assert "not clearly smaller" in run["report.html"].read_text()

@@ -39,7 +39,7 @@ network = small_network
 
 @pytest.fixture(scope="module")
 def result():
-    return bw.quantize(network(), [IMAGES], scheme="w4a8", target="ort-cpu")
+    return bw.quantize(network(), [IMAGES], recipe="fixed", scheme="w4a8", target="ort-cpu")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_load_notices_another_road_through_the_same_layers(run):
 
 
 def test_the_same_request_gives_the_same_bytes(run, tmp_path):
-    again = bw.quantize(network(), [IMAGES], scheme="w4a8", target="ort-cpu")
+    again = bw.quantize(network(), [IMAGES], recipe="fixed", scheme="w4a8", target="ort-cpu")
     other = again.save(tmp_path / "run", verify=False).path
     for name in ("model.safetensors", "model.onnx", "recipe.toml", "census.json"):
         assert sha(other / name) == sha(run / name), name
@@ -105,7 +105,7 @@ def test_the_same_request_gives_the_same_bytes(run, tmp_path):
     ids=["uneven", "tensor", "labelled", "loader", "generator"],
 )
 def test_the_loaders_batches_do_not_matter(result, data):
-    other = bw.quantize(network(), data, scheme="w4a8", target="ort-cpu")
+    other = bw.quantize(network(), data, recipe="fixed", scheme="w4a8", target="ort-cpu")
     with torch.no_grad():
         assert torch.equal(other.model(IMAGES), result.model(IMAGES))
     ours, theirs = result.assignment.edges, other.assignment.edges
@@ -113,10 +113,13 @@ def test_the_loaders_batches_do_not_matter(result, data):
 
 
 def test_calib_limits_the_samples():
-    whole = bw.quantize(network(), [IMAGES], calib=20)
-    part = bw.quantize(network(), [IMAGES[:20]])
+    whole = bw.quantize(network(), [IMAGES], recipe="fixed", calib=20)
+    part = bw.quantize(network(), [IMAGES[:20]], recipe="fixed")
     assert whole.census["calibration_samples"] == 20
-    assert bw.quantize(network(), [IMAGES], calib=0).census["calibration_samples"] == 48
+    assert (
+        bw.quantize(network(), [IMAGES], recipe="fixed", calib=0).census["calibration_samples"]
+        == 48
+    )
     with torch.no_grad():
         assert torch.equal(whole.model(IMAGES), part.model(IMAGES))
 
@@ -124,7 +127,7 @@ def test_calib_limits_the_samples():
 def test_the_network_is_left_alone():
     net = network()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    bw.quantize(net, [IMAGES], scheme="w2a2")
+    bw.quantize(net, [IMAGES], recipe="fixed", scheme="w2a2")
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     assert all(p.requires_grad for p in net.parameters())
 
@@ -143,23 +146,23 @@ def test_evaluation_data_are_measured():
     net = network()
     with torch.no_grad():
         labels = net(IMAGES).argmax(1)
-    found = bw.quantize(net, [IMAGES], evaluation=[(IMAGES, labels)]).metrics
+    found = bw.quantize(net, [IMAGES], recipe="fixed", evaluation=[(IMAGES, labels)]).metrics
     assert found["float"] == {"top1": 1.0} and found["quantized"]["top1"] > 0.8
     assert found["evaluated_on"] == "evaluation data"
     with pytest.raises(DataError, match="needs integer class labels"):
-        bw.quantize(net, [IMAGES], evaluation=[IMAGES])
+        bw.quantize(net, [IMAGES], recipe="fixed", evaluation=[IMAGES])
 
 
 def test_fewer_bits_agree_less():
     scores = [
-        bw.quantize(network(), [IMAGES], scheme=scheme).metrics["relative_noise"]
+        bw.quantize(network(), [IMAGES], recipe="fixed", scheme=scheme).metrics["relative_noise"]
         for scheme in ("w8a8", "w5a8", "w3a8", "w2a8")
     ]
     assert scores == sorted(scores) and scores[0] < 0.01 < scores[-1]
 
 
 def test_the_table_counts_what_is_quantised():
-    result = bw.quantize(network(), [IMAGES], scheme="w4a8", keep="head=float")
+    result = bw.quantize(network(), [IMAGES], recipe="fixed", scheme="w4a8", keep="head=float")
     rows = {row.unit: row for row in result.table.rows}
     # Beside its weights and scales, each unit has a share of the rest of the file.
     share = rows["stem"].weight_bits - (432 * 4 + 16 * (32 + 4))
@@ -173,7 +176,7 @@ def test_the_table_counts_what_is_quantised():
 
 
 def test_inputs_that_stay_float_are_not_counted_as_quantised():
-    result = bw.quantize(network(), [IMAGES], scheme="w4a8", target="weights-only")
+    result = bw.quantize(network(), [IMAGES], recipe="fixed", scheme="w4a8", target="weights-only")
     assert {row.choice.a_bits for row in result.table.rows} == {0}
     assert result.measured()["bops_ratio"] == pytest.approx(4 / 32)
     assert result.assignment.edges == {}
@@ -194,14 +197,16 @@ def test_poor_agreement_is_said_with_a_remedy(monkeypatch, options, said):
     monkeypatch.setitem(ABOUT, "brecq", replace(ABOUT["brecq"], settings={"iterations": 20}))
     events = []
     progress = Progress([events.append])
-    bw.quantize(network(), [IMAGES], scheme="w2a2", progress=progress, **options)
+    bw.quantize(
+        network(), [IMAGES], scheme="w2a2", progress=progress, **{"recipe": "fixed", **options}
+    )
     notes = [e.text for e in events if e.kind == "note"]
     assert any("answers agree" in n and said in n for n in notes)
 
 
 def test_saving_twice_and_over_another_run(result, run, tmp_path):
     result.save(run, verify=False)  # the same run: written again
-    other = bw.quantize(network(), [IMAGES], scheme="w8a8")
+    other = bw.quantize(network(), [IMAGES], recipe="fixed", scheme="w8a8")
     with pytest.raises(RunDirectoryError, match="already holds another run"):
         other.save(run)
     (tmp_path / "notes.txt").write_text("mine")
@@ -217,7 +222,7 @@ def test_the_log_of_a_run_from_python(run):
 
 def test_several_outputs_and_keywords_go_the_whole_road(tmp_path):
     batch = {"second": normal(40, 6, seed=1), "first": normal(40, 4)}
-    result = bw.quantize(seeded(TwoTowers).eval(), [batch], scheme="w8a8")
+    result = bw.quantize(seeded(TwoTowers).eval(), [batch], recipe="fixed", scheme="w8a8")
     assert result.metrics["agreement"] > 0.9
     with torch.no_grad():
         assert set(result.model(**batch)) == {"hidden", "logits"}
@@ -232,7 +237,7 @@ def test_batches_without_labels_that_are_tuples():
         def forward(self, x, y):
             return self.a(x) + self.b(y)
 
-    result = bw.quantize(seeded(Two).eval(), [(normal(20, 4), normal(20, 6))])
+    result = bw.quantize(seeded(Two).eval(), [(normal(20, 4), normal(20, 6))], recipe="fixed")
     with torch.no_grad():
         assert result.model(normal(3, 4), normal(3, 6)).shape == (3, 3)
 
@@ -257,11 +262,11 @@ def test_batches_without_labels_that_are_tuples():
 )
 def test_wrong_requests(make, data, options, error, message):
     with pytest.raises(error, match=message):
-        bw.quantize(make(), data, **options)
+        bw.quantize(make(), data, **{"recipe": "fixed", **options})
 
 
 def test_weights_that_are_not_finite():
     net = network()
     net.head.weight.data[0, 0] = float("inf")
     with pytest.raises(ModelError, match=r"1 of 320 values of parameter 'head.weight' of SmallNet"):
-        bw.quantize(net, [IMAGES])
+        bw.quantize(net, [IMAGES], recipe="fixed")

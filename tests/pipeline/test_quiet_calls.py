@@ -32,7 +32,7 @@ def test_the_random_state_is_as_before(shuffle, tmp_path):
     random.seed(6)
     np.random.seed(7)
     before = states()
-    result = bw.quantize(network(), loader, scheme="w4a8", tune="bias-empirical")
+    result = bw.quantize(network(), loader, recipe="fixed", scheme="w4a8", tune="bias-empirical")
     assert states() == before
     run = result.save(tmp_path / "run")
     assert states() == before
@@ -45,7 +45,7 @@ def test_the_random_state_is_as_before(shuffle, tmp_path):
 def test_an_error_leaves_it_too():
     before = torch.get_rng_state()
     with pytest.raises(bw.InputError, match=r"empty|no sample"):
-        bw.quantize(network(), [], scheme="w4a8")
+        bw.quantize(network(), [], recipe="fixed", scheme="w4a8")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -70,7 +70,7 @@ def test_malloc_is_set_by_the_command_alone(monkeypatch):
     monkeypatch.setattr(memory, "_library", Library)
     monkeypatch.setattr(memory, "ask_large_pages", lambda: True)
     monkeypatch.setattr(memory, "trim_heap", lambda: None)
-    bw.quantize(network(), [torch.randn(8, 8)], scheme="w4a8")
+    bw.quantize(network(), [torch.randn(8, 8)], recipe="fixed", scheme="w4a8")
     assert not asked
     monkeypatch.setattr(sys, "argv", ["bitwright", "list", "targets"])
     with pytest.raises(SystemExit):

@@ -17,6 +17,7 @@ import bitwright as bw
 from bitwright.cli.parser import app
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.repeat import SOURCES, line_again, of_python
+from bitwright.recipe.names import DEFAULT
 from bitwright.recipe.values import BUILT_IN, Recipe, load_recipe, to_toml, update
 from networks import normal, seeded
 
@@ -87,7 +88,13 @@ def test_the_line_of_python_runs_the_same_again(tmp_path, monkeypatch):
     calibration = [normal(30, 8)]
     held_out = [(normal(30, 8, seed=2), torch.arange(30) % 4)]
     result = bw.quantize(
-        net, calibration, evaluation=held_out, scheme="w4a8", method="quadratic", target="mine.toml"
+        net,
+        calibration,
+        recipe="fixed",
+        evaluation=held_out,
+        scheme="w4a8",
+        method="quadratic",
+        target="mine.toml",
     )
     line = shown(result.report("page.html").read_text())
     monkeypatch.chdir(tmp_path.parent)
@@ -106,7 +113,7 @@ def asked_in(line: str) -> dict:
 def everything_else() -> Recipe:
     """A recipe in which no key has its default."""
     other = {
-        "scheme": "w4a8", "method": "quadratic", "mode": "parallel", "keep": "first=w8a8",
+        "scheme": "w4a8", "method": "adaquant", "mode": "parallel", "keep": "first=w8a8",
         "menu": "w8a8,w4a8", "budget": "size<=0.3", "minimize": "size", "solver": "greedy-accuracy",
         "table": "quick", "table_samples": 7, "labels": True, "ties": "a|b", "pairwise": 2,
         "prepare": "equalize",
@@ -125,12 +132,12 @@ def test_every_key_of_every_recipe_is_in_the_line(name, tmp_path):
     recipe = of_python(made, made.data == "none")
     line = line_again(recipe, tmp_path, False)
     assert line.startswith(f"bw.quantize(net, {repr('none') if recipe.data else 'calibration'}")
-    asked = make_recipe("fixed", {}), asked_in(line)
+    asked = make_recipe(DEFAULT, {}), asked_in(line)
     assert update(asked[0], asked[1], "here") == replace(recipe, data=asked[0].data)
 
 
 def test_no_key_is_forgotten():
-    usual, other = asdict(make_recipe("fixed", {})), asdict(everything_else())
+    usual, other = asdict(make_recipe(DEFAULT, {})), asdict(everything_else())
     same = {f.name for f in fields(Recipe) if usual[f.name] == other[f.name]}
     # A budget excludes a lossless search and bits that are given.
     assert same == {*SOURCES, "version", "lossless", "allocation"}
@@ -142,5 +149,5 @@ def test_a_run_from_python_names_no_network_that_it_did_not_use(tmp_path):
     file.write_text(to_toml(replace(Recipe(), model="zoo.py:f", data="d", eval="e", scheme="w4a8")))
     net = seeded(lambda: torch.nn.Sequential(torch.nn.Linear(8, 4))).eval()
     recipe = bw.quantize(net, [normal(9, 8)], recipe=str(file)).recipe
-    assert recipe == replace(Recipe(), scheme="w4a8")
+    assert recipe == replace(Recipe(), scheme="w4a8", target="ort-linear")
     assert load_recipe(str(file))["model"] == "zoo.py:f"

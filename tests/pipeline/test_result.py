@@ -15,7 +15,9 @@ from networks import pictures, small_network
 def result():
     held_out = [(pictures(40, seed=5, size=8), torch.arange(40) % 10)]
     data = [pictures(25, seed=1, size=8)]
-    return bw.quantize(small_network(width=8), data, scheme="w4a8", evaluation=held_out)
+    return bw.quantize(
+        small_network(width=8), data, recipe="fixed", scheme="w4a8", evaluation=held_out
+    )
 
 
 def test_a_result_is_one_short_line(result):
@@ -50,5 +52,5 @@ def test_names_are_only_text_in_a_notebook():
         pass
 
     Net.__name__ = "<script>alert(1)</script>"
-    page = bw.quantize(Net(4, 2).eval(), [torch.randn(9, 4)])._repr_html_()
+    page = bw.quantize(Net(4, 2).eval(), [torch.randn(9, 4)], recipe="fixed")._repr_html_()
     assert "<script" not in page and "&lt;script&gt;" in page

@@ -61,7 +61,9 @@ LENGTHS = [3, 9, 5, 9, 12, 4, 5, 9, 7, 3, 12, 6]
 def test_padding_changes_no_bit_of_the_result(encoder, method):
     """Masked positions enter no range, no sum and no loss, whatever stands there."""
     found = [
-        bw.quantize(encoder, [tokens(LENGTHS, width, filler)], scheme="w4a4", method=method)
+        bw.quantize(
+            encoder, [tokens(LENGTHS, width, filler)], recipe="fixed", scheme="w4a4", method=method
+        )
         for width, filler in ((12, 0), (30, 17))
     ]
     one, other = found
@@ -74,7 +76,7 @@ def test_padding_changes_no_bit_of_the_result(encoder, method):
 
 
 def test_every_batch_and_length_runs_in_onnxruntime(encoder, tmp_path):
-    result = bw.quantize(encoder, [tokens(LENGTHS, 12)], scheme="w8a8")
+    result = bw.quantize(encoder, [tokens(LENGTHS, 12)], recipe="fixed", scheme="w8a8")
     assert result.graph.answer.kind == EMBEDDING
     path = result.export(tmp_path / "model.onnx")
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -92,7 +94,9 @@ def test_every_batch_and_length_runs_in_onnxruntime(encoder, tmp_path):
 
 def test_linear_layers_have_integer_kernels_that_give_floats(encoder, tmp_path):
     """Target ort-linear: no quantised sum is left between them, and the runtime fuses each."""
-    result = bw.quantize(encoder, [tokens(LENGTHS, 12)], scheme="w8a8", target="ort-linear")
+    result = bw.quantize(
+        encoder, [tokens(LENGTHS, 12)], recipe="fixed", scheme="w8a8", target="ort-linear"
+    )
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "fused.onnx")
     options.log_severity_level = 3

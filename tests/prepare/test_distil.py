@@ -81,7 +81,7 @@ def test_a_run_without_data(tmp_path):
 def test_weights_only_need_no_statistics():
     net = Chain(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
     net.example_inputs = (torch.zeros(2, 6),)
-    result = bw.quantize(net, "none", scheme="w8a8", target="weights-only")
+    result = bw.quantize(net, "none", recipe="fixed", scheme="w8a8", target="weights-only")
     assert result.metrics["agreement"] > 0.9
 
 
@@ -95,12 +95,12 @@ def test_weights_only_need_no_statistics():
 def test_networks_that_do_not_say_what_their_data_were_like(net, example, message):
     net.eval().example_inputs = (example,)
     with pytest.raises(DataError, match=message):
-        bw.quantize(net, "none", scheme="w8a8")
+        bw.quantize(net, "none", recipe="fixed", scheme="w8a8")
 
 
 def test_a_network_that_does_not_say_its_inputs():
     with pytest.raises(DataError, match="Set example_inputs"):
-        bw.quantize(Chain(nn.Linear(6, 5)).eval(), "none", scheme="w8a8")
+        bw.quantize(Chain(nn.Linear(6, 5)).eval(), "none", recipe="fixed", scheme="w8a8")
 
 
 def test_nonsense_settings():

@@ -133,7 +133,9 @@ def test_dead_channels_stay():
 )
 def test_through_the_pipeline_and_onnx_runtime(prepare, target, tmp_path):
     net = small_network()
-    result = bw.quantize(net, [pictures(48)], scheme="w8a8", prepare=prepare, target=target)
+    result = bw.quantize(
+        net, [pictures(48)], recipe="fixed", scheme="w8a8", prepare=prepare, target=target
+    )
     run = result.save(tmp_path / "run")
     assert run.read_json("verify.json")["passed"]
     assert result.metrics["agreement"] > 0.9

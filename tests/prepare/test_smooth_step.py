@@ -94,7 +94,7 @@ def test_quantised_with_it_the_answers_are_nearer(tmp_path):
     network = Block(after=True).eval()
     noise = {}
     for steps in ("", "smooth"):
-        result = bw.quantize(network, batches(), scheme="w8a4", prepare=steps)
+        result = bw.quantize(network, batches(), recipe="fixed", scheme="w8a4", prepare=steps)
         noise[steps] = result.metrics["relative_noise"]
     assert noise["smooth"] < 0.5 * noise[""]
     assert result.verify()["passed"]

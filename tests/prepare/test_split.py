@@ -109,7 +109,7 @@ def test_the_halves_round_to_what_the_whole_rounds_to():
     wide, parents = made._split(weight, Choice(4, 8))
     grid = PER_TENSOR.weight_grid(4)
     qparams = weight_qparams(wide.float(), grid, None, MinMaxRange(), True)
-    halves = dequantize(quantize(wide.float(), qparams), qparams)
+    halves = dequantize(quantize(wide.float(), qparams, recipe="fixed"), qparams)
     total = torch.zeros(8, 12).index_add_(1, parents, halves)
     steps = weight.float() / qparams.scale
     close = (total / qparams.scale - steps).abs() <= 0.5 + 1e-3
@@ -125,8 +125,8 @@ def test_noise_of_outliers_falls():
             layer.weight.view(-1)[5] = 3 * layer.weight.abs().max()
     found = [
         bw.quantize(
-            net, [pictures(48)], scheme="w4a8", prepare=prepare, target="per-tensor",
-            weight_range="minmax",
+            net, [pictures(48)], recipe="fixed", scheme="w4a8", prepare=prepare,
+            target="per-tensor", weight_range="minmax",
         ).errors
         for prepare in ("", "ocs")
     ]  # fmt: skip

@@ -34,12 +34,16 @@ def test_what_makes_no_sense(text, message):
     with pytest.raises(RecipeError, match=message):
         prepare_steps(text)
     with pytest.raises(RecipeError, match=message):
-        bw.quantize(small_network(), [pictures(8)], prepare=text)
+        bw.quantize(small_network(), [pictures(8)], recipe="fixed", prepare=text)
 
 
 def test_the_float_side_of_the_figures_is_the_users_network():
     result = bw.quantize(
-        small_network(), [pictures(64)], scheme="w8a8", prepare="equalize-relu,absorb-bias"
+        small_network(),
+        [pictures(64)],
+        recipe="fixed",
+        scheme="w8a8",
+        prepare="equalize-relu,absorb-bias",
     )
     # Quantised figures are against the network that was given, not against the rewritten one.
     assert 0.9 < result.metrics["agreement"] <= 1.0

@@ -18,7 +18,7 @@ else:
 
 CHANGED = Recipe(
     model='/a "quoted"\\path/net.py:f', weights="w.pth", data="d.npz", eval="e.npz",
-    method="quadratic", mode="parallel", scheme="w4a8", keep="first,last=w8a8",
+    method="adaquant", mode="parallel", scheme="w4a8", keep="first,last=w8a8",
     allocation='{"a": "w4a8"}',
     menu="w8a8,w4a8", budget="loss<=0.1", minimize="size", solver="greedy-accuracy",
     table="quick", table_samples=9, labels=True, ties="stem|fc", pairwise=5, lossless=0.02,
@@ -27,6 +27,7 @@ CHANGED = Recipe(
     calib=17, activation_range="minmax", weight_range="lp", batch=3, size=224,
     mean=(0.5, 0.25, 1e-3),
     std=(1.0,), crop=0.875, device="cuda", seed=3, opset=21, dynamic=True,
+    latencies="pi=pi.csv", portable=True,
 )  # fmt: skip
 
 

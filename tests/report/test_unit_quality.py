@@ -23,7 +23,12 @@ from networks import normal, pictures, small_network
 def run(tmp_path_factory):
     data = [pictures(25, seed=seed, size=8) for seed in range(4)]
     result = bw.quantize(
-        small_network(width=8), data, scheme="w3a4", method="quadratic", keep="stem=w8a8"
+        small_network(width=8),
+        data,
+        recipe="fixed",
+        scheme="w3a4",
+        method="quadratic",
+        keep="stem=w8a8",
     )
     result.report(tmp_path_factory.mktemp("run") / "report.html")
     return result
@@ -87,13 +92,17 @@ def test_the_page_shows_them(run, tmp_path):
 
 def test_nearest_rounding_measures_no_output_and_weights_alone_no_input():
     data = [pictures(25, seed=1, size=8)]
-    units = bw.quantize(small_network(width=8), data, target="weights-only").census["units"]
+    units = bw.quantize(small_network(width=8), data, recipe="fixed", target="weights-only").census[
+        "units"
+    ]
     assert all("weight_sqnr_db" in row for row in units)
     assert not any("sqnr_db" in row or "input_sqnr_db" in row for row in units)
 
 
 def test_float_units_have_none():
-    found = bw.quantize(small_network(width=8), [pictures(9, size=8)], scheme="float").census
+    found = bw.quantize(
+        small_network(width=8), [pictures(9, size=8)], recipe="fixed", scheme="float"
+    ).census
     assert found["histograms"] == [] and not any("weight_sqnr_db" in r for r in found["units"])
 
 

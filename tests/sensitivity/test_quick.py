@@ -72,7 +72,8 @@ def tables():
 
     def table(how):
         return bw.quantize(
-            small_network(), batches, menu=MENU, budget="size<=0.6", method="quadratic",
+            small_network(), batches, recipe="fixed",
+            menu=MENU, budget="size<=0.6", method="quadratic",
             mode="parallel", table=how, table_samples=32, target="paper",
         ).table  # fmt: skip
 
@@ -99,4 +100,4 @@ def test_it_ranks_choices_as_the_measured_table_does(tables):
 def test_what_it_cannot_estimate_is_refused(options, text):
     asked = {"menu": MENU, "budget": "size<=0.6", "table": "quick", **options}
     with pytest.raises(RecipeError, match=text):
-        bw.quantize(small_network(), [pictures(8)], **asked)
+        bw.quantize(small_network(), [pictures(8)], **{"recipe": "fixed", **asked})

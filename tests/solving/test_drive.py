@@ -14,7 +14,9 @@ from networks import pictures, seeded, small_network
 def quantized(mode, method="quadratic", **options):
     net = small_network()
     data = [pictures(64, seed=1)[i : i + 16] for i in range(0, 64, 16)]
-    return net, bw.quantize(net, data, method=method, mode=mode, batch=8, **options)
+    return net, bw.quantize(
+        net, data, method=method, mode=mode, batch=8, **{"recipe": "fixed", **options}
+    )
 
 
 def output_error(net, result, seed=5):
@@ -70,5 +72,7 @@ def test_ranges_chosen_at_the_output():
 
 def test_what_cannot_be_solved_says_so():
     net = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 1), torch.nn.Flatten()).eval()
-    result = bw.quantize(net, [torch.randn(8, 2, 2, 3, 3)], method="quadratic", scheme="w4a8")
+    result = bw.quantize(
+        net, [torch.randn(8, 2, 2, 3, 3)], recipe="fixed", method="quadratic", scheme="w4a8"
+    )
     assert result.table.rows[0].method == "nearest"

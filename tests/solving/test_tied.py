@@ -64,7 +64,9 @@ def test_every_method_solves_tied_weights_and_the_file_holds_them_once(
     method: str, mode: str, tmp_path: Path
 ) -> None:
     data = sentences()
-    result = bw.quantize(network(), data, method=method, mode=mode, scheme="w4a8", batch=8)
+    result = bw.quantize(
+        network(), data, recipe="fixed", method=method, mode=mode, scheme="w4a8", batch=8
+    )
     assert [unit.name for unit in result.graph.units] == ["head", "middle"]
     assert set(result.assignment.weights) == {"head", "middle"}
     run = result.save(tmp_path / "run")
@@ -93,7 +95,14 @@ def test_a_bias_beside_tied_weights_enters_the_layer_and_not_the_table() -> None
         net.head.bias.copy_(torch.randn(VOCABULARY))
     for mode in ("parallel", "sequential"):
         result = bw.quantize(
-            net, data, method="quadratic", mode=mode, scheme="w8a8", batch=8, target="ort-cpu"
+            net,
+            data,
+            recipe="fixed",
+            method="quadratic",
+            mode=mode,
+            scheme="w8a8",
+            batch=8,
+            target="ort-cpu",
         )
         assert result.metrics["relative_noise"] < 1e-3
 
@@ -101,7 +110,7 @@ def test_a_bias_beside_tied_weights_enters_the_layer_and_not_the_table() -> None
 @pytest.mark.parametrize("mode", ["parallel", "sequential"])
 def test_bits_are_allocated_with_tied_weights(mode: str) -> None:
     result = bw.quantize(
-        network(), sentences(), method="quadratic", mode=mode, batch=8,
+        network(), sentences(), recipe="fixed", method="quadratic", mode=mode, batch=8,
         menu="w8a8,w4a8", budget="bops<=0.04",
     )  # fmt: skip
     assert result.allocation["choices"].keys() == {"head", "middle"}
@@ -109,7 +118,9 @@ def test_bits_are_allocated_with_tied_weights(mode: str) -> None:
 
 @pytest.mark.parametrize("tune", ["lapq", "brecq", "qat-kld"])
 def test_steps_after_the_bits_leave_tied_weights_tied(tune: str) -> None:
-    result = bw.quantize(network(), sentences()[:2], scheme="w4a8", batch=8, tune=tune)
+    result = bw.quantize(
+        network(), sentences()[:2], recipe="fixed", scheme="w4a8", batch=8, tune=tune
+    )
     tables = [p for p in result.model.buffers() if tuple(p.shape) == (VOCABULARY, WIDTH)]
     assert len(tables) == 1
 
@@ -117,7 +128,11 @@ def test_steps_after_the_bits_leave_tied_weights_tied(tune: str) -> None:
 def test_the_rows_of_a_tied_table_stay_nearer_than_for_the_layer_alone() -> None:
     """Solved together: what the layer gains must not be paid by the embeddings."""
     net, data = network(), sentences()
-    tied = bw.quantize(net, data, method="quadratic", mode="parallel", scheme="w3a8", batch=8)
+    tied = bw.quantize(
+        net, data, recipe="fixed", method="quadratic", mode="parallel", scheme="w3a8", batch=8
+    )
     net.head.weight = nn.Parameter(net.embed.weight.detach().clone())
-    alone = bw.quantize(net, data, method="quadratic", mode="parallel", scheme="w3a8", batch=8)
+    alone = bw.quantize(
+        net, data, recipe="fixed", method="quadratic", mode="parallel", scheme="w3a8", batch=8
+    )
     assert tied.errors["head"] < alone.errors["head"]

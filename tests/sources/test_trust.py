@@ -238,5 +238,5 @@ def test_the_network_of_a_python_run_needs_no_trust(tmp_path):
     torch.manual_seed(0)
     net = small_network()
     batches = [torch.randn(8, 3, 16, 16)]
-    bw.quantize(net, batches, calib=8).save(tmp_path / "run", verify=False)
+    bw.quantize(net, batches, recipe="fixed", calib=8).save(tmp_path / "run", verify=False)
     assert bw.load(tmp_path / "run", model=net)(batches[0]).shape[0] == 8

@@ -64,6 +64,6 @@ def test_without_batch_norms_there_is_nothing_to_correct():
 
 @pytest.mark.parametrize("step", ["bias-analytic", "bias-empirical"])
 def test_through_the_pipeline(step):
-    result = bw.quantize(small_network(), [pictures(64)], scheme="w4a8", tune=step)
+    result = bw.quantize(small_network(), [pictures(64)], recipe="fixed", scheme="w4a8", tune=step)
     assert [r["step"] for r in result.metrics["tuning"]] == [step]
     assert result.verify()["passed"]

@@ -161,8 +161,10 @@ def test_stretched_scales_are_the_nearest_of_few_bits():
 
 def test_as_a_step_of_a_recipe_before_refinement():
     data = list(images_of(96, seed=1).split(16))
-    result = bw.quantize(small_network(), data, scheme="w3a3", tune="bn,scales,refine", keep="",
-                         mode="parallel")  # fmt: skip
+    result = bw.quantize(
+        small_network(), data, recipe="fixed", scheme="w3a3", tune="bn,scales,refine", keep="",
+        mode="parallel",
+    )  # fmt: skip
     steps = [(entry["step"], entry["kept"]) for entry in result.metrics["tuning"]]
     assert [step for step, _ in steps][:2] == ["bn", "scales"]
     assert dict(steps)["scales"]

@@ -233,8 +233,8 @@ def test_units_with_bits_for_each_channel_are_left_alone():
 def test_all_ranges_are_chosen_together_and_the_loss_never_rises(monkeypatch):
     monkeypatch.setitem(ABOUT, "lapq", replace(ABOUT["lapq"], settings={"evaluations": 40}))
     result = bw.quantize(
-        small_network(), [pictures(96)], scheme="w2a4", tune="lapq", target="ort-cpu",
-        keep="first,last=w8a8",
+        small_network(), [pictures(96)], recipe="fixed", scheme="w2a4", tune="lapq",
+        target="ort-cpu", keep="first,last=w8a8",
     )  # fmt: skip
     (record,) = result.metrics["tuning"]
     assert record["step"] == "lapq" and record["kept"]
@@ -278,7 +278,7 @@ def test_first_samples():
 )
 def test_combinations_that_lose_something_are_refused(options, message):
     with pytest.raises(RecipeError, match=message):
-        bw.quantize(nn.Linear(3, 2).eval(), [normal(4, 3)], **options)
+        bw.quantize(nn.Linear(3, 2).eval(), [normal(4, 3)], **{"recipe": "fixed", **options})
 
 
 @pytest.mark.parametrize(

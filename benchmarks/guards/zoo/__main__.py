@@ -104,7 +104,7 @@ def examine(row: Row, name: str, target: str) -> None:
     example = model.example_inputs
     calibration = [(fresh(example, 2, generator), None) for _ in range(CALIBRATION // 2)]
     row.at("quantize")
-    result = bw.quantize(model, calibration, scheme="w8a8", target=target, batch=2)
+    result = bw.quantize(model, calibration, recipe="fixed", scheme="w8a8", target=target, batch=2)
     graph = result.graph
     row["units"] = len(graph.units)
     row["edges"] = len(result.assignment.edges)
@@ -185,7 +185,7 @@ def warm() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         net = torch.nn.Sequential(torch.nn.Linear(4, 4)).eval()
-        bw.quantize(net, [torch.randn(4, 4)]).export(Path(folder) / "x.onnx")
+        bw.quantize(net, [torch.randn(4, 4)], recipe="fixed").export(Path(folder) / "x.onnx")
 
 
 def run_all(todo: list[Job], jobs: int, limit: float) -> Iterator[dict[str, Any]]:

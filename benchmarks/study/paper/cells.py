@@ -45,8 +45,9 @@ def measured(study: Study, name: str, cells: Sequence[Cell]) -> Records:
         store = None if one.own_store else study.store_of(one.network)
 
         def measure(one: Cell = one, store: object = store) -> list[Mapping[str, object]]:
-            options = {**dict(one.options), "seed": str(one.seed)}
-            if "recipe" in options and "menu" in options:
+            usual = {"recipe": "fixed", "target": "paper"}
+            options = {**usual, **dict(one.options), "seed": str(one.seed)}
+            if options["recipe"] != "fixed" and "menu" in options:
                 options["table_samples"] = str(study.scale.table_samples)
             return [quantized(study.root, one.network, study.scale, options, store)]  # type: ignore[arg-type]
 

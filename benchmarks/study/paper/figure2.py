@@ -83,6 +83,7 @@ def _measured(study: Study, name: str, label: str) -> dict[str, object]:
             network_of(study.root, name),
             batches_of(study.root, network.calibration),
             evaluation=batches_of(Path(place).parent, function, Path(place).stem),
+            recipe="fixed",
             **options,
         )
     found = result.metrics

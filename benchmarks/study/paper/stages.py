@@ -82,6 +82,7 @@ class _Study:
     def of(cls, root: Path, plan: Plan, scale: Scale, folder: Path, store: Path | None) -> _Study:
         network = NETWORKS[plan.network]
         options = {
+            "target": "paper",
             "menu": plan.menu, "budget": plan.budgets[0], "keep": KEEP, "calib": scale.calib,
             "table_samples": scale.table_samples, "seed": plan.seed,
             "tune": ",".join(max(plan.trails, key=len)),

@@ -11,6 +11,7 @@ from bitwright.pipeline.check import make_recipe
 from bitwright.prepare import names as rewrites
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe import values as recipes
+from bitwright.recipe.names import AUTO
 from bitwright.recipe.registered import find_registered, load_registered
 from bitwright.tuning.catalogue import ABOUT, REFINE, find_tuning_steps
 
@@ -90,7 +91,8 @@ def _word_distilling() -> str:
 def targets() -> ListedRows:
     """The built-in targets."""
     names = (*BUILT_IN, *find_registered("target"))
-    return [{"name": n, "description": load_target(n).description} for n in names]
+    open_ = {"name": AUTO, "description": "ort-cpu or ort-linear, as the network suggests"}
+    return [open_, *({"name": n, "description": load_target(n).description} for n in names)]
 
 
 def metrics() -> ListedRows:

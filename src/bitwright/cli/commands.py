@@ -39,6 +39,7 @@ from bitwright.graph.choice import parse_menu, parse_scheme
 from bitwright.graph.float_work import float_work
 from bitwright.graph.model_graph import ModelGraph, name_tensors
 from bitwright.graph.sites import find_sites
+from bitwright.graph.suggest import suggest_target
 from bitwright.graph.target import load_target
 from bitwright.latency.measure import MeasuredLatency, TimingSettings, latencies, menu_for
 from bitwright.latency.timing import conditions_here
@@ -54,6 +55,7 @@ from bitwright.pipeline.repeat import resolve_files
 from bitwright.pipeline.result import log_events, write_run
 from bitwright.pipeline.run import run
 from bitwright.recipe import values as recipes
+from bitwright.recipe.names import AUTO, DEFAULT
 from bitwright.recipe.values import Recipe
 from bitwright.sources import trust
 from bitwright.sources.batches import Dataset, take
@@ -153,12 +155,12 @@ def run_doctor(
         speed: time a file of each target of `SPEED_TARGETS` beside float, which takes some seconds.
         progress: told of that stage.
     """
-    recipe = make_recipe("fixed", {"model": model, **options})
+    recipe = make_recipe(DEFAULT, {"model": model, **options})
     data, weights = recipe.data, recipe.weights
     source = load_model(model, Path(weights) if weights else None)
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
     graph = _capture_for_doctor(source, dataset)
-    target = load_target("paper")
+    target = load_target(suggest_target(graph)[0])
     choices = {unit.name: parse_scheme(recipe.scheme) for unit in graph.units}
     samples = count_samples(dataset, recipe.calib, _DOCTORS_PATIENCE_S) if dataset else None
     found = census(graph, target, choices, find_sites(graph, target), samples or recipe.calib)
@@ -205,6 +207,8 @@ def run_measure(
         out: the table to write.
         progress: told of the stages.
     """
+    if options["target"] == AUTO:
+        raise RecipeError("--target auto: a latency is one target's. Name it, such as ort-cpu.")
     target = load_target(options["target"])
     choices = parse_menu(options["menu"])
     _make_ready(out, conditions_here(target.name, settings.batch, settings.threads), progress)
@@ -224,7 +228,7 @@ def capture_to_time(
         ModelError: it has nothing to time.
     """
     stated = {k: v for k, v in options.items() if k not in ("menu", "target") and v is not None}
-    recipe = make_recipe("fixed", {"model": model, **stated})
+    recipe = make_recipe(DEFAULT, {"model": model, **stated})
     weights, data = recipe.weights, recipe.data
     source = load_model(model, Path(weights) if weights else None)
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
@@ -338,8 +342,6 @@ def run_demo(out: Path, progress: Progress) -> RunOutcome:
         "model": "bitwright.sources.demo:network",
         "data": "bitwright.sources.demo:calibration",
         "eval": "bitwright.sources.demo:held_out",
-        "scheme": "w8a8",
-        "target": "ort-cpu",
         "calib": 256,
     }
-    return run_quantize("fixed", options, out, progress)
+    return run_quantize(DEFAULT, options, out, progress)

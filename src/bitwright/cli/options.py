@@ -120,7 +120,8 @@ Labels = Annotated[
     bool, typer.Option("--labels", help="the table's loss uses labels", rich_help_panel=BITS)
 ]
 TargetName = Annotated[
-    str | None, option("paper, ort-cpu, weights-only, X.toml", FOR, known=names.TARGETS)
+    str | None,
+    option("auto, ort-cpu, ort-linear, X.toml ...", FOR, known=(names.AUTO, *names.TARGETS)),
 ]
 Labelled = Annotated[str | None, typer.Option("--eval", help="labelled data", rich_help_panel=FOR)]
 MeasuredOption = Annotated[

@@ -39,7 +39,7 @@ from bitwright.cli.options import (
 from bitwright.cli.outcomes import Diagnosis, RunOutcome, outcome_lines
 from bitwright.cli.words import Picturing, read_numbers, read_pictures
 from bitwright.recipe import names
-from bitwright.recipe.names import RANGES, TABLES
+from bitwright.recipe.names import DEFAULT, RANGES, TABLES
 from bitwright.report.summary import comparison
 
 app = typer.Typer(
@@ -91,7 +91,7 @@ def _of_recipe(given: Mapping[str, Any]) -> dict[str, object]:
 def quantize(
     model: Annotated[str, typer.Argument(help="MODEL; may stand in the recipe instead")] = "",
     data: DataOption = None,
-    recipe: of.RecipeOption = "fixed",
+    recipe: of.RecipeOption = DEFAULT,
     weights: Annotated[str | None, option("file of weights for timm:, hf: ...", WHAT)] = None,
     method: of.MethodOption = None,
     mode: of.Mode = None,

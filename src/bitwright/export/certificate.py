@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
-from bitwright.export.verified import Certificate, Sums
+from bitwright.export.verified import Certificate, UnitSums
 from bitwright.graph.custom_ops import (
     BIAS_BITS,
     DEQUANTIZE,
@@ -63,7 +63,7 @@ def certify(graph: ModelGraph, marked: fx.GraphModule) -> Certificate:
             before = units.get(name)
             units[name] = found if before is None else _worse(before, found)
     sums = {
-        name: Sums(
+        name: UnitSums(
             int32=shares["int32"] or 0.0,
             float32=shares["float32"] or 0.0,
             pairs=shares["pairs"],

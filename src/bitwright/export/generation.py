@@ -28,7 +28,10 @@ from bitwright.engine.record import Record
 from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.rundir import LOCK, LOG, MANIFEST, RECIPE, STAGING, STORE, R, RunDirectory
+from bitwright.recipe.names import AUTO
 
+# How a recipe writes what the network decides.
+_OPEN = f' = "{AUTO}"'
 # What is there before a run has anything to show.
 _BEFORE = {RECIPE, LOG, STORE, MANIFEST, LOCK, STAGING}
 
@@ -63,7 +66,7 @@ def claim_run(path: Path, recipe: str, force: bool = False) -> Iterator[RunDirec
         if not set(_names(path)) - _BEFORE:
             # First of all: a recipe alone would look like a run of an earlier version.
             _write(run, Manifest(pending=tuple(sorted(rundir.WRITTEN))))
-        write_atomically(run[RECIPE], recipe.encode())
+            write_atomically(run[RECIPE], recipe.encode())
         yield rundir.open_folder(path)
 
 
@@ -218,7 +221,16 @@ def _is_another(path: Path, recipe: str) -> bool:
     # A run that failed leaves its recipe, its log and a store that any run can use.
     if not run[RECIPE].is_file() or not set(_names(path)) - _BEFORE:
         return False
-    return run.read_text(RECIPE) != recipe
+    return not _settles(run.read_text(RECIPE), recipe)
+
+
+def _settles(there: str, asked: str) -> bool:
+    """Whether a recipe is the one that was asked for, its open words perhaps decided since."""
+    lines = there.splitlines(), asked.splitlines()
+    return len(lines[0]) == len(lines[1]) and all(
+        a == b or (b.endswith(_OPEN) and a.split(" = ")[0] == b.removesuffix(_OPEN))
+        for a, b in zip(*lines, strict=True)
+    )
 
 
 def _remove_run(path: Path) -> None:

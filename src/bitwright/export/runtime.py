@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import Tensor
@@ -50,3 +53,18 @@ def first_line(error: BaseException) -> str:
     """What a runtime says of an error, short."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else "no message"
+
+
+def list_optimized_operators(path: Path) -> dict[str, int]:
+    """Which operators ONNX Runtime really runs after its optimisations."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "optimized.onnx"
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(target)
+        options.log_severity_level = 4
+        try:
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except RUNTIME_ERRORS:
+            return {}
+        nodes = onnx.load(str(target), load_external_data=False).graph.node
+        return dict(Counter(node.op_type for node in nodes).most_common())

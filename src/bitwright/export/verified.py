@@ -65,7 +65,7 @@ class Speed(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sums(Record):
+class UnitSums(Record):
     """What a unit's integers come to at most, as shares of what holds them.
 
     See `bitwright.export.certificate.certify`; None where other kernels add them.
@@ -91,7 +91,7 @@ class Certificate(Record):
     asked: bool = False
     holds: bool
     float_sums: bool
-    units: Mapping[str, Sums]
+    units: Mapping[str, UnitSums]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

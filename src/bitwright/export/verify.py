@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import torch
 from torch import Tensor, fx
 
@@ -22,7 +19,7 @@ from bitwright.export.kernels import AGREEMENT, find_overflowing, kernels_note, 
 from bitwright.export.onnx_file import output_places, unit_values
 from bitwright.export.onnx_read import read_onnx
 from bitwright.export.rounding import count_undecided, find_agreeing, take_comparable
-from bitwright.export.runtime import RUNTIME_ERRORS, session
+from bitwright.export.runtime import RUNTIME_ERRORS, list_optimized_operators, session
 from bitwright.export.runtimes import ONNX_RUNTIME, RUNTIMES, Runtime, RuntimeRefusal
 from bitwright.export.speed import compare_speed
 from bitwright.export.verified import (
@@ -181,7 +178,7 @@ def _optimized(
     """The run with optimisations: what really ran, and why answers are others than without."""
     ran, note = dict[str, int](), None
     if runtime.name == ONNX_RUNTIME:
-        ran = _list_optimized_operators(path)
+        ran = list_optimized_operators(path)
         if not used.agrees():
             agreed = plain.tally.agreement, used.tally.agreement
             note = kernels_note(*agreed, find_overflowing(marked), lacks_vnni())
@@ -387,18 +384,3 @@ class _EndToEnd:
     def relative(self) -> float:
         """The worst difference against the largest number."""
         return self.worst / self.scale
-
-
-def _list_optimized_operators(path: Path) -> dict[str, int]:
-    """Which operators ONNX Runtime really runs after its optimisations."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "optimized.onnx"
-        options = ort.SessionOptions()
-        options.optimized_model_filepath = str(target)
-        options.log_severity_level = 4
-        try:
-            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except RUNTIME_ERRORS:
-            return {}
-        nodes = onnx.load(str(target), load_external_data=False).graph.node
-        return dict(Counter(node.op_type for node in nodes).most_common())

@@ -12,7 +12,7 @@ from bitwright.engine.texts import parse_toml, read_text
 from bitwright.errors import RecipeError, unknown
 from bitwright.graph.choice import ALLOWED_BITS
 from bitwright.numerics.grid import Grid
-from bitwright.recipe.names import OPERATORS, TARGETS, refuse_unnamed
+from bitwright.recipe.names import AUTO, CONVOLUTIONAL, OPERATORS, TARGETS, refuse_unnamed
 from bitwright.recipe.registered import load_registered
 
 BUILT_IN = TARGETS
@@ -118,12 +118,15 @@ def load_target(name: str) -> Target:
     """A built-in target by name, or one of the user's from a TOML file.
 
     `NAME+OPERATOR` is the target with one more operator in its chain: `paper+matmul` quantises the
-    inputs of attention's products too.
+    inputs of attention's products too. `auto` is settled by the network (`suggest_target`).
 
     Raises:
         RecipeError: unknown name, unreadable file, unknown key or a value of the wrong type.
     """
     refuse_unnamed("target", name, "target=...")
+    if name == AUTO:
+        # What it becomes is known once the network is; the bits that each can hold are the same.
+        return replace(load_target(CONVOLUTIONAL), name=AUTO)
     base, *more = name.split("+")
     if more and not Path(name).is_file():
         target = load_target(base)

@@ -22,6 +22,7 @@ from bitwright.pipeline.plan import Plan
 from bitwright.pipeline.repeat import of_python
 from bitwright.pipeline.result import Result
 from bitwright.pipeline.run import run
+from bitwright.recipe.names import DEFAULT
 from bitwright.sources.arity import arity_of
 from bitwright.sources.data import as_dataset
 from bitwright.sources.images import ImageOptions
@@ -32,7 +33,7 @@ def quantize(
     model: nn.Module,
     calibration: object,
     *,
-    recipe: str = "fixed",
+    recipe: str = DEFAULT,
     evaluation: object | None = None,
     progress: Progress | bool | None = None,
     store: str | Path | None = None,

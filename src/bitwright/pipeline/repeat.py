@@ -12,7 +12,7 @@ from bitwright.evaluation.metrics import METRICS
 from bitwright.export import rundir
 from bitwright.graph.target import BUILT_IN
 from bitwright.pipeline.check import make_recipe
-from bitwright.recipe.names import is_unnamed
+from bitwright.recipe.names import AUTO, DEFAULT, is_unnamed
 from bitwright.recipe.registered import find_registered
 from bitwright.recipe.values import Recipe
 from bitwright.sources.specs import resolve_spec
@@ -36,7 +36,7 @@ def resolve_files(recipe: Recipe) -> Recipe:
         weights=absolute(recipe.weights),
         latencies=resolve_devices(recipe.latencies),
         target=recipe.target
-        if _is_word("target", recipe.target.split("+")[0], BUILT_IN)
+        if _is_word("target", recipe.target.split("+")[0], (AUTO, *BUILT_IN))
         else absolute(recipe.target),
         metric=recipe.metric
         if _is_word("metric", recipe.metric, METRICS)
@@ -69,7 +69,7 @@ def line_again(recipe: Recipe, run: Path | None, evaluated: bool) -> str:
         return shlex.join([*words, "--out", f"{folder}-again"])
     data = repr(NO_DATA) if recipe.data == NO_DATA else "calibration"
     given = ["net", data, *(["evaluation=held_out"] if evaluated else [])]
-    usual = asdict(make_recipe("fixed", {}))
+    usual = asdict(make_recipe(DEFAULT, {}))
     given += [
         f"{key}={value!r}"
         for key, value in asdict(recipe).items()

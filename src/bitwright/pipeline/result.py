@@ -193,6 +193,7 @@ def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDire
     """Write all files of a run that this process has claimed; they appear together."""
     with change(run, whole=True) as new:
         with result.progress.stage("save"):
+            new.write(rundir.RECIPE, to_toml(result.recipe).encode())
             new.write_json(rundir.CENSUS, result.census)
             write_table(new[rundir.TABLE], result.table)
             if result.latency is not None:

@@ -47,6 +47,7 @@ from bitwright.pipeline.lossless import keep_tuned, record_deployed, search_loss
 from bitwright.pipeline.plan import choices_of, menu_of
 from bitwright.pipeline.records import bits_of, table_of_costs
 from bitwright.pipeline.result import Result
+from bitwright.pipeline.settle import settle
 from bitwright.pipeline.tabulate import tabulate_menu
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe.values import Recipe
@@ -145,6 +146,7 @@ def begin(job: Job, progress: Progress) -> tuple[Job, ModelGraph]:
     """The network captured, and what is to be known of it said; the evaluation tried."""
     with progress.stage("capture"):
         job, graph = capture_job(job)
+        job = settle(job, graph, progress)
         progress.forecast = forecast(graph, job.plan, job.data, job.evaluation)
     tell(graph.notes, "capture", progress)
     try_evaluation(job, graph)

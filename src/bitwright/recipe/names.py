@@ -18,10 +18,16 @@ METRICS = (
     "exact_match",
 )  # fmt: skip
 SOLVERS = ("ip", "greedy-accuracy", "greedy-compression")
+DEFAULT = "default"
 RECIPES = (
-    "fixed", "light", "advanced", "relaxed", "aciq", "dfq", "zeroq", "ocs", "lapq", "adaround",
+    "default", "fixed", "light", "advanced", "relaxed", "aciq", "dfq", "zeroq", "ocs", "lapq",
+    "adaround",
     "brecq", "qat-kld",
 )  # fmt: skip
+# What a network of convolutions and one of linear layers is deployed to, unless told otherwise.
+CONVOLUTIONAL, LINEAR = "ort-cpu", "ort-linear"
+# A target that the network decides, once it is captured.
+AUTO = "auto"
 TARGETS = (
     "ort-cpu", "ort-linear", "ort-dynamic", "ort-web", "openvino", "tensorrt", "weights-only",
     "paper", "per-tensor",

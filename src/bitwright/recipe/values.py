@@ -12,7 +12,7 @@ from typing import Any
 
 from bitwright.engine.texts import parse_toml, read_text
 from bitwright.errors import RecipeError, unknown
-from bitwright.recipe.names import RECIPES
+from bitwright.recipe.names import AUTO, RECIPES
 
 VERSION = 1
 BUILT_IN = RECIPES
@@ -66,7 +66,7 @@ class Recipe:
             `qat-kld-last` (all weights trained, with and without early stopping) and
             `qat-kld-paper` (the same on the published schedule); "" for none.
         refine_method: how `refine` solves; "" for `method`.
-        target: what the runtime can do.
+        target: what the runtime can do; `auto` lets the network decide.
         metric: what --eval measures.
         calib: calibration samples used at most; 0 for all.
         activation_range, weight_range: how ranges are chosen; "output" tries several input ranges
@@ -87,7 +87,7 @@ class Recipe:
     weights: str = ""
     data: str = ""
     eval: str = ""
-    method: str = "nearest"
+    method: str = "quadratic"
     mode: str = "sequential"
     scheme: str = "w8a8"
     keep: str = ""
@@ -106,7 +106,7 @@ class Recipe:
     prepare: str = ""
     tune: str = ""
     refine_method: str = ""
-    target: str = "paper"
+    target: str = AUTO
     metric: str = "top1"
     calib: int = 1000
     activation_range: str = "mse"
