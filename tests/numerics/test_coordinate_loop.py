@@ -83,7 +83,7 @@ def test_the_loops_give_what_torch_gives_on_real_sums(groups, outputs, inputs, g
 def test_nothing_that_is_given_is_written_to():
     problem, w = real_problem(4)
     start, rounding = steps_of(w, 0.4, 3), Successive.of(problem)
-    values = [start.k, start.scale, problem.h, problem.c, rounding.optimum, rounding.upper]
+    values = [start.k, start.scale, problem.h, problem.c, rounding.optimum, rounding.reach]
     before = [v.clone() for v in values]
     descend(problem, start, True, Effort())
     rounding.rounded(start)

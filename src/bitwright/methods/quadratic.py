@@ -104,9 +104,9 @@ class QuadraticSolver:
         target = weight_rows(problem.weight.detach().float(), unit)
         fixed = torch.zeros_like(gram.y)
         exact = without_bias(gram, fixed) if unit.kind == "matmul" else centre_gram(gram)
-        objective = self._objective(problem, target, exact)
+        objective, other = self._objective(problem, target, exact)
         start = _start(problem, target, objective)
-        steps = self._solved(problem, objective, start)
+        steps = self._solved(problem, objective, start, other)
         weight = steps.weight
         qparams, q = _as_integers(steps, problem, unit)
         bias = None if unit.kind == "matmul" else exact.bias(weight).reshape(-1)
@@ -114,10 +114,11 @@ class QuadraticSolver:
         change = (weight - target).double().square().sum() / energy
         return UnitSolution(q, qparams, bias, problem.inputs, self.name, float(change))
 
-    def _solved(self, problem: UnitProblem, objective: Quadratic, start: Steps) -> Steps:
+    def _solved(
+        self, problem: UnitProblem, objective: Quadratic, start: Steps, other: Successive
+    ) -> Steps:
         """Descend with free scales, then with those that the target can hold."""
         effort = Effort(self.sweeps, self.tolerance)
-        other = Successive.of(objective)
         if start.k.numel() * start.k.shape[-1] >= WIDE:
             effort = Effort(self.sweeps, WIDE_TOLERANCE)
             steps, _ = descend(objective, other.rounded(start), problem.per_channel, effort)
@@ -126,7 +127,9 @@ class QuadraticSolver:
         steps = _snap(best_of(objective, starts, problem.per_channel, effort), problem)
         return best_of(objective, (steps, other.rounded(steps)), False, effort)
 
-    def _objective(self, problem: UnitProblem, target: Tensor, exact: Quadratic) -> Quadratic:
+    def _objective(
+        self, problem: UnitProblem, target: Tensor, exact: Quadratic
+    ) -> tuple[Quadratic, Successive]:
         """Regularised at least as the samples' number asks, and more while rows apart gain.
 
         Equation: min over r of ||Y' - W_r X'||^2 on the rows kept apart, W_r the weights rounded in
@@ -135,24 +138,25 @@ class QuadraticSolver:
         """
         ridge = self._ridge(problem.sample_count) + (TIED_RIDGE if problem.tied else 0.0)
         best = regularise_problem(exact, target, ridge)
-        apart = problem.held_out
+        rounding, apart = Successive.of(best), problem.held_out
         if not self.judged or apart is None or apart.count < 2:
-            return best
+            return best, rounding
         start = _start(problem, target, best)
 
-        def loss(objective: Quadratic) -> float:
-            weight = Successive.of(objective).rounded(start).weight
+        def loss(other: Successive) -> float:
+            weight = other.rounded(start).weight
             bias = torch.zeros_like(apart.y) if problem.kind == "matmul" else exact.bias(weight)
             return float(without_bias(apart, bias).loss(weight).sum())
 
-        least = loss(best)
+        least = loss(rounding)
         while (ridge := ridge * RUNG) <= TOP:
             objective = regularise_problem(exact, target, ridge)
-            here = loss(objective)
+            other = Successive.of(objective)
+            here = loss(other)
             if not here < least:
                 break
-            best, least = objective, here
-        return best
+            best, rounding, least = objective, other, here
+        return best, rounding
 
     def _ridge(self, samples: int) -> float:
         """The pull for so many samples; 0: not known."""

@@ -264,48 +264,48 @@ def _visit_block(
 class Successive:
     """Round one column after the other, each error made good by the columns still free.
 
-    Equation: from the unconstrained optimum w* = c H^-1, with H^-1 = U^T U (U upper):
-    k_j = clamp(round(w_j / s)), then w_i <- w_i - (w_j - s k_j) U_ji / U_jj for all i > j.
-    U is the inverse of the upper R with H = R R^T, which is the Cholesky factor of H with its
-    columns in reverse order.
+    Equation: from the unconstrained optimum w* = c H^-1, with H = R R^T (R upper, the Cholesky
+    factor of H with its columns in reverse order): k_j = clamp(round(w_j / s)), then
+    w_i <- w_i - (s k_j - w*_j) R_ji / R_ii for all i > j, the best that column i can do once those
+    before it are settled. GPTQ writes the same with the inverse of R, which is not needed.
     Reference: Frantar et al., arXiv 2210.17323 (GPTQ), here towards the float target of a
-    quantised input. A good place to start the descent from.
+    quantised input; Babai 1986, the nearest plane. A good place to start the descent from.
+
+    Attributes:
+        optimum: w* [G, C, N].
+        reach: R_ji / R_ii [G, N, N], row by row.
     """
 
     optimum: Tensor
-    upper: Tensor
+    reach: Tensor
 
     @classmethod
     def of(cls, problem: Quadratic) -> Successive:
-        """Factor the matrix, N^3 / 3 operations, and invert the factor, as many."""
+        """Factor the matrix: N^3 / 3 operations."""
         factor = _factor(problem.h.double().flip(-2, -1))
         turned = problem.c.double().mT.flip(-2)
-        optimum = torch.cholesky_solve(turned, factor).flip(-2)
-        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-        return cls(optimum.float(), inverse.flip(-2, -1).float())
+        optimum = torch.cholesky_solve(turned, factor).flip(-2).mT
+        reach = factor.flip(-2, -1) / factor.diagonal(dim1=-2, dim2=-1).flip(-1).unsqueeze(-2)
+        return cls(optimum.float().contiguous(), reach.float().contiguous())
 
     def rounded(self, steps: Steps) -> Steps:
         """On the grids of these steps."""
         if steps.k.device.type != "cpu":
             return self.rounded_at_once(steps)
-        rest = self.optimum.mT.clone(memory_format=torch.contiguous_format)
-        rows = _as_rows(steps, torch.empty_like(rest), rest)
-        upper = self.upper.contiguous()
-        ratios = (upper / upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).numpy()
-        every = np.arange(rows.k.shape[0], dtype=np.uintp)
-        share_out(lambda own: round_rows(ratios, rows, own), _split_rows(every))
-        return replace(steps, k=torch.from_numpy(rows.k).view_as(rest))
+        rows = _as_rows(steps, self.optimum.clone(), self.optimum.clone())
+        reach, every = self.reach.numpy(), np.arange(rows.k.shape[0], dtype=np.uintp)
+        share_out(lambda own: round_rows(reach, rows, own), _split_rows(every))
+        return replace(steps, k=torch.from_numpy(rows.k).view_as(self.optimum))
 
     def rounded_at_once(self, steps: Steps) -> Steps:
         """By operations of torch, on any device."""
-        upper, size = self.upper, self.upper.shape[-1]
-        w = self.optimum.clone()
+        size, optimum = self.reach.shape[-1], self.optimum.mT.contiguous()
+        w = optimum.clone()
         scale, low, high = (
             v.mT.expand(-1, size, -1).contiguous().unbind(1)
             for v in (steps.scale, steps.low, steps.high)
         )
-        ratios = (upper / upper.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).unsqueeze(-1)
+        ratios = self.reach.unsqueeze(-1)
         k = torch.empty_like(w)
         for start in range(0, size, BLOCK):
             stop = min(start + BLOCK, size)
@@ -314,7 +314,7 @@ class Successive:
                 j = start + i
                 own = part[:, i]
                 whole = round_half_even(own / scale[j]).clamp_(low[j], high[j])
-                error = own - whole * scale[j]
+                error = whole * scale[j] - optimum[:, j]
                 part[:, i + 1 :].addcmul_(ratios[:, j, j + 1 : stop], error.unsqueeze(1), value=-1)
                 k[:, j], errors[:, i] = whole, error
             w[:, stop:].baddbmm_(ratios[:, start:stop, stop:, 0].mT, errors, alpha=-1)

@@ -97,7 +97,8 @@ def visit_rows(matrices: Reals, rows: Rows, chosen: Index, gains: NDArray[np.flo
 def round_rows(matrices: Reals, rows: Rows, chosen: Index) -> None:
     """Round one column after the other, each error made good by the columns behind it.
 
-    Equation: k_j = clamp(round(w_j / s)), then w_i <- w_i - (w_j - s k_j) M_ji for all i > j.
+    Equation: k_j = clamp(round(w_j / s)), then w_i <- w_i - (s k_j - w*_j) M_ji for all i > j.
+    In place of the integers stands the optimum w* at first.
     """
     size = np.uintp(matrices.shape[1])
     group = rows.k.shape[0] // matrices.shape[0]
@@ -174,8 +175,9 @@ def _round_block(matrix: Reals, rows: Rows, row: int, ends: Ends, moves: Moves, 
     for j in range(start, stop):
         if several:
             scale, low, high = scales[j], rows.low[row, j], rows.high[row, j]
-        k[j] = min(max(np.rint(rest[j] / scale), low), high)
-        by = rest[j] - k[j] * scale
+        whole = min(max(np.rint(rest[j] / scale), low), high)
+        by = whole * scale - k[j]
+        k[j] = whole
         for p in range(j + ONE, stop):
             rest[p] -= by * matrix[j, p]
         moves.column[t, j - start], moves.by[t, j - start] = j, by
