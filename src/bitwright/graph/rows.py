@@ -119,8 +119,10 @@ def input_rows(x: Tensor, form: Geometry | None, limit: int, seed: int) -> Tenso
 def _indices(total: int, limit: int, seed: int) -> Tensor:
     if total <= limit:
         return torch.arange(total)
+    # One at random from each of `limit` equal stretches: evenly over samples and positions.
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(total, generator=generator)[:limit].sort().values
+    inside = torch.rand(limit, generator=generator, dtype=torch.float64)
+    return ((torch.arange(limit) + inside) * (total / limit)).long().clamp_(max=total - 1)
 
 
 def _pick(rows: Tensor, limit: int, seed: int) -> Tensor:

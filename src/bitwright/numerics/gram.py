@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +10,9 @@ from torch import Tensor
 # A product in float32 over more rows than this rounds its sums too often: over 1e5 rows that are
 # never negative small products lost 1e-5 of them, in parts of this length 1e-7.
 ROWS = 1024
+# x^T x is symmetric: it is computed in strips of so many rows at least, each from the diagonal on,
+# and mirrored. Narrower strips save no more, their products being slower.
+STRIP, STRIPS = 192, 8
 _SUMS = ("xx", "yx", "x", "y", "yy")
 
 
@@ -33,23 +35,22 @@ class Gram:
     def of(cls, x: Tensor, y: Tensor) -> Gram:
         """From rows x [G, R, N] and y [G, R, C].
 
-        2 R N (N + C) operations: matrix products in float32 of so many rows that their sums lose
+        R N (N + 2 C) operations: matrix products in float32 of so many rows that their sums lose
         little, added in float64. Sums over batches are of float32 again; what is taken from them,
         the bias above all, is computed in float64.
         """
-        if x.shape[1] > ROWS:
-            parts = zip(torch.split(x, ROWS, 1), torch.split(y, ROWS, 1), strict=True)
-            return _add(cls.of(*part) for part in parts)
-        # A product with ones: the library's own sum over rows is slow where a row is short.
-        ones = x.new_ones(1, 1, x.shape[1]).expand(x.shape[0], -1, -1)
-        return cls(
-            x.shape[1],
-            x.transpose(1, 2) @ x,
-            y.transpose(1, 2) @ x,
-            (ones @ x).squeeze(1),
-            (ones @ y).squeeze(1),
-            (ones @ y.square()).squeeze(1),
-        )
+        rows, size = x.shape[1:]
+        kind = x.dtype if rows <= ROWS else torch.float64
+        xx = x.new_zeros(x.shape[0], size, size, dtype=kind)
+        others = [x.new_zeros((), dtype=kind)] * 4
+        for here, there in zip(torch.split(x, ROWS, 1), torch.split(y, ROWS, 1), strict=True):
+            turned = here.transpose(1, 2)
+            for start, stop in _strips(size):
+                xx[:, start:stop, start:] += turned[:, start:stop] @ here[:, :, start:]
+            others = [total + part for total, part in zip(others, _sums(here, there), strict=True)]
+        for start, stop in _strips(size):
+            xx[:, stop:, start:stop] = xx[:, start:stop, stop:].transpose(1, 2)
+        return cls(rows, *(value.to(x.dtype) for value in (xx, *others)))
 
     def add_(self, other: Gram) -> Gram:
         """This and another, written into this one's tensors: a Gram of a wide unit is large."""
@@ -58,17 +59,17 @@ class Gram:
         return Gram(self.count + other.count, self.xx, self.yx, self.x, self.y, self.yy)
 
 
-def _add(parts: Iterator[Gram]) -> Gram:
-    """The sum, rounded once; one part at a time, since a Gram of a wide unit is large."""
-    first = next(parts)
-    count, kind = first.count, first.xx.dtype
-    sums = [getattr(first, name).double() for name in _SUMS]
-    del first
-    for part in parts:
-        count += part.count
-        for total, name in zip(sums, _SUMS, strict=True):
-            total.add_(getattr(part, name))
-    return Gram(count, *(value.to(kind) for value in sums))
+def _strips(size: int) -> list[tuple[int, int]]:
+    height = max(STRIP, -(-size // STRIPS))
+    return [(start, min(start + height, size)) for start in range(0, size, height)]
+
+
+def _sums(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """The sums of few rows, but for x x^T."""
+    # A product with ones: the library's own sum over rows is slow where a row is short.
+    ones = x.new_ones(1, 1, x.shape[1]).expand(x.shape[0], -1, -1)
+    products = (y.transpose(1, 2) @ x, ones @ x, ones @ y, ones @ y.square())
+    return products[0], *(value.squeeze(1) for value in products[1:])
 
 
 @dataclass(frozen=True, eq=False)

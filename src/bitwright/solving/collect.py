@@ -16,11 +16,10 @@ from bitwright.numerics.affine import QParams, fake_quantize
 from bitwright.numerics.gram import Gram
 from bitwright.solving.spool import ByteBudget, Spool
 
-ROWS = 1 << 16
-ROWS_PER_INPUT = 48
-# A group of a depthwise convolution has 9 or 25 unknowns: thousands of rows settle them, and there
-# are hundreds of groups, whose small products cost far more time per row than one large product.
-ROWS_GROUPED = 1 << 13
+# Rows by need: by few rows a unit's error on other samples grows by some 0.4 unknowns a row, from
+# here on by a hundredth (benchmarks/study/rows.py); fewer samples never ask for more.
+ROWS = 1 << 13
+ROWS_PER_INPUT = 32
 HELD_OUT = 8
 SAMPLE_BYTES = LIMITS.rows
 SAMPLE_UNIT_BYTES = LIMITS.rows_of_a_unit
@@ -130,7 +129,7 @@ def plan_of(
     weight = weight_rows(graph.tensor(unit.weight).float(), unit)
     bias = graph.tensor(unit.bias).float() if unit.bias else None
     inputs, outputs = weight.shape[-1], weight.shape[-2]
-    total = max(ROWS if unit.groups == 1 else ROWS_GROUPED, ROWS_PER_INPUT * inputs)
+    total = max(ROWS, ROWS_PER_INPUT * inputs)
     width = 4 * unit.groups * (inputs + outputs)
     kept = -(-min(max(rows, 8 * inputs), SAMPLE_UNIT_BYTES // width) // batches) if rows else 0
     forms = tuple(geometry(unit, nodes[call]) for call in unit.calls)
