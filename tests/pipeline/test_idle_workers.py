@@ -12,10 +12,11 @@ from networks import pictures, small_network
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "quadratic", "workers": 2}, "--workers 2 is not used: --mode sequential"),
+        ({"method": "quadratic", "workers": 2}, ""),
         ({"method": "nearest", "workers": 2}, "--workers 2 is not used: --method nearest looks at"),
         ({"method": "quadratic", "workers": "ray"}, "--workers ray is not used: --mode sequential"),
         ({"method": "quadratic", "workers": 1}, ""),
+        ({"method": "nearest"}, ""),
         ({"method": "quadratic", "workers": 2, "mode": "parallel"}, ""),
     ],
 )

@@ -21,10 +21,11 @@ from bitwright.recipe.values import Recipe
 from bitwright.sources.specs import check_object, check_present, parse_data, parse_model
 
 
-def quantize(recipe: str, options: Mapping[str, Any], workers: str) -> None:
+def quantize(recipe: str, options: Mapping[str, Any], workers: str | None) -> None:
     """The options of `quantize`: every word a known one, every file there."""
     made = make_recipe(recipe, options)
-    read_workers(workers)
+    if workers is not None:
+        read_workers(workers)
     require_sources(made)
     sources(made.model, made.data, made.weights)
     if made.eval:

@@ -75,7 +75,7 @@ def run_quantize(
     out: Path,
     progress: Progress,
     store: Path | None = None,
-    workers: str = "1",
+    workers: str | None = None,
     force: bool = False,
 ) -> RunOutcome:
     """The whole job; returns metrics, verification and where things are.
@@ -103,7 +103,7 @@ def run_quantize(
 
 
 def _quantize(
-    plan: Plan, directory: RunDirectory, progress: Progress, store: Path | None, workers: str
+    plan: Plan, directory: RunDirectory, progress: Progress, store: Path | None, workers: str | None
 ) -> RunOutcome:
     made = plan.recipe
     source = load_model(made.model, Path(made.weights) if made.weights else None)
@@ -120,7 +120,7 @@ def _quantize(
         source.example_inputs,
         evaluation,
         Store(store or directory[rundir.STORE], lambda text: progress.note("solve", text)),
-        read_workers(workers),
+        None if workers is None else read_workers(workers),
     )
     outcome = finish(job, directory, progress)
     if store is None:

@@ -134,7 +134,9 @@ def quantize(
     out: Annotated[Path, option("the run directory to write", WHERE)] = Path("run"),
     force: of.Force = False,
     store: Annotated[Path | None, option("where solved units are kept", WHERE)] = None,
-    workers: Annotated[str, option("N processes, ray, or a Ray ADDRESS", WHERE)] = "1",
+    workers: Annotated[
+        str | None, option("N, ray, or a Ray ADDRESS; the cores of this machine", WHERE)
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

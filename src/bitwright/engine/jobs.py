@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from bitwright.engine.cluster import RayCrew
 from bitwright.engine.local import LocalCrew
 from bitwright.engine.task import TaskOutcome, WorkerSettings, WorkerTask, one_thread
+from bitwright.engine.threads import stream_out
 from bitwright.engine.wire import encode
 from bitwright.engine.workers import RAY
 from bitwright.errors import BitwrightError
@@ -57,7 +58,8 @@ def run_jobs(
     Args:
         function: importable, and pure: it draws from no global generator and keeps nothing.
         items: values that can be pickled; their tensors travel as bytes.
-        workers: see `workers.read_workers`; 1 works in this process.
+        workers: see `workers.read_workers`; 1 works in this process, on as many of its threads as
+            `threads.use_threads` has said.
         shared: what all jobs read; sent once, and its tensors are held once for all processes.
         name: what to call an item in messages, such as its unit.
         tick: called with the number of jobs done.
@@ -124,13 +126,20 @@ def _run_with(crew: Crew, items: NamedItems) -> Iterator[tuple[int, Any]]:
 
 
 def _run_here(function: Function, items: NamedItems, shared: Any) -> Iterator[tuple[int, Any]]:
-    for index, called, item in items:
-        with one_thread():
-            try:
-                result = function(shared, item)
-            except BitwrightError as error:
-                raise _add_name(error, called) from error
-        yield index, result
+    def work(job: tuple[int, str, Any]) -> tuple[int, Any]:
+        index, called, item = job
+        try:
+            return index, function(shared, item)
+        except BitwrightError as error:
+            raise _add_name(error, called) from error
+
+    with contextlib.closing(stream_out(work, items)) as results:
+        while True:
+            with one_thread():
+                found = next(results, None)
+            if found is None:
+                return
+            yield found
 
 
 def _add_name(error: BaseException, called: str) -> BaseException:

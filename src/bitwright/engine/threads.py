@@ -8,8 +8,10 @@ the run says so once, around them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,6 +31,13 @@ class _Pool:
 
 
 _POOL: ContextVar[_Pool | None] = ContextVar("_POOL", default=None)
+
+
+def count_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -54,9 +63,20 @@ def count_threads() -> int:
 
 def share_out(function: Callable[[Item], Piece], items: Sequence[Item]) -> list[Piece]:
     """The function of every item, in the order of the items; it draws from nothing global."""
-    pool = _POOL.get()
-    if pool is None or len(items) < 2:
+    if len(items) < 2:
         return [function(item) for item in items]
+    return list(stream_out(function, items))
+
+
+def stream_out(
+    function: Callable[[Item], Piece], items: Iterable[Item]
+) -> Generator[Piece, None, None]:
+    """The same of items that are made one by one, as many at once as there are threads."""
+    pool = _POOL.get()
+    if pool is None:
+        for item in items:
+            yield function(item)
+        return
     grad = torch.is_grad_enabled()
 
     def work(item: Item) -> Piece:
@@ -64,4 +84,15 @@ def share_out(function: Callable[[Item], Piece], items: Sequence[Item]) -> list[
         with torch.set_grad_enabled(grad):
             return function(item)
 
-    return list(pool.executor.map(work, items))
+    waiting: deque[Future[Piece]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.executor.submit(work, item))
+            del item
+            if len(waiting) == pool.size:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

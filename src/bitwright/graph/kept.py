@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
+from bitwright.engine.threads import stream_out
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.replay import Values
 
@@ -51,13 +53,14 @@ class KeptPlace:
         most = max(1, most)
         self.complete &= len(self.parts) <= most
         del self.parts[most:]
-        for index, part in enumerate(self.parts):
-            self.parts[index] = _through(forwards, part)
+        moved = stream_out(partial(_through, forwards), iter(self.parts))
+        for index, part in enumerate(moved):
+            self.parts[index] = part
         # A pass may read every sample from disk: none where nothing can join.
         if self.complete or len(self.parts) == most:
             return
-        for part in islice(self.opened(), len(self.parts), most):
-            self.parts.append(_through(forwards, part))
+        fresh = islice(self.opened(), len(self.parts), most)
+        self.parts.extend(stream_out(partial(_through, forwards), fresh))
         self.complete = len(self.parts) < most
 
     def clear(self) -> None:

@@ -52,7 +52,7 @@ class Job:
     example_inputs: ExampleInputs | None = None
     evaluation: Dataset | None = None
     store: Entries = field(default_factory=NullStore)
-    workers: int | str = 1
+    workers: int | str | None = None
 
     @property
     def recipe(self) -> Recipe:

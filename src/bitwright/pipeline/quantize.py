@@ -37,7 +37,7 @@ def quantize(
     evaluation: object | None = None,
     progress: Progress | bool | None = None,
     store: str | Path | None = None,
-    workers: int | str = 1,
+    workers: int | str | None = None,
     **options: Unpack[Options],
 ) -> Result:
     """Quantise a trained network with a few hundred unlabelled samples.
@@ -52,7 +52,9 @@ def quantize(
         progress: whether to show what happens; by default in IPython and notebooks alone. A
             Progress of your own receives it.
         store: a directory where solved units are kept: running again takes up what is there.
-        workers: processes for the parallel mode; the result is the same, bit for bit.
+        workers: processes for the parallel mode, threads for the sequential one; by default
+            threads of this process, as many as there are cores. The result is the same, bit for
+            bit.
         options: any key of a recipe, such as scheme="w4a8" or target="ort-cpu". A method, a target,
             a metric, range rules and tuning steps may be objects of your own (docs/extending.md).
 

@@ -130,13 +130,15 @@ def check_machinery(job: Job, progress: Progress) -> None:
     """
     recipe, needs = job.recipe, job.plan.method.needs
     check_device(recipe.device)
+    if job.workers is None:
+        return
     check_address(job.workers)
     if job.workers == 1 or (recipe.menu and needs.data):
         return
     if not needs.data:
         why = f"--method {recipe.method} looks at no data and solves a unit in milliseconds"
-    elif recipe.mode == "sequential":
-        why = "--mode sequential solves each unit on what those before it give; parallel uses them"
+    elif recipe.mode == "sequential" and not isinstance(job.workers, int):
+        why = "--mode sequential solves each unit on what those before it give, in one process"
     else:
         return
     progress.note("solve", f"--workers {job.workers} is not used: {why}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bitwright.engine.threads import use_threads
 from bitwright.graph.choice import Choice
 from bitwright.methods.portable import finish_solution
 from bitwright.solving.configuration import Configuration
@@ -53,9 +54,13 @@ def solve(work: Work, mode: str, edges: Edges, tick: Tick) -> Solving:
     if not work.method.needs.data:
         solved = solve_units(work, tick)
     elif mode == "sequential":
-        solved, own = solve_sequential(work, edges, tick)
+        with use_threads(work.threads):
+            solved, own = solve_sequential(work, edges, tick)
     else:
-        solved = solve_parallel(work, edges, tick)
+        # A method of gradients is many small steps in Python, which threads would wait for.
+        in_turn = work.processes != 1 or work.method.needs.backward
+        with use_threads(1 if in_turn else work.threads):
+            solved = solve_parallel(work, edges, tick)
     for unit in work.graph.units:
         choices = [c for c in work.menu[unit.name] if not c.is_float]
         if len(choices) == 1:

@@ -152,7 +152,7 @@ def _solve_group(
     by_unit = [(unit, [t for t in tasks if t[0] == unit.name]) for unit in group]
     jobs = (_problems(work, unit, own, grids, collectors) for unit, own in by_unit)
     for index, solutions in run_jobs(
-        solve_problems, jobs, work.workers, shared=work.method, name=lambda ps: str(ps[0].name)
+        solve_problems, jobs, work.processes, shared=work.method, name=lambda ps: str(ps[0].name)
     ):
         yield from zip(by_unit[index][1], solutions, strict=True)
 
@@ -189,7 +189,7 @@ def _collect(work: Work, plans: tuple[CollectPlan, ...]) -> dict[str, Collector]
     shared: Shared = (portable(work.graph), plans)
     waiting: dict[int, dict[str, CollectedPart]] = {}
     done = 0
-    for index, parts in run_jobs(collect_chunk, _chunks(work), work.workers, shared=shared):
+    for index, parts in run_jobs(collect_chunk, _chunks(work), work.processes, shared=shared):
         waiting[index] = parts
         while done in waiting:
             for name, part in waiting.pop(done).items():

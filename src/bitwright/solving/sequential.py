@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 from torch import fx
 
+from bitwright.engine.threads import stream_out
+from bitwright.graph.kept import Stored
 from bitwright.graph.model_graph import Unit
 from bitwright.graph.operators import WEIGHTED
 from bitwright.graph.replay import Overrides, replay
@@ -87,14 +90,18 @@ def _stream(
     wanted = {inputs_key(grids): grids}
     plan = plan_of(work.graph, unit, wanted, batches, work.method.needs.rows, work.seed)
     rows = Collector(plan)
-    for index, (floats, quants) in enumerate(cut.kept.walk()):
-        if index == batches:
-            break
+
+    def collect(item: tuple[int, Stored]) -> CollectedPart:
+        index, (floats, quants) = item
         true = replay(work.graph, floats, set(sources))
         seen = replay(work.graph, quants, set(sources), over)
         part = CollectedPart({})
         for call, source in enumerate(sources):
             collect_batch(plan, part, index, call, true[source], seen[source])
+        return part
+
+    # Each batch on one thread, added in the order of the data.
+    for part in stream_out(collect, islice(enumerate(cut.kept.walk()), batches)):
         rows.absorb(part)
     return grids, rows
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from bitwright.engine.store import Entries, NullStore
+from bitwright.engine.threads import count_cores
 from bitwright.graph.activation import activation_of
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import Open, bind
@@ -42,7 +43,8 @@ class Work:
         by_output: choose input ranges at the units' own outputs.
         data: digest of the calibration data, for the store's keys.
         store: where solutions are kept.
-        workers: processes for the parallel mode.
+        workers: processes for the parallel mode, threads for the sequential one; None: as many
+            threads of this process as there are cores, in both.
         portable: solutions keep to what every processor's kernels can add up.
     """
 
@@ -60,9 +62,21 @@ class Work:
     by_output: bool = False
     data: str = ""
     store: Entries = field(default_factory=NullStore)
-    workers: int | str = 1
+    workers: int | str | None = None
     count: int = 0
     portable: bool = False
+
+    @property
+    def threads(self) -> int:
+        """How many threads of this process there are for work that lets go of the lock."""
+        if self.workers is None:
+            return count_cores()
+        return self.workers if isinstance(self.workers, int) else 1
+
+    @property
+    def processes(self) -> int | str:
+        """Workers that jobs of the parallel mode are given to; 1: this process."""
+        return 1 if self.workers is None else self.workers
 
     @property
     def passes(self) -> int:
