@@ -53,8 +53,8 @@ def quantize(
             Progress of your own receives it.
         store: a directory where solved units are kept: running again takes up what is there.
         workers: processes for the parallel mode, threads for the sequential one; by default
-            threads of this process, as many as there are cores. The result is the same, bit for
-            bit.
+            threads of this process, as many as there are cores, eight at most. The result is the
+            same, bit for bit.
         options: any key of a recipe, such as scheme="w4a8" or target="ort-cpu". A method, a target,
             a metric, range rules and tuning steps may be objects of your own (docs/extending.md).
 

@@ -133,7 +133,8 @@ def plan_of(
     width = 4 * unit.groups * (inputs + outputs)
     kept = -(-min(max(rows, 8 * inputs), SAMPLE_UNIT_BYTES // width) // batches) if rows else 0
     forms = tuple(geometry(unit, nodes[call]) for call in unit.calls)
-    return CollectPlan(unit, forms, weight, bias, grids, -(-total // batches), kept, seed)
+    limit = max(-(-total // batches), kept)
+    return CollectPlan(unit, forms, weight, bias, grids, limit, kept, seed)
 
 
 def collect_batch(

@@ -23,6 +23,9 @@ from bitwright.numerics.affine import QParams
 from bitwright.numerics.stats import TensorStats
 from bitwright.solving.collect import Collector
 
+# Unless more are asked for: each has a batch in memory.
+MOST_THREADS = 8
+
 Edges = dict[tuple[str, str], QParams]
 Tick = Callable[[int], None]
 Task = tuple[str, Choice]
@@ -44,7 +47,7 @@ class Work:
         data: digest of the calibration data, for the store's keys.
         store: where solutions are kept.
         workers: processes for the parallel mode, threads for the sequential one; None: as many
-            threads of this process as there are cores, in both.
+            threads of this process as there are cores, in both, and eight at most.
         portable: solutions keep to what every processor's kernels can add up.
     """
 
@@ -70,7 +73,7 @@ class Work:
     def threads(self) -> int:
         """How many threads of this process there are for work that lets go of the lock."""
         if self.workers is None:
-            return count_cores()
+            return min(count_cores(), MOST_THREADS)
         return self.workers if isinstance(self.workers, int) else 1
 
     @property
