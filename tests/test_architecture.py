@@ -299,6 +299,9 @@ MENU = (
     "w8a8,w4a4",
     "--budget",
     "bops<=0.03",
+    # The trace sees its own thread alone.
+    "--workers",
+    "1",
 )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from bitwright.engine.cluster import RayCrew
 from bitwright.engine.local import LocalCrew
 from bitwright.engine.task import TaskOutcome, WorkerSettings, WorkerTask, one_thread
-from bitwright.engine.threads import stream_out
+from bitwright.engine.threads import count_threads, stream_out
 from bitwright.engine.wire import encode
 from bitwright.engine.workers import RAY
 from bitwright.errors import BitwrightError
@@ -133,7 +133,9 @@ def _run_here(function: Function, items: NamedItems, shared: Any) -> Iterator[tu
         except BitwrightError as error:
             raise _add_name(error, called) from error
 
-    with contextlib.closing(stream_out(work, items)) as results:
+    alone = count_threads() == 1
+    made = (work(job) for job in items) if alone else stream_out(work, items)
+    with contextlib.closing(made) as results:
         while True:
             with one_thread():
                 found = next(results, None)
