@@ -30,7 +30,7 @@ from bitwright.export import rundir
 from bitwright.export.generation import claim_run, update_run
 from bitwright.export.leftovers import remove_files_on_failure, remove_folders_on_failure
 from bitwright.export.rundir import RunDirectory
-from bitwright.export.runtimes import require_runtime
+from bitwright.export.runtimes import OPENVINO, require_runtime
 from bitwright.export.samples import flat_example
 from bitwright.export.verified import Verification
 from bitwright.graph.capture import capture
@@ -40,7 +40,7 @@ from bitwright.graph.float_work import float_work
 from bitwright.graph.model_graph import ModelGraph, name_tensors
 from bitwright.graph.sites import find_sites
 from bitwright.graph.suggest import suggest_target
-from bitwright.graph.target import load_target
+from bitwright.graph.target import Target, load_target
 from bitwright.latency.measure import MeasuredLatency, TimingSettings, latencies, menu_for
 from bitwright.latency.timing import conditions_here
 from bitwright.latency.trial import try_targets
@@ -63,8 +63,6 @@ from bitwright.sources.lengths import take_off_padding
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.trial import try_data
 
-# Whose files a doctor times, those for speed.
-SPEED_TARGETS = ("ort-cpu", "ort-linear", "openvino")
 # Counting the samples reads them once; a doctor answers within seconds.
 _DOCTORS_PATIENCE_S = 10.0
 
@@ -152,7 +150,8 @@ def run_doctor(
     Args:
         model: MODEL.
         options: the recipe's keys data, weights, size, mean, std and crop, where they are stated.
-        speed: time a file of each target of `SPEED_TARGETS` beside float, which takes some seconds.
+        speed: time a file of the suggested target beside float, which takes some seconds; and one
+            for OpenVINO, where that is installed.
         progress: told of that stage.
     """
     recipe = make_recipe(DEFAULT, {"model": model, **options})
@@ -175,7 +174,7 @@ def run_doctor(
         census=found,
         target=f"{target.name}: {target.description}",
         plan=estimate(graph, recipe, samples),
-        speed=_try_speed(graph, source, dataset, recipe, progress) if speed else None,
+        speed=_try_speed(graph, source, dataset, recipe, target, progress) if speed else None,
     )
 
 
@@ -184,11 +183,13 @@ def _try_speed(
     source: LoadedModel,
     dataset: Dataset | None,
     recipe: Recipe,
+    target: Target,
     progress: Progress | None,
 ) -> SpeedTrials:
-    """How fast a file of each target would be, by files of them."""
+    """How fast the file would be, by a file that is rounded in a hurry."""
     given = source.example_inputs if dataset is None else next(iter(take(dataset, 2))).inputs
-    targets = [load_target(name) for name in SPEED_TARGETS]
+    others = [OPENVINO] if importlib.util.find_spec(OPENVINO) else []
+    targets = [target, *map(load_target, others)]
     with (progress or Progress()).stage("try speed"):
         example = flat_example(graph, given)
         trials, told = try_targets(graph, targets, parse_scheme(recipe.scheme), example)
