@@ -9,11 +9,13 @@ from bitwright.errors import RecipeError
 from bitwright.evaluation.promise import (
     ALPHA,
     Evidence,
-    Promise,
+    estimate_of,
+    is_refuted,
+    judge_best,
     judge_promise,
-    parse_promise,
     share_of_error,
 )
+from bitwright.recipe.promises import Promise, parse_promise
 
 
 @pytest.mark.parametrize(
@@ -131,3 +133,41 @@ def test_one_sample_shows_nothing():
 def test_a_promise_of_a_metric_without_labels_is_refused():
     with pytest.raises(RecipeError, match="no sample has a label"):
         judge_promise(Promise("top1", 0.5, False, "top1>=50%"), evidence(np.ones(9)), ALPHA)
+
+
+def evidence_of(agreement, kl=None, scores=None):
+    same = np.asarray(agreement, dtype=float)
+    return Evidence(same, 1.0 - same if kl is None else np.asarray(kl), scores)
+
+
+@pytest.mark.parametrize("share", [0.80, 0.88, 0.92, 0.97])
+def test_only_what_lies_clearly_beyond_is_refuted(share):
+    """Of 400 samples 95 % have a standard error of 1.1 %: 88 % refute it, 92 % and more do not."""
+    values = np.arange(400) < share * 400
+    promise = parse_promise("agreement>=93%", None)
+    assert is_refuted(promise, evidence_of(values)) == (share < 0.9)
+    falling = parse_promise("kl<=0.07", None)
+    assert is_refuted(falling, evidence_of(values)) == (share < 0.9)
+
+
+def test_without_labels_agreement_speaks():
+    found = evidence_of(np.arange(100) < 97)
+    drop, top1 = parse_promise("drop<=1%", "top1"), parse_promise("top1>=80%", "top1")
+    assert estimate_of(drop, found) == pytest.approx(0.03)
+    assert estimate_of(top1, found) == pytest.approx(0.97)
+    assert not is_refuted(drop, found)
+    right = np.ones(100), (np.arange(100) < 95).astype(float)
+    assert estimate_of(drop, evidence_of(np.ones(100), scores=right)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("text", ["agreement>=99%", "drop<=1%"])
+def test_what_float_itself_could_show(text):
+    """The least count that shows it of equal answers is the count that is told."""
+    promise = parse_promise(text, "top1")
+    few = judge_best(promise, 50, 0.025)
+    assert few is not None and not few.holds
+    enough = next(n for n in range(50, 2000) if judge_best(promise, n, 0.025).holds)
+    assert not judge_best(promise, enough - 1, 0.025).holds
+    if promise.name == "agreement":
+        assert few.needed == enough == 368
+    assert judge_best(parse_promise("top1>=80%", "top1"), 50, 0.025) is None

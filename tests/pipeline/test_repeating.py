@@ -139,8 +139,8 @@ def test_every_key_of_every_recipe_is_in_the_line(name, tmp_path):
 def test_no_key_is_forgotten():
     usual, other = asdict(make_recipe(DEFAULT, {})), asdict(everything_else())
     same = {f.name for f in fields(Recipe) if usual[f.name] == other[f.name]}
-    # A budget excludes a lossless search and bits that are given.
-    assert same == {*SOURCES, "version", "lossless", "allocation"}
+    # A budget excludes a lossless search, a promise and bits that are given.
+    assert same == {*SOURCES, "version", "lossless", "promise", "allocation"}
 
 
 def test_a_run_from_python_names_no_network_that_it_did_not_use(tmp_path):

@@ -17,6 +17,7 @@ from bitwright.graph.choice import parse_menu
 from bitwright.graph.target import load_target
 from bitwright.pipeline.check import make_recipe
 from bitwright.recipe.names import METRICS, SOLVERS, check_metric, check_name
+from bitwright.recipe.promises import parse_promise
 from bitwright.recipe.values import Recipe
 from bitwright.sources.specs import check_object, check_present, parse_data, parse_model
 
@@ -27,6 +28,9 @@ def quantize(recipe: str, options: Mapping[str, Any], workers: str | None) -> No
     if workers is not None:
         read_workers(workers)
     require_sources(made)
+    if made.promise:
+        # Without labels only what compares with float can be told.
+        parse_promise(made.promise, made.metric.rpartition(":")[2] if made.eval else None)
     sources(made.model, made.data, made.weights)
     if made.eval:
         sources("", made.eval)

@@ -51,6 +51,7 @@ from bitwright.pipeline.hub import write_hub
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.knees import candidates, run_candidates
 from bitwright.pipeline.plan import Plan
+from bitwright.pipeline.promise import keep_promise
 from bitwright.pipeline.repeat import resolve_files
 from bitwright.pipeline.result import log_events, write_run
 from bitwright.pipeline.run import run
@@ -97,12 +98,16 @@ def run_quantize(
         if not trust.remember(directory.path, vars(made)):
             folder = trust.record_file(directory.path).parent
             progress.note("start", f"{folder} cannot be written: later commands need --trust.")
-        return _quantize(plan, directory, progress, store, workers)
+        return _quantize(plan, directory, progress, (store, workers, force))
 
 
 def _quantize(
-    plan: Plan, directory: RunDirectory, progress: Progress, store: Path | None, workers: str | None
+    plan: Plan,
+    directory: RunDirectory,
+    progress: Progress,
+    how: tuple[Path | None, str | None, bool],
 ) -> RunOutcome:
+    store, workers, force = how
     made = plan.recipe
     source = load_model(made.model, Path(made.weights) if made.weights else None)
     if not source.trained:
@@ -120,17 +125,19 @@ def _quantize(
         Store(store or directory[rundir.STORE], lambda text: progress.note("solve", text)),
         None if workers is None else read_workers(workers),
     )
-    outcome = finish(job, directory, progress)
+    outcome = finish(job, directory, progress, force)
     if store is None:
         # The run is whole: what was kept for taking it up again is no part of it.
         shutil.rmtree(directory[rundir.STORE], ignore_errors=True)
     return outcome
 
 
-def finish(job: Job, directory: RunDirectory, progress: Progress) -> RunOutcome:
+def finish(
+    job: Job, directory: RunDirectory, progress: Progress, force: bool = False
+) -> RunOutcome:
     """Run a job and write its run directory, which this process has claimed."""
-    result = run(job, progress)
-    directory = write_run(result, directory)
+    result = (keep_promise if job.recipe.promise else run)(job, progress)
+    directory = write_run(result, directory, force=force)
     return RunOutcome(
         metrics=directory.read(rundir.METRICS, Metrics),
         verify=directory.read(rundir.VERIFY, Verification),

@@ -100,6 +100,10 @@ SolvingOption = Annotated[str | None, option("ip, greedy-accuracy, ...", BITS, k
 Lossless = Annotated[
     float | None, option("answers that may differ from float, such as 0.001", BITS)
 ]
+PromiseOption = Annotated[
+    str | None,
+    option("proven on samples kept apart: 'agreement>=99%', 'drop<=0.5%', 'kl<=0.01'", FOR),
+]
 Dynamic = Annotated[
     bool | None,
     typer.Option(
@@ -130,6 +134,14 @@ MeasuredOption = Annotated[
 InputRange = Annotated[
     str | None, option("minmax, mse, ..., output", HOW, known=(*names.RANGES, "output"))
 ]
+Workers = Annotated[
+    str | None, option("N, ray, or a Ray ADDRESS; the cores of this machine", WHERE)
+]
 Force = Annotated[
-    bool, typer.Option("--force", help="replace the run in --out", rich_help_panel=WHERE)
+    bool,
+    typer.Option(
+        "--force",
+        help="replace the run in --out; keep a file that answers at random, as model.rejected.onnx",
+        rich_help_panel=WHERE,
+    ),
 ]

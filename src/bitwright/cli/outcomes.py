@@ -43,7 +43,9 @@ class RunOutcome(Record):
         """Whether what was promised holds."""
         agrees = self.lossless is None or self.lossless.attained
         in_time = self.metrics.latency is None or self.metrics.latency.held
-        return self.verify.passed and agrees and in_time
+        kept = self.metrics.promise is None or self.metrics.promise.holds
+        written = self.verify.passed and self.verify.rejected is None
+        return written and agrees and in_time and kept
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` prints it: `lossless` is an object, empty where nothing was searched."""

@@ -106,6 +106,7 @@ def quantize(
     latencies: of.Latencies = None,
     solver: of.SolvingOption = None,
     lossless: of.Lossless = None,
+    promise: of.PromiseOption = None,
     labels: of.Labels = False,
     tie: Annotated[list[str] | None, option("units of one choice: 'layer1.*'", BITS)] = None,
     pairwise: Annotated[int | None, option("pairs of units measured together", BITS)] = None,
@@ -134,9 +135,7 @@ def quantize(
     out: Annotated[Path, option("the run directory to write", WHERE)] = Path("run"),
     force: of.Force = False,
     store: Annotated[Path | None, option("where solved units are kept", WHERE)] = None,
-    workers: Annotated[
-        str | None, option("N, ray, or a Ray ADDRESS; the cores of this machine", WHERE)
-    ] = None,
+    workers: of.Workers = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ from bitwright.allocation.timed import LatencyCheck
 from bitwright.engine.note import Note
 from bitwright.engine.progress import StageRecord
 from bitwright.engine.record import OPTIONAL, Record, store_as
+from bitwright.evaluation.promised import Promised
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,6 +78,7 @@ class Figures(Comparison):
 
     tuning: tuple[TuningFigures, ...]
     latency: LatencyCheck | None = field(default=None, metadata=OPTIONAL)
+    promise: Promised | None = field(default=None, metadata=OPTIONAL)
     activation_peak: ActivationPeak
 
 

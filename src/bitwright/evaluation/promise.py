@@ -1,4 +1,4 @@
-"""A promise as the user writes it, and whether samples show that it holds.
+"""Whether samples show that a promise holds.
 
 What is shown is shown of all data like these samples, with a stated confidence, not of the samples
 alone: the bound of a figure decides, not its estimate. Samples that took part in solving, choosing
@@ -7,7 +7,6 @@ or tuning show nothing, so a promise is judged on others.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,84 +14,10 @@ import numpy as np
 
 from bitwright.errors import RecipeError
 from bitwright.numerics import confidence
-from bitwright.numerics.confidence import Figures, Statistic
+from bitwright.numerics.confidence import SampleFigures, Statistic
+from bitwright.recipe.promises import AGREEMENT, DROP, KL, Promise
 
 ALPHA = 0.05
-AGREEMENT, DROP, KL = "agreement", "drop", "kl"
-# Figures that are better the smaller they are.
-_FALLING = frozenset({DROP, KL, "perplexity", "mae", "rmse", "wer", "cer"})
-_TERM = re.compile(
-    r"\s*([A-Za-z_][\w.-]{0,60})\s*(>=|≥|<=|≤)\s*((?:\d{1,12}(?:\.\d{0,12})?|\.\d{1,12})(?:[eE]-?\d{1,2})?)\s*(%?)\s*"
-)
-_EXAMPLES = "'agreement>=99%', 'drop<=0.5%', 'kl<=0.01' or 'top1>=82%'"
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What a user wants to be sure of.
-
-    Attributes:
-        name: `agreement`, `drop`, `kl`, or the metric's.
-        limit: what the figure must reach; a fraction where the user wrote per cent.
-        falls: whether the figure is to stay under the limit, not above it.
-        text: as the user wrote it.
-    """
-
-    name: str
-    limit: float
-    falls: bool
-    text: str
-
-
-def parse_promise(text: str, metric: str | None, place: str = "--promise") -> Promise:
-    """Read a promise.
-
-    Args:
-        text: as the user wrote it.
-        metric: the name of what is measured with labels; None where there are none.
-        place: for messages.
-
-    >>> parse_promise("drop <= 0.5%", "top1")
-    Promise(name='drop', limit=0.005, falls=True, text='drop <= 0.5%')
-
-    Raises:
-        RecipeError: it cannot be read, can never hold, or speaks of what is not measured.
-    """
-    match = _TERM.fullmatch(text)
-    if match is None:
-        shown = repr(text if len(text) <= 80 else text[:76] + " ...")
-        raise RecipeError(f"{place} {shown} is no promise. Write {_EXAMPLES}.")
-    name, sign, number, unit = match.groups()
-    falls = sign in ("<=", "≤")
-    limit = float(number) / (100 if unit else 1)
-    _check_name(name, metric, f"{place} {text.strip()!r}")
-    _check_side(name, falls, f"{place} {text.strip()!r}")
-    if name in (AGREEMENT, DROP) and not 0 <= limit <= 1:
-        raise RecipeError(
-            f"{place} {text.strip()!r}: {name} is a share from 0 to 1. Write {number}% or "
-            f"{name}{sign}{float(number) / 100:g}."
-        )
-    return Promise(name, limit, falls, text.strip())
-
-
-def _check_name(name: str, metric: str | None, place: str) -> None:
-    if name in (AGREEMENT, KL) or (metric is not None and name in (DROP, metric)):
-        return
-    if metric is None:
-        raise RecipeError(
-            f"{place} needs labels, and there are none. Give --eval D with labels and --metric M, "
-            "or promise 'agreement>=99%' or 'kl<=0.01', which need none."
-        )
-    raise RecipeError(
-        f"{place}: {name!r} is not measured here. Known: agreement, kl, drop and {metric}; another "
-        "metric is named by --metric."
-    )
-
-
-def _check_side(name: str, falls: bool, place: str) -> None:
-    if name in (AGREEMENT, DROP, KL) and falls != (name in _FALLING):
-        wanted = "<=" if name in _FALLING else ">="
-        raise RecipeError(f"{place}: this way it says nothing. Write {name}{wanted}NUMBER.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +32,9 @@ class Evidence:
         figures: for such a metric its value of samples at given places, float and quantised.
     """
 
-    agreement: Figures
-    kl: Figures
-    scores: tuple[Figures, Figures] | None = None
+    agreement: SampleFigures
+    kl: SampleFigures
+    scores: tuple[SampleFigures, SampleFigures] | None = None
     figures: tuple[Statistic, Statistic] | None = None
 
     @property
@@ -177,7 +102,58 @@ def judge_promise(promise: Promise, evidence: Evidence, alpha: float, seed: int 
     return _judge_figure(promise, evidence.figures, evidence.count, alpha, seed)
 
 
-def _judge_mean(promise: Promise, values: Figures, alpha: float, seed: int) -> Finding:
+def is_refuted(promise: Promise, evidence: Evidence, seed: int = 0) -> bool:
+    """Whether samples show that a promise does not hold, with confidence 1 - ALPHA.
+
+    Asked of samples that nothing is proven on: what they refute need not be looked at.
+    """
+    values = _values_of(promise, evidence)
+    if values is None or len(values) < 2:
+        return False
+    sign = -1.0 if promise.falls else 1.0
+    best = sign * confidence.bound_mean_above(sign * values, ALPHA, seed)
+    return best > promise.limit if promise.falls else best < promise.limit
+
+
+def estimate_of(promise: Promise, evidence: Evidence) -> float:
+    """The figure on the samples; without a score of them, what agreement says of it."""
+    values = _values_of(promise, evidence)
+    if values is not None:
+        return float(values.mean())
+    # An answer that agrees with float's is right where that is, so no drop is larger.
+    agreeing = float(evidence.agreement.mean())
+    return 1.0 - agreeing if promise.name == DROP else agreeing
+
+
+def keeps(promise: Promise, figure: float) -> bool:
+    """Whether a figure is on the right side of the limit."""
+    return figure <= promise.limit if promise.falls else figure >= promise.limit
+
+
+def judge_best(promise: Promise, count: int, alpha: float) -> Finding | None:
+    """What so many samples would show of a network that answers exactly as float does.
+
+    None of a metric, whose figure float itself may miss.
+    """
+    if promise.name not in (AGREEMENT, DROP, KL) or count < 2:
+        return None
+    same = np.ones(count)
+    return judge_promise(promise, Evidence(same, 1.0 - same, (same, same)), alpha)
+
+
+def _values_of(promise: Promise, evidence: Evidence) -> SampleFigures | None:
+    """What the figure is the mean of, one value a sample."""
+    if promise.name == AGREEMENT:
+        return evidence.agreement
+    if promise.name == KL:
+        return evidence.kl
+    if evidence.scores is None:
+        return None
+    before, after = evidence.scores
+    return before - after if promise.name == DROP else after
+
+
+def _judge_mean(promise: Promise, values: SampleFigures, alpha: float, seed: int) -> Finding:
     estimate, count = float(values.mean()), len(values)
     if not promise.falls and _are_hits(values):
         bound = confidence.bound_rate_below(int(values.sum()), count, alpha)
@@ -189,7 +165,9 @@ def _judge_mean(promise: Promise, values: Figures, alpha: float, seed: int) -> F
     return _find(promise, estimate, bound, alpha, count, needed, "bootstrap (BCa)")
 
 
-def _judge_pairs(promise: Promise, before: Figures, after: Figures, alpha: float) -> Finding:
+def _judge_pairs(
+    promise: Promise, before: SampleFigures, after: SampleFigures, alpha: float
+) -> Finding:
     worse, better = int((before > after).sum()), int((after > before).sum())
     count = len(before)
     bound = confidence.bound_drop_above(worse, better, count, alpha)
@@ -223,9 +201,8 @@ def _find(
     needed: int | None,
     by: str,
 ) -> Finding:
-    holds = bound <= promise.limit if promise.falls else bound >= promise.limit
-    return Finding(promise.text, holds, estimate, bound, alpha, count, needed, by)
+    return Finding(promise.text, keeps(promise, bound), estimate, bound, alpha, count, needed, by)
 
 
-def _are_hits(values: Figures) -> bool:
+def _are_hits(values: SampleFigures) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())

@@ -27,12 +27,14 @@ REPORT, LOG, STORE, MANIFEST = "report.html", "log.jsonl", "store", "manifest.js
 # Only where a budget bounds the latency: of this machine, and of other devices.
 LATENCY, DEVICES = "latency.csv", "latencies.csv"
 FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
+# What stands in the place of model.onnx where that answers at random, by --force alone.
+REJECTED = "model.rejected.onnx"
 # Who is writing, and where what is not whole yet is put.
 LOCK, STAGING = "run.lock", ".new"
 # All that a run and the commands on it write, but for the log, which only grows.
 WRITTEN = (
     CENSUS, TABLE, ALLOCATION, METRICS, MODEL, ONNX, VERIFY, REPORT, LATENCY, DEVICES,
-    FRONTIER_CSV, FRONTIER_SVG,
+    FRONTIER_CSV, FRONTIER_SVG, REJECTED,
 )  # fmt: skip
 # What writes a single file again; anything else takes a whole run.
 _AGAIN = {

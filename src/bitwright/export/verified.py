@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from bitwright.engine.record import Record
+from bitwright.engine.record import OPTIONAL, Record
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,6 +121,25 @@ class Rules(Record):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Rejection(Record):
+    """A file that answers at random; `bitwright.export.floor` says what that means.
+
+    Attributes:
+        agreement: share of its answers that are the float network's.
+        chance: what answers drawn by lot would have, each as often as the file and float give it.
+        bound: what its true agreement exceeds with 95 % confidence.
+        samples: how many there were.
+        written: whether it was written all the same, as model.rejected.onnx.
+    """
+
+    agreement: float
+    chance: float
+    bound: float
+    samples: int
+    written: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Verification(Record):
     """The whole of verify.json.
 
@@ -138,6 +157,7 @@ class Verification(Record):
         unoptimized: without optimisations.
         runtime: what judged.
         float_agreement: share of the answers that are the float network's, as the file runs.
+        rejected: where the file answers at random, which is then not called model.onnx.
         other_size: at another size, where sizes are free.
         portable: which sums fit on every processor.
         first_failure: the first unit out of tolerance.
@@ -159,6 +179,7 @@ class Verification(Record):
     unoptimized: PlainRun | None = None
     runtime: JudgingRuntime | None = None
     float_agreement: float | None = None
+    rejected: Rejection | None = field(default=None, metadata=OPTIONAL)
     other_size: OtherSize | None = None
     portable: Certificate | None = None
     first_failure: str | None

@@ -18,7 +18,7 @@ RESAMPLES = 4999
 # Looking for a number of samples ends here: nobody has more.
 MOST_SAMPLES = 10_000_000
 
-Figures = NDArray[np.float64]
+SampleFigures = NDArray[np.float64]
 Statistic = Callable[[NDArray[np.int64]], float]
 
 
@@ -57,7 +57,7 @@ def bound_drop_above(worse: int, better: int, count: int, alpha: float) -> float
     return float(brentq(above, low + 1e-12, 1.0 - 1e-12, xtol=1e-10))
 
 
-def bound_mean_above(values: Figures, alpha: float, seed: int = 0) -> float:
+def bound_mean_above(values: SampleFigures, alpha: float, seed: int = 0) -> float:
     """A mean that the true one stays under, from one value a sample.
 
     Equation: the bias-corrected and accelerated bootstrap's upper bound.

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bitwright.allocation.cost import DEGRADATIONS
+from bitwright.allocation.cost import COSTS, DEGRADATIONS, kind_of
 from bitwright.allocation.devices import check_devices, read_devices
 from bitwright.allocation.given import inline_bits, parse_given
 from bitwright.allocation.ties import parse_ties
 from bitwright.engine.device import parse_device
-from bitwright.errors import RecipeError
+from bitwright.errors import RecipeError, unknown
 from bitwright.export.opset import check, need_of_choices
 from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import Target, load_target
@@ -26,6 +26,7 @@ from bitwright.recipe.names import (
     check_metric,
     check_name,
 )
+from bitwright.recipe.promises import parse_promise
 from bitwright.recipe.values import (
     MOST,
     VERSION,
@@ -151,6 +152,8 @@ def _check_allocation(recipe: Recipe, target: Target) -> None:
     read_devices(recipe.latencies, target.name)
     if recipe.lossless:
         _check_lossless(recipe)
+    elif recipe.promise:
+        _check_promise(recipe)
     elif bool(recipe.menu) != bool(recipe.budget):
         given, lacking = ("menu", "budget") if recipe.menu else ("budget", "menu")
         example = "'size<=0.13'" if recipe.menu else "'w8a8,w4a4'"
@@ -172,6 +175,11 @@ def _check_opset(recipe: Recipe, target: Target) -> None:
 
 
 def _check_lossless(recipe: Recipe) -> None:
+    if recipe.promise:
+        raise RecipeError(
+            f"--lossless {recipe.lossless:g} is given with --promise {recipe.promise!r}: as a "
+            f"promise it is 'agreement>={1 - recipe.lossless:g}'. Leave one of them out."
+        )
     if not 0.0 < recipe.lossless < 1.0:
         raise RecipeError(
             f"lossless is {recipe.lossless:g}: it is the share of answers that may differ from "
@@ -186,6 +194,26 @@ def _check_lossless(recipe: Recipe) -> None:
     if recipe.minimize in DEGRADATIONS:
         raise RecipeError(
             f"--lossless with --minimize {recipe.minimize}: name a cost, such as bops or size."
+        )
+
+
+def _check_promise(recipe: Recipe) -> None:
+    """Whether a promise can be read, and what stands beside it goes with it."""
+    parse_promise(recipe.promise, recipe.metric.rpartition(":")[2])
+    if recipe.budget:
+        raise RecipeError(
+            f"--promise {recipe.promise!r} is given with --budget {recipe.budget!r}: a promise "
+            "spends as little as it can. Leave --budget out, and name the cost by --minimize."
+        )
+    if recipe.minimize in DEGRADATIONS:
+        raise RecipeError(
+            f"--promise with --minimize {recipe.minimize}: name a cost, such as bops or size."
+        )
+    if recipe.minimize and kind_of(recipe.minimize) not in COSTS:
+        raise RecipeError(unknown("cost", recipe.minimize, COSTS, "--minimize"))
+    if recipe.data == "none":
+        raise RecipeError(
+            f"--promise {recipe.promise!r} is judged by samples, and --data is none. Give --data D."
         )
 
 

@@ -95,6 +95,13 @@ class Tried:
     agreement: Agreement
 
 
+def allocate_at(table: Table, frontier: Frontier, point: Point) -> Allocation:
+    """The allocation of least predicted loss at the cost of a frontier's point."""
+    amount = Fraction(point.steps, frontier.cost.scale)
+    text = f"{frontier.cost.name}<={point.used:g}"
+    return allocate(table, (Budget(frontier.cost.name, amount, False, text),))
+
+
 @dataclass(frozen=True, eq=False)
 class Search:
     """Bisection over a frontier; `run` measures a configuration.
@@ -119,9 +126,7 @@ class Search:
 
     def at(self, point: Point) -> Allocation:
         """The allocation of least predicted loss at the cost of a point."""
-        amount = Fraction(point.steps, self.frontier.cost.scale)
-        text = f"{self.frontier.cost.name}<={point.used:g}"
-        return allocate(self.table, (Budget(self.frontier.cost.name, amount, False, text),))
+        return allocate_at(self.table, self.frontier, point)
 
     def cheapest(self) -> tuple[Allocation, bool]:
         """The cheapest allocation found that agrees, or the best that was run; whether it agrees.

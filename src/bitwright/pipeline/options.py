@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     latencies: str
     lossless: float
     table: str
+    promise: str
     table_samples: int
     labels: bool
     ties: str | Sequence[str]

@@ -13,6 +13,7 @@ from bitwright.export.verified import Verification
 from bitwright.graph.census_record import Census
 from bitwright.pipeline.repeat import line_again
 from bitwright.recipe.values import Recipe, load_recipe, update
+from bitwright.report.promise_words import word_rejection
 from bitwright.report.rates import about_few
 from bitwright.report.report import ReportData, render_report
 from bitwright.report.speed_words import describe_latency
@@ -32,6 +33,10 @@ def render(
     warned = [*([few[:1].upper() + few[1:]] if few else []), *note_lines(metrics.warnings)]
     if metrics.latency is not None and not metrics.latency.held:
         warned.insert(0, f"Latency: {describe_latency(metrics.latency)}")
+    if verified is not None and verified.rejected is not None:
+        warned.insert(0, word_rejection(verified.rejected))
+    if metrics.promise is not None and not metrics.promise.holds:
+        warned.insert(0, f"Promise: {metrics.promise.told}")
     evaluated = metrics.evaluated_on == "evaluation data"
     return render_report(
         ReportData(

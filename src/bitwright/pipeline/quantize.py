@@ -19,6 +19,7 @@ from bitwright.pipeline.job import Job, store_at
 from bitwright.pipeline.objects import as_words
 from bitwright.pipeline.options import Options
 from bitwright.pipeline.plan import Plan
+from bitwright.pipeline.promise import keep_promise
 from bitwright.pipeline.repeat import of_python
 from bitwright.pipeline.result import Result
 from bitwright.pipeline.run import run
@@ -76,7 +77,7 @@ def quantize(
     with own_random(str(options.get("device", "cpu"))):
         job = job_of_python(model, calibration, evaluation, recipe, options)
         job = replace(job, store=store_at(store), workers=workers)
-        return run(job, progress_for(progress))
+        return (keep_promise if job.recipe.promise else run)(job, progress_for(progress))
 
 
 def job_of_python(

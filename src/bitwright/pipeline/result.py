@@ -40,6 +40,7 @@ from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import Target
 from bitwright.graph.unread import unread_notes
 from bitwright.numerics.stats import TensorStats
+from bitwright.pipeline.finished import compare_with_proven, find_rejection, put_aside
 from bitwright.pipeline.latency_check import check_finished, predict_time, say_times
 from bitwright.pipeline.page import render, title_of
 from bitwright.recipe.values import Recipe, give_bits, to_toml
@@ -126,10 +127,15 @@ class Result:
         return "\n".join([title_of(self.recipe, self.census), *lines, *told])
 
     @own_random()
-    def save(self, out: str | Path, verify: bool = True) -> RunDirectory:
-        """Write the whole run directory; verification included unless told otherwise."""
-        with claim_run(Path(out), to_toml(self.recipe)) as run, log_events(self.progress, run):
-            return write_run(self, run, verify)
+    def save(self, out: str | Path, verify: bool = True, force: bool = False) -> RunDirectory:
+        """Write the whole run directory; verification included unless told otherwise.
+
+        With `force` another run that is there is replaced, and a file that answers at random is
+        written as model.rejected.onnx.
+        """
+        recipe = to_toml(self.recipe)
+        with claim_run(Path(out), recipe, force) as run, log_events(self.progress, run):
+            return write_run(self, run, verify, force)
 
     @own_random()
     def export(self, path: str | Path) -> Path:
@@ -189,8 +195,13 @@ class Result:
         )
 
 
-def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDirectory:
-    """Write all files of a run that this process has claimed; they appear together."""
+def write_run(
+    result: Result, run: RunDirectory, verify: bool = True, force: bool = False
+) -> RunDirectory:
+    """Write all files of a run that this process has claimed; they appear together.
+
+    A file that answers at random is written by `force` alone, as model.rejected.onnx.
+    """
     with change(run, whole=True) as new:
         with result.progress.stage("save"):
             new.write(rundir.RECIPE, to_toml(result.recipe).encode())
@@ -206,8 +217,13 @@ def write_run(result: Result, run: RunDirectory, verify: bool = True) -> RunDire
         with result.progress.stage("export"):
             result.export(new[rundir.ONNX])
         result = time_finished(result, new[rundir.ONNX])
+        result = replace(result, metrics=compare_with_proven(result.metrics, new[rundir.ONNX]))
         if verify:
-            new.write_json(rundir.VERIFY, result.verify(new[rundir.ONNX]))
+            found = result.verify(new[rundir.ONNX])
+            data, runtime = (result.data, VERIFY_SAMPLES), result.target.runtime
+            found = find_rejection(found, new[rundir.ONNX], result.graph, data, runtime)
+            found = put_aside(new, found, force, result.progress)
+            new.write_json(rundir.VERIFY, found)
         new.write_json(rundir.METRICS, result.measured(new.sizes()))
         result.report(new[rundir.REPORT], new)
     return rundir.open_existing(run.path)

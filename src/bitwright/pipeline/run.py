@@ -104,23 +104,49 @@ class Deployed:
         return sites_in_use(self.prepared.sites, menu)
 
 
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A job on its way: the network captured and observed, no bits chosen.
+
+    Attributes:
+        given: the job as it was asked for.
+        job: with what its network and data have settled.
+        original: the float network before rewrites.
+        prepared: the network that is quantised, and what one pass over the data told.
+    """
+
+    given: Job
+    job: Job
+    original: ModelGraph
+    prepared: Prepared
+
+
 def run(job: Job, progress: Progress) -> Result:
     """Run every stage of a job, in order."""
     check_machinery(job, progress)
     with own_random(job.recipe.device):
-        seed_all(job.recipe.seed, job.recipe.device)
-        given = job
-        job, original = begin(job, progress)
-        job = with_data(job, original, progress)
-        graph = rewrite_network(job, original, progress)
-        prepared = observe_edges(job, graph, progress)
-        searched = find_bits(job, prepared, progress)
-        choices = searched.choices if searched else choices_of(graph, job.plan)
-        start = solve_configuration(job, prepared, choices, searched, progress)
-        tuned = tune_job(job, prepared, start.configuration, progress)
-        ended = deploy(job, prepared, start, tuned, searched, progress)
-        metrics = measure_deployed(job, original, ended, progress)
-        return result_of(given, job, ended, metrics, progress)
+        begun = begin_run(job, progress)
+        return end_run(begun, find_bits(begun.job, begun.prepared, progress), progress)
+
+
+def begin_run(given: Job, progress: Progress) -> Begun:
+    """The stages before bits are chosen."""
+    seed_all(given.recipe.seed, given.recipe.device)
+    job, original = begin(given, progress)
+    job = with_data(job, original, progress)
+    graph = rewrite_network(job, original, progress)
+    return Begun(given, job, original, observe_edges(job, graph, progress))
+
+
+def end_run(begun: Begun, searched: Searched | None, progress: Progress) -> Result:
+    """The stages after bits were chosen; without a search they are those of the plan."""
+    job, prepared = begun.job, begun.prepared
+    choices = searched.choices if searched else choices_of(prepared.graph, job.plan)
+    start = solve_configuration(job, prepared, choices, searched, progress)
+    tuned = tune_job(job, prepared, start.configuration, progress)
+    ended = deploy(job, prepared, start, tuned, searched, progress)
+    metrics = measure_deployed(job, begun.original, ended, progress)
+    return result_of(begun.given, job, ended, metrics, progress)
 
 
 def check_machinery(job: Job, progress: Progress) -> None:

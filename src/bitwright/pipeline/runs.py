@@ -14,7 +14,7 @@ from bitwright.engine.random_state import own_random
 from bitwright.engine.store import NullStore, Store
 from bitwright.errors import RunDirectoryError
 from bitwright.evaluation.compare import compare
-from bitwright.evaluation.figures import Evaluated
+from bitwright.evaluation.figures import Evaluated, Metrics
 from bitwright.evaluation.forward import outcome_of
 from bitwright.evaluation.metrics import metric
 from bitwright.export import rundir
@@ -35,7 +35,9 @@ from bitwright.pipeline.job import Job
 from bitwright.pipeline.page import render_run
 from bitwright.pipeline.plan import Plan, rewrite
 from bitwright.prepare.smooth import with_places
+from bitwright.recipe.promises import CLIMBED
 from bitwright.recipe.values import Recipe, load_recipe, update
+from bitwright.report.promise_words import word_rejection
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.data import load_data
 from bitwright.sources.images import ImageOptions
@@ -122,7 +124,18 @@ def recipe_of(directory: RunDirectory) -> Recipe:
             f"{path} has version {version}; this bitwright reads {Recipe.version}. Quantise again "
             "with this version, or use the one that wrote it."
         )
-    return update(Recipe(), values, str(path))
+    recipe = update(Recipe(), values, str(path))
+    return _as_climbed(directory, recipe) if recipe.promise else recipe
+
+
+def _as_climbed(directory: RunDirectory, recipe: Recipe) -> Recipe:
+    """The recipe with what the ladder of its promise changed: how the network was made."""
+    if not directory.has(rundir.METRICS):
+        return recipe
+    found = directory.read(rundir.METRICS, Metrics).promise
+    # Nothing else: a run from elsewhere names no code in a second place.
+    settings = {k: v for k, v in found.settings.items() if k in CLIMBED} if found else {}
+    return update(recipe, settings, rundir.METRICS)
 
 
 def job_of(
@@ -182,8 +195,13 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
 
 
 def export(loaded: LoadedRun) -> Path:
-    """Write model.onnx again; another file than before is not verified any more."""
+    """Write model.onnx again; another file than before is not verified any more.
+
+    Raises:
+        RunDirectoryError: the file answers at random.
+    """
     directory = loaded.directory
+    _refuse_rejected(directory)
     marked = stitch(loaded.graph, loaded.assignment, marks=True)
     example = flat_example(loaded.graph, loaded.example)
     target = Plan.to_read(loaded.recipe).target
@@ -205,6 +223,7 @@ def export(loaded: LoadedRun) -> Path:
 def verify(loaded: LoadedRun, data: str, progress: Progress) -> Verification:
     """Verify model.onnx against the simulation; verify.json, and the page that shows it."""
     directory = loaded.directory
+    _refuse_rejected(directory)
     # Known before minutes of work: whether the page can be written.
     onnx = [directory.checked(name) for name in (rundir.METRICS, rundir.CENSUS, rundir.ONNX)][-1]
     own = loaded.gate.allow("data", loaded.recipe.data) if not data else ""
@@ -226,6 +245,15 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> Verification:
         new.write_json(rundir.VERIFY, found)
         new.write(rundir.REPORT, render_run(new).encode())
     return found
+
+
+def _refuse_rejected(directory: RunDirectory) -> None:
+    found = directory.read(rundir.VERIFY, Verification) if directory.has(rundir.VERIFY) else None
+    if found is not None and found.rejected is not None:
+        raise RunDirectoryError(
+            f"{directory.path}: {word_rejection(found.rejected)} Quantise again with more "
+            "bits, such as --scheme w8a8."
+        )
 
 
 def report(path: Path) -> Path:

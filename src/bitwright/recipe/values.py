@@ -48,6 +48,8 @@ class Recipe:
             `minimize` (BOPs, where that is empty). 0: no such search.
         table: whether every choice of every unit is measured, or (`quick`) one of each and the rest
             estimated from gradients and the errors of the solutions; for large menus.
+        promise: what is to be certain of the file, such as `agreement>=99%` or `drop<=0.5%`: the
+            cheapest configuration whose file keeps it, by samples kept apart; "" for none.
         table_samples: calibration samples on which the table is measured; 0 for all.
         labels: the table's loss is the cross-entropy with the calibration data's labels; without,
             it is the divergence from the float network, and labels are not looked at.
@@ -99,6 +101,7 @@ class Recipe:
     latencies: str = ""
     lossless: float = 0.0
     table: str = "measured"
+    promise: str = ""
     table_samples: int = 256
     labels: bool = False
     ties: str = ""
@@ -219,8 +222,8 @@ def give_bits(recipe: Recipe, allocation: str) -> Recipe:
     """The recipe with bits that were given: what searches for bits is left out."""
     return replace(
         recipe, allocation=allocation, keep="", menu="", budget="", minimize="", latencies="",
-        lossless=0.0, labels=False, ties="", pairwise=0,
         table="measured",
+        lossless=0.0, promise="", labels=False, ties="", pairwise=0,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from bitwright.report import svg
 from bitwright.report import texts as text
 from bitwright.report.advice import advice
 from bitwright.report.bars import size_bars, stage_bars
+from bitwright.report.promise_words import promise_lines
 from bitwright.report.rates import say_count
 from bitwright.report.speed_words import describe_latency, describe_speed, say_study
 from bitwright.report.summary import accuracy_rows
@@ -101,7 +102,7 @@ def render_report(data: ReportData) -> str:
         verdict="".join([*study, text.verdict(summary)]),
         accuracy=accuracy_rows(metrics) if metrics else [],
         measured_on=_word_samples(metrics) if metrics else "",
-        verification=_verification(data.verify) + _latency(metrics),
+        verification=_verification(data.verify) + _latency(metrics) + _promise(metrics),
         sizes=size_bars(metrics.size if metrics else None),
         bops=text.number(metrics.bops_ratio) if metrics else None,
         files=[(name, text.show_bytes(size)) for name, size in data.files.items()],
@@ -136,6 +137,12 @@ def _template() -> Template:
 def _word_samples(metrics: Metrics) -> str:
     on = metrics.evaluated_on or "data given"
     return f"Measured on {say_count(metrics.samples, 'sample')} of the {on}. {text.LEGEND}."
+
+
+def _promise(metrics: Metrics | None) -> list[tuple[str, str]]:
+    """What became of a promise, and of what was tried for it."""
+    told = promise_lines(metrics.promise) if metrics and metrics.promise else []
+    return [("" if place else "promise", line) for place, line in enumerate(told)]
 
 
 def _latency(metrics: Metrics | None) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from bitwright.engine.note import Note
 from bitwright.evaluation.figures import Comparison, Figures, Metrics, Sizes
 from bitwright.export.verified import Verification
 from bitwright.report import texts as text
+from bitwright.report.promise_words import promise_lines, word_rejection
 from bitwright.report.rates import about_few, say_count
 from bitwright.report.speed_words import describe_latency, describe_speed, say_study, speed_advice
 from bitwright.report.sums_words import describe_sums
@@ -41,6 +42,8 @@ def comparison(
         lines += _sizes(size)
     if isinstance(metrics, Figures):
         lines += _latency(metrics.latency)
+        told = promise_lines(metrics.promise) if metrics.promise else []
+        lines += [_line("" if place else "promise", line) for place, line in enumerate(told)]
     if lossless is not None:
         lines.append(_line("lossless", lossless.told or ""))
     if verified is not None:
@@ -204,6 +207,8 @@ def _verification(found: Verification) -> list[str]:
         lines.append(_line("", f"sums: {describe_sums(found.portable)}"))
     if found.optimized.note:
         lines.append(_line("", f"note: {found.optimized.note}"))
+    if found.rejected is not None:
+        lines.append(_line("", f"REJECTED: {word_rejection(found.rejected)}"))
     if found.first_failure:
         name = found.first_failure
         by = text.number(units.get(name))
