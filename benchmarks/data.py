@@ -87,7 +87,7 @@ def uniform_of(result: bw.Result) -> bw.Result | None:
 
 def figures_of(result: bw.Result) -> dict[str, float]:
     """What a configuration costs, as shares of float, and how it does on the test data."""
-    rows, metrics = result.chosen(), result.metrics
+    rows, metrics = result.table.chosen(result.allocation.choices), result.metrics
     agreement, count = metrics.agreement, metrics.samples
     return {
         "size": sum(r.weight_bits for r in rows) / sum(32 * r.params for r in rows),

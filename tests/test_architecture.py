@@ -23,7 +23,7 @@ LINES = (
     "numerics engine recipe",
     "graph",
     "methods prepare sources export allocation",
-    "solving evaluation report",
+    "solving evaluation diagnosis report",
     "sensitivity tuning latency",
     "pipeline",
     "cli __main__",

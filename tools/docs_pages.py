@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import bitwright
+from bitwright.diagnosis.finding import Findings
 from bitwright.engine.record import Record
 from bitwright.evaluation.figures import Metrics
 from bitwright.export.verified import Verification
@@ -52,6 +53,7 @@ an older version did not write has a default. The files:
 """
 FILES: dict[str, type[Record]] = {
     "metrics.json": Metrics, "census.json": Census, "verify.json": Verification,
+    "diagnosis.json": Findings,
 }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def test_the_packed_file_holds_each_channel_at_its_own_width(result, tmp_path):
         assert torch.equal(got.q, want.q) and got.qparams.grid == want.qparams.grid
         assert (got.channel_bits, got.channel_axis) == (want.channel_bits, want.channel_axis)
         assert torch.equal(got.qparams.scale, want.qparams.scale)
-    rows = {row.unit: row for row in result.chosen()}
+    rows = {row.unit: row for row in result.table.chosen(result.allocation.choices)}
     plain = bw.quantize(
         small_network(),
         [pictures(64)],

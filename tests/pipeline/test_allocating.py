@@ -139,7 +139,7 @@ def test_menu_and_budget_go_together(menu, budget):
 def test_energy_may_be_bounded():
     found = mixed("energy<=0.2")
     (spent,) = found.allocation["budgets"].values()
-    chosen = {row.unit: row for row in found.chosen()}
+    chosen = {row.unit: row for row in found.table.chosen(found.allocation.choices)}
     assert spent["used"] <= spent["limit"] == pytest.approx(0.2 * spent["float"], abs=0.001)
     assert spent["used"] == pytest.approx(sum(row.energy_pj for row in chosen.values()))
     floats = {row.unit: row for row in found.table.references}

@@ -104,7 +104,7 @@ def result():
 
 def test_every_kind_of_thing_can_be_an_object(result):
     assert set(result.census["protocol"]) and result.target == brought()["target"]
-    assert {row.method for row in result.chosen()} == {"mine"}
+    assert {row.method for row in result.table.chosen(result.allocation.choices)} == {"mine"}
     assert [step["step"] for step in result.metrics["tuning"]] == ["bias-empirical", "nothing"]
     assert result.metrics["float"] and result.verify()["passed"]
     whole = bw.quantize(

@@ -127,6 +127,11 @@ class Table:
             raise RunDirectoryError(unknown("unit", unit, self.units, self.place))
         return tuple(self.rows[i] for i in self.spans[unit])
 
+    def chosen(self, choices: Mapping[str, Choice]) -> list[Row]:
+        """The row of every unit at the choice that it got; of float where it stays there."""
+        every = (*self.rows, *self.references)
+        return [row for row in every if choices[row.unit] == row.choice]
+
 
 def make_table(rows: Iterable[Row], place: str = "the table") -> Table:
     """Rows in any order as a table.

@@ -20,6 +20,7 @@ from bitwright.allocation.ran import Ran
 from bitwright.cli.checks import require_sources
 from bitwright.cli.outcomes import Diagnosis, Estimate, RunOutcome, SpeedTrials
 from bitwright.cli.table_commands import FrontierRequest, trace_run, write_frontier
+from bitwright.diagnosis.finding import Findings
 from bitwright.engine.device import check_device
 from bitwright.engine.progress import Progress
 from bitwright.engine.store import Store
@@ -327,6 +328,12 @@ def run_verify(path: Path, data: str, progress: Progress, trusted: bool = False)
     """verify.json again, and the page that shows it."""
     with update_run(path):
         return runs.verify(runs.load_run(path, trust=trusted), data, progress)
+
+
+def run_diagnose(path: Path, data: str, progress: Progress, trusted: bool = False) -> Findings:
+    """diagnosis.json, and the page that shows it."""
+    with update_run(path):
+        return runs.diagnose(runs.load_run(path, trust=trusted), data, progress)
 
 
 def run_report(path: Path) -> Path:

@@ -14,6 +14,7 @@ from bitwright.cli import checks
 from bitwright.cli import options as of
 from bitwright.cli.bench_parser import bench
 from bitwright.cli.console import Console, check_lines, doctor_lines, format_listing, listings
+from bitwright.cli.diagnose_parser import diagnose
 from bitwright.cli.options import (
     BITS,
     FOR,
@@ -360,6 +361,7 @@ def measure(
 
 
 app.command()(bench)
+app.command()(diagnose)
 
 
 @app.command(name="list")

@@ -29,18 +29,20 @@ LATENCY, DEVICES = "latency.csv", "latencies.csv"
 FRONTIER_CSV, FRONTIER_SVG = "frontier.csv", "frontier.svg"
 # What stands in the place of model.onnx where that answers at random, by --force alone.
 REJECTED = "model.rejected.onnx"
+# Only after `bitwright diagnose`.
+DIAGNOSIS = "diagnosis.json"
 # Who is writing, and where what is not whole yet is put.
 LOCK, STAGING = "run.lock", ".new"
 # All that a run and the commands on it write, but for the log, which only grows.
 WRITTEN = (
     CENSUS, TABLE, ALLOCATION, METRICS, MODEL, ONNX, VERIFY, REPORT, LATENCY, DEVICES,
-    FRONTIER_CSV, FRONTIER_SVG, REJECTED,
+    FRONTIER_CSV, FRONTIER_SVG, REJECTED, DIAGNOSIS,
 )  # fmt: skip
 # What writes a single file again; anything else takes a whole run.
 _AGAIN = {
     ALLOCATION: "bitwright allocate", ONNX: "bitwright export", VERIFY: "bitwright verify",
     REPORT: "bitwright report", FRONTIER_CSV: "bitwright frontier",
-    FRONTIER_SVG: "bitwright frontier",
+    FRONTIER_SVG: "bitwright frontier", DIAGNOSIS: "bitwright diagnose",
 }  # fmt: skip
 
 

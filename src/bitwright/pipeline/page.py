@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from bitwright.diagnosis.finding import Findings
 from bitwright.engine.note import Note
 from bitwright.evaluation.figures import Metrics
 from bitwright.export import rundir
@@ -46,6 +47,7 @@ def render(
             metrics=metrics,
             census=census,
             verify=verified,
+            findings=new.read(rundir.DIAGNOSIS, Findings) if new else None,
             files=_files(new) if new else {},
             warnings=list(dict.fromkeys([*warned, *note_lines(census.notes)])),
         )

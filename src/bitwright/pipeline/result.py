@@ -21,6 +21,7 @@ from bitwright.allocation.latencies import LATENCY
 from bitwright.allocation.latency_csv import write_latencies
 from bitwright.allocation.latency_table import LatencyTable
 from bitwright.allocation.table import Row, Table, write_table
+from bitwright.diagnosis.finding import Findings
 from bitwright.engine.files import write_atomically
 from bitwright.engine.progress import Event, Progress
 from bitwright.engine.random_state import own_random
@@ -40,6 +41,7 @@ from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.target import Target
 from bitwright.graph.unread import unread_notes
 from bitwright.numerics.stats import TensorStats
+from bitwright.pipeline.diagnose import find_causes
 from bitwright.pipeline.finished import compare_with_proven, find_rejection, put_aside
 from bitwright.pipeline.latency_check import check_finished, predict_time, say_times
 from bitwright.pipeline.page import render, title_of
@@ -173,24 +175,26 @@ class Result:
         write_atomically(Path(path), page.encode())
         return Path(path)
 
-    def chosen(self) -> list[Row]:
-        """The table's row of every unit, as it was allocated."""
-        bits = self.allocation.choices
-        return [
-            row
-            for row in (*self.table.rows, *self.table.references)
-            if bits[row.unit] == row.choice
-        ]
+    @own_random()
+    def diagnose(self, dataset: Dataset | None = None) -> Findings:
+        """At most three named causes of lost accuracy, each with its figure and what mends it.
+
+        Args:
+            dataset: samples to look at; the calibration data without.
+        """
+        network = self.graph, self.assignment
+        return find_causes(network, dataset or self.data, self.recipe, self.progress)
 
     def measured(self, sizes: Mapping[str, int] = NO_FILES) -> Metrics:
         """metrics.json: accuracy, stages, sizes on disk, environment."""
-        size = size_figures(Prices(self.graph, self.target), self.chosen(), sizes)
+        rows = self.table.chosen(self.allocation.choices)
+        size = size_figures(Prices(self.graph, self.target), rows, sizes)
         return Metrics(
             **vars(self.metrics),
             stages=tuple(self.progress.stages),
             size=size,
             warnings=(*unread_notes(self.graph), *size_warnings(size, self.census.float_weights)),
-            bops_ratio=_ratio(self.chosen()),
+            bops_ratio=_ratio(rows),
             environment=environment(),
         )
 
@@ -236,7 +240,8 @@ def time_finished(result: Result, path: Path) -> Result:
         return result
     example = flat_example(result.graph, next(iter(take(result.data, 2))).inputs)
     network = (result.graph, result.target, example)
-    told = predict_time(result.latency, {row.unit: row.choice for row in result.chosen()})
+    rows = result.table.chosen(result.allocation.choices)
+    told = predict_time(result.latency, {row.unit: row.choice for row in rows})
     with result.progress.stage("time the file"):
         found = check_finished(path, network, result.recipe, told, before.rounds)
     if found is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bitwright.diagnosis.finding import Findings
 from bitwright.engine.manifest import seal
 from bitwright.engine.progress import Progress
 from bitwright.engine.random_state import own_random
@@ -30,6 +31,7 @@ from bitwright.graph.free_sizes import takes_free_images
 from bitwright.graph.model_graph import ModelGraph, name_tensors, set_tensor, shallow_copy
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.unread import unread_notes
+from bitwright.pipeline.diagnose import find_causes, read_file
 from bitwright.pipeline.distilled import data_of
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.page import render_run
@@ -47,6 +49,8 @@ from bitwright.sources.trial import try_data
 from bitwright.sources.trust import Gate, names_code
 
 VERIFY_SAMPLES = 1000
+# What is told of model.onnx, and holds for no other.
+_OF_THE_FILE = (rundir.VERIFY, rundir.DIAGNOSIS)
 # Sizes to stand for a free batch and a free length.
 _FREE = (2, 16)
 
@@ -214,8 +218,9 @@ def export(loaded: LoadedRun) -> Path:
             if before == written and there.is_file() and seal(there) == written:
                 # Never pending, so that what was verified stays so wherever this process ends.
                 path.unlink()
-            elif before != written and directory.has(rundir.VERIFY):
-                new.remove(rundir.VERIFY)
+            elif before != written and any(map(directory.has, _OF_THE_FILE)):
+                for name in filter(directory.has, _OF_THE_FILE):
+                    new.remove(name)
                 new.write(rundir.REPORT, render_run(new).encode())
     return directory[rundir.ONNX]
 
@@ -254,6 +259,23 @@ def _refuse_rejected(directory: RunDirectory) -> None:
             f"{directory.path}: {word_rejection(found.rejected)} Quantise again with more "
             "bits, such as --scheme w8a8."
         )
+
+
+def diagnose(loaded: LoadedRun, data: str, progress: Progress) -> Findings:
+    """Named causes of lost accuracy; diagnosis.json, and the page that shows it."""
+    directory, recipe = loaded.directory, loaded.recipe
+    own = loaded.gate.allow("data", recipe.data) if not data else ""
+    dataset = _open(data or own, recipe, loaded.source)
+    if dataset.is_none:
+        dataset = data_of(loaded.graph, Plan.to_read(recipe))
+    dataset = take_off_padding(dataset, loaded.graph.inputs)
+    network = loaded.graph, loaded.assignment
+    file = read_file(directory, network, dataset, recipe, progress)
+    found = find_causes(network, dataset, recipe, progress, directory.path, file)
+    with change(directory) as new:
+        new.write_json(rundir.DIAGNOSIS, found)
+        new.write(rundir.REPORT, render_run(new).encode())
+    return found
 
 
 def report(path: Path) -> Path:

@@ -13,6 +13,7 @@ from importlib import resources
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from bitwright.diagnosis.finding import Findings
 from bitwright.evaluation.figures import Metrics
 from bitwright.export.verified import Verification
 from bitwright.graph.census_record import Census, Picture, UnitEntry
@@ -61,6 +62,7 @@ class ReportData:
         created: when the run was made.
         metrics, census: metrics.json and census.json.
         verify: verify.json, None where verification did not run.
+        findings: diagnosis.json, None where nobody asked for causes.
         files: sizes in bytes of the run's files.
         warnings: to be read before any figure.
     """
@@ -71,6 +73,7 @@ class ReportData:
     metrics: Metrics | None = None
     census: Census | None = None
     verify: Verification | None = None
+    findings: Findings | None = None
     files: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
