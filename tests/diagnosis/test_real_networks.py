@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+import torch
 
 import bitwright as bw
 from bitwright.diagnosis.repairs import try_repairs
 from bitwright.diagnosis.symptoms import NormSymptoms, Symptoms
 from bitwright.diagnosis.tree import judge
-from bitwright.graph.execute import bind, run
-from bitwright.graph.observe import norm_mismatch
-from bitwright.numerics.stats import ChannelStats
+from bitwright.graph.execute import bind
+from bitwright.pipeline.diagnose import FIRST_LAYER_SAMPLES
 
 NETWORKS = {
     "resnet20": "cifar_calib",
@@ -21,7 +21,6 @@ NETWORKS = {
     "mobilenet_v1": "mobilenet_calib",
     "mobilenet_v2_dogs": "dogs_calib",
 }
-SAMPLES = 64
 
 
 def module_of(path):
@@ -33,19 +32,12 @@ def module_of(path):
 
 def causes(graph, images):
     """What is said of the data alone."""
-    batches = [bind(graph, images)]
-    first = next(unit for unit in graph.units if unit.name in graph.folded)
-    seen = {}
-    run(graph, batches[0], lambda node, value: seen.setdefault(node.name, value)
-        if node.name == first.calls[0] else None)  # fmt: skip
-    norm = graph.folded[first.name]
-    mismatch = norm_mismatch(norm, ChannelStats.of(seen[first.calls[0]], axis=1))
-    found = try_repairs(graph, batches)
+    found = try_repairs(graph, [bind(graph, part) for part in images.split(32)])
     return [
         one.cause
         for one in judge(
             Symptoms(
-                norms=(NormSymptoms(norm.name, mismatch, False),),
+                norms=(NormSymptoms("bn", found.mismatch, False),),
                 repaired=found.repaired,
                 shift=found.shift,
                 shift_reversed=found.shift_reversed,
@@ -59,8 +51,12 @@ def causes(graph, images):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_wrong_preprocessing_is_told_from_right(name, data_root):
     net = getattr(module_of(data_root / "models.py"), name)()
-    images = next(iter(getattr(module_of(data_root / "loaders.py"), NETWORKS[name])()))
-    images = (images[0] if isinstance(images, (tuple, list)) else images)[:SAMPLES]
+    images, open_ = [], getattr(module_of(data_root / "loaders.py"), NETWORKS[name])
+    for batch in open_():
+        images.append(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        if sum(map(len, images)) >= FIRST_LAYER_SAMPLES:
+            break
+    images = torch.cat(images)[:FIRST_LAYER_SAMPLES]
     graph = bw.capture(net, images[:2])
     assert causes(graph, images) == []
     assert causes(graph, images.flip(1)) == ["channel-order"]

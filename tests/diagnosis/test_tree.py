@@ -63,7 +63,7 @@ SHOWN_BY = {
     ),
     "channel-order": (
         of_norms(NormSymptoms("bn", 0.3, False), shift=0.2, shift_reversed=0.1),
-        of_norms(NormSymptoms("bn", 0.3, False), shift=0.2, shift_reversed=0.15),
+        of_norms(NormSymptoms("bn", 0.3, False), shift=0.2, shift_reversed=0.17),
     ),
     "preprocessing": (
         of_norms(NormSymptoms("bn", 0.6, False)),

@@ -13,8 +13,7 @@ import bitwright
 from bitwright.cli import checks
 from bitwright.cli import options as of
 from bitwright.cli.bench_parser import bench
-from bitwright.cli.console import Console, check_lines, doctor_lines, format_listing, listings
-from bitwright.cli.diagnose_parser import diagnose
+from bitwright.cli.console import Console, doctor_lines, format_listing, listings
 from bitwright.cli.options import (
     BITS,
     FOR,
@@ -38,6 +37,7 @@ from bitwright.cli.options import (
     option,
 )
 from bitwright.cli.outcomes import Diagnosis, RunOutcome, outcome_lines
+from bitwright.cli.run_parser import check, diagnose
 from bitwright.cli.words import Picturing, read_numbers, read_pictures
 from bitwright.recipe import names
 from bitwright.recipe.names import DEFAULT, RANGES, TABLES
@@ -226,14 +226,8 @@ def report(run: RunArgument) -> None:
         console.show([f"wrote {_later('commands').run_report(run)}"])
 
 
-@app.command()
-def check(run: RunArgument, as_json: Json = False) -> None:
-    """Check a run's files against its manifest, the entries of its store, and versions."""
-    with Console(False, as_json) as console:
-        checks.run(run)
-        found = importlib.import_module("bitwright.pipeline.integrity").check(run)
-        console.result(found, lambda: check_lines(found))
-    raise typer.Exit(0 if found.sound else 2)
+app.command()(check)
+app.command()(diagnose)
 
 
 @app.command()
@@ -361,7 +355,6 @@ def measure(
 
 
 app.command()(bench)
-app.command()(diagnose)
 
 
 @app.command(name="list")

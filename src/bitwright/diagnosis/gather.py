@@ -11,8 +11,8 @@ from bitwright.diagnosis import signatures
 from bitwright.diagnosis.ablation import Ablation
 from bitwright.diagnosis.repairs import try_repairs
 from bitwright.diagnosis.saturated import find_saturated
-from bitwright.diagnosis.side_by_side import Seen, SideBySide
-from bitwright.diagnosis.symptoms import FileSymptoms, Symptoms
+from bitwright.diagnosis.side_by_side import BothSeen, SideBySide
+from bitwright.diagnosis.symptoms import FileSymptoms, NormSymptoms, Symptoms
 from bitwright.graph.execute import Flat
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.simulate import Assignment, stitch
@@ -22,17 +22,21 @@ _TRAINING = "training mode"
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """What is looked at: the float network, what became of it, samples bound to its inputs."""
+class Examined:
+    """What is looked at: the float network, what became of it, samples bound to its inputs.
+
+    `images` are more samples, for what only the first layer sees; without them the same.
+    """
 
     graph: ModelGraph
     assignment: Assignment
     batches: Sequence[Flat]
+    images: Sequence[Flat] = ()
     file: FileSymptoms | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def gather(subject: Subject, tick: Callable[[int], None] = lambda _: None) -> Symptoms:
+def gather(subject: Examined, tick: Callable[[int], None] = lambda _: None) -> Symptoms:
     """Everything that the causes are judged by.
 
     Args:
@@ -42,7 +46,7 @@ def gather(subject: Subject, tick: Callable[[int], None] = lambda _: None) -> Sy
     graph, batches = subject.graph, subject.batches
     stitched = stitch(graph, subject.assignment)
     both, samples = SideBySide(graph, stitched), 0
-    repairs = try_repairs(graph, batches)
+    repairs = try_repairs(graph, subject.images or batches)
     for flat in batches:
         both.add(flat)
         samples += next(t.shape[0] for t in flat if isinstance(t, Tensor) and t.dim())
@@ -53,7 +57,7 @@ def gather(subject: Subject, tick: Callable[[int], None] = lambda _: None) -> Sy
         edges=seen.edges,
         units=seen.units,
         joins=seen.joins,
-        norms=seen.norms,
+        norms=_with_more(seen.norms, repairs.mismatch),
         repaired=repairs.repaired,
         shift=repairs.shift,
         shift_reversed=repairs.shift_reversed,
@@ -65,9 +69,16 @@ def gather(subject: Subject, tick: Callable[[int], None] = lambda _: None) -> Sy
     return _with_shares(parts, seen, graph, stitched, batches)
 
 
+def _with_more(norms: tuple[NormSymptoms, ...], mismatch: float | None) -> tuple[NormSymptoms, ...]:
+    """The first batch-norm as more samples show it."""
+    if mismatch is None or not norms:
+        return norms
+    return (replace(norms[0], mismatch=mismatch), *norms[1:])
+
+
 def _with_shares(
     parts: Symptoms,
-    seen: Seen,
+    seen: BothSeen,
     graph: ModelGraph,
     stitched: fx.GraphModule,
     batches: Sequence[Flat],
@@ -88,7 +99,7 @@ def _with_shares(
     )
 
 
-def list_suspects(seen: Seen) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+def list_suspects(seen: BothSeen) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
     """By cause: the quantisers and the units' weights that are left in float to see."""
     nothing: frozenset[str] = frozenset()
     found: dict[str, tuple[frozenset[str], frozenset[str]]] = {}

@@ -12,7 +12,7 @@ from bitwright.graph.observe import MISMATCH
 # channels' means it gives 0.06 to 0.12, and the wrong order at least 1.7 times that
 # (tests/diagnosis/test_real_networks.py).
 FOREIGN, MENDED = 0.5, 0.5
-SHIFTED, TURNED = 0.1, 0.7
+SHIFTED, TURNED = 0.1, 0.75
 _NORMALISED = {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"}
 
 
@@ -37,8 +37,9 @@ def batch_norms(found: Symptoms) -> Finding | None:
         return None
     worst = max(found.norms, key=lambda norm: norm.mismatch)
     untouched = [norm for norm in found.norms if norm.untouched]
+    certain = bool(untouched) or found.in_training
     asked = MISMATCH
-    if not untouched and not found.in_training:
+    if not certain:
         # Data that were wrong from the start put all of them off; see `preprocessing`.
         asked = math.inf if found.norms[0].mismatch >= MISMATCH else 2 * MISMATCH
     if worst.mismatch < asked:
@@ -56,7 +57,7 @@ def batch_norms(found: Symptoms) -> Finding | None:
         "data: in use they compute something else than in training. Run data through the float "
         "network in training mode (with momentum=None), call .eval(), and quantise that",
         figure=told,
-        severity=1.0,
+        severity=1.0 if certain else worst.mismatch / (1 + worst.mismatch),
     )
 
 

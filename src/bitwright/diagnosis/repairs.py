@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -20,6 +21,7 @@ _MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 _STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 _Change = Callable[[Tensor], Tensor]
 AS_IS = ""
+_PARTS = 4
 OF_ANY: Mapping[str, _Change] = {
     "values of 0..1 in place of 0..255": lambda x: x / 255,
     "values of 0..255 in place of 0..1": lambda x: x * 255,
@@ -36,8 +38,9 @@ OF_COLOUR: Mapping[str, _Change] = {
 
 @dataclass(frozen=True)
 class Repairs:
-    """See `Symptoms`, where these stand under the same names."""
+    """See `Symptoms`, where these stand under the same names; `mismatch` is as the images are."""
 
+    mismatch: float | None = None
     repaired: Mapping[str, float] = field(default_factory=dict)
     shift: float = 0.0
     shift_reversed: float = 0.0
@@ -64,17 +67,26 @@ def try_repairs(graph: ModelGraph, batches: Sequence[Flat]) -> Repairs:
             )
             for flat in batches
         ]
-        seen[name] = reduce(ChannelStats.merge, parts)
+        seen[name] = parts
     shift = _shift(norm, seen[AS_IS])
     return Repairs(
-        {name: norm_mismatch(norm, stats) for name, stats in seen.items() if name != AS_IS},
+        _usual_mismatch(norm, seen[AS_IS]),
+        {name: _usual_mismatch(norm, parts) for name, parts in seen.items() if name != AS_IS},
         shift,
         _shift(norm, seen[REVERSED]) if colour else shift,
     )
 
 
-def _shift(norm: FoldedBatchNorm, stats: ChannelStats) -> float:
+def _usual_mismatch(norm: FoldedBatchNorm, parts: Sequence[ChannelStats]) -> float:
+    """The median over four parts of the samples, so that a sample far out is not all there is."""
+    count = _PARTS if len(parts) >= 2 * _PARTS else 1
+    groups = [reduce(ChannelStats.merge, parts[start::count]) for start in range(count)]
+    return statistics.median(norm_mismatch(norm, stats) for stats in groups)
+
+
+def _shift(norm: FoldedBatchNorm, parts: Sequence[ChannelStats]) -> float:
     """Mean over live channels of |mean - beta| / |gamma|."""
+    stats = reduce(ChannelStats.merge, parts)
     gamma = norm.gamma.abs().double()
     live = gamma > 0.05 * gamma.median()
     off = (stats.mean - norm.beta.double()).abs() / gamma

@@ -56,7 +56,7 @@ def list_edges(graph: ModelGraph, stitched: fx.GraphModule) -> tuple[EdgePlace, 
 
 
 @dataclass
-class EdgeSums:
+class EdgeTally:
     """What has passed one grid so far."""
 
     place: EdgePlace
@@ -123,7 +123,7 @@ class EdgeSums:
 
 
 @dataclass
-class UnitSums:
+class UnitTally:
     """A unit's result in both networks so far."""
 
     unit: Unit
@@ -152,7 +152,7 @@ class UnitSums:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class BothSeen:
     """What both networks did on all samples."""
 
     edges: tuple[EdgeSymptoms, ...]
@@ -167,8 +167,8 @@ class SideBySide:
     def __init__(self, graph: ModelGraph, stitched: fx.GraphModule) -> None:
         self.graph, self.stitched = graph, stitched
         places = list_edges(graph, stitched)
-        self.edges = [EdgeSums(place) for place in places]
-        self.units = {unit.outputs[0]: UnitSums(unit) for unit in graph.units}
+        self.edges = [EdgeTally(place) for place in places]
+        self.units = {unit.outputs[0]: UnitTally(unit) for unit in graph.units}
         self.norms = {unit.calls[0]: unit.name for unit in graph.units if unit.name in graph.folded}
         self.channels: dict[str, ChannelStats] = {}
         self.joins = find_joins(graph, places)
@@ -203,9 +203,9 @@ class SideBySide:
         walk(self.graph.module, flat, look)
         walk(self.stitched, flat, compare)
 
-    def seen(self) -> Seen:
+    def seen(self) -> BothSeen:
         """All of it as plain numbers."""
-        return Seen(
+        return BothSeen(
             tuple(edge.symptoms() for edge in self.edges if edge.channels is not None),
             tuple(unit.symptoms() for unit in self.units.values()),
             tuple(

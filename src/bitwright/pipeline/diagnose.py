@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bitwright.diagnosis.finding import Finding, Findings
-from bitwright.diagnosis.gather import Subject, gather
+from bitwright.diagnosis.gather import Examined, gather
 from bitwright.diagnosis.symptoms import FileSymptoms
 from bitwright.diagnosis.tree import judge
 from bitwright.engine.progress import Progress
@@ -16,7 +16,7 @@ from bitwright.errors import DataError, RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.judged import judge_file
 from bitwright.export.rundir import RunDirectory
-from bitwright.export.samples import verification_batches
+from bitwright.export.samples import VERIFY_BATCH, verification_batches
 from bitwright.export.verified import Verification
 from bitwright.graph.execute import bind
 from bitwright.graph.model_graph import ModelGraph
@@ -27,8 +27,9 @@ from bitwright.recipe.values import Recipe
 from bitwright.recipe.values import update as update_recipe
 from bitwright.sources.batches import Dataset
 
-# Enough to tell a cause from chance; each is run some twenty times.
-DIAGNOSE_SAMPLES = 64
+# Enough to tell a cause from chance; each is run some ten times. What the first layer is given
+# costs little and needs more.
+DIAGNOSE_SAMPLES, FIRST_LAYER_SAMPLES = 32, 256
 _FILE_SAMPLES = 32
 _SETTINGS = ("method", "scheme", "menu", "keep", "prepare", "tune", "activation_range", "target")
 # Options that take no value, and those that are numbers in a recipe.
@@ -47,7 +48,7 @@ def find_causes(
 
     Args:
         network: the captured float network and what was solved.
-        dataset: samples, of which the first 64 are looked at.
+        dataset: samples; the first 32 go through the networks, 256 through the first layer.
         recipe: of the run.
         progress: told of the stage.
         run: its directory, where there is one.
@@ -57,13 +58,14 @@ def find_causes(
         DataError: no samples.
     """
     graph, assignment = network
-    given = verification_batches(dataset, DIAGNOSE_SAMPLES)
-    batches = tuple(bind(graph, inputs) for inputs in given)
+    given = verification_batches(dataset, FIRST_LAYER_SAMPLES)
+    images = tuple(bind(graph, inputs) for inputs in given)
+    batches = images[: DIAGNOSE_SAMPLES // VERIFY_BATCH]
     if not batches:
         raise DataError("the data are empty: a diagnosis looks at some samples. Check --data.")
     settings = {key: str(getattr(recipe, key)) for key in _SETTINGS}
     with progress.stage("diagnose") as tick:
-        found = gather(Subject(graph, assignment, batches, file, settings), tick)
+        found = gather(Examined(graph, assignment, batches, images, file, settings), tick)
     return Findings(
         findings=tuple(_with_command(one, recipe, run) for one in judge(found)),
         samples=found.samples,

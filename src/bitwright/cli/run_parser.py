@@ -1,18 +1,29 @@
-"""The options of `bitwright diagnose`, and how it shows what it found."""
+"""Commands that tell of a run directory: `check` and `diagnose`."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
+import typer
+
 from bitwright.cli import checks
-from bitwright.cli.console import Console
+from bitwright.cli.console import Console, check_lines
 from bitwright.cli.options import DataOption, Json, Quiet, RunArgument, Trust
 from bitwright.diagnosis.finding import Findings
 
 
 def _later(module: str) -> Any:
     return importlib.import_module(f"bitwright.cli.{module}")
+
+
+def check(run: RunArgument, as_json: Json = False) -> None:
+    """Check a run's files against its manifest, the entries of its store, and versions."""
+    with Console(False, as_json) as console:
+        checks.run(run)
+        found = importlib.import_module("bitwright.pipeline.integrity").check(run)
+        console.result(found, lambda: check_lines(found))
+    raise typer.Exit(0 if found.sound else 2)
 
 
 def diagnose(
