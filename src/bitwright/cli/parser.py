@@ -144,9 +144,8 @@ def quantize(
     options = _of_recipe(locals())
     with Console(quiet, as_json) as console:
         checks.quantize(recipe, options, workers)
-        quantizing = _later("commands").run_quantize
         asked = recipe, options, out, console.progress, store, workers, force
-        outcome: RunOutcome = quantizing(*asked)
+        outcome: RunOutcome = _later("commands").run_quantize(*asked)
         console.result(outcome, lambda: outcome_lines(outcome))
     raise typer.Exit(0 if outcome.promised else 1)
 
