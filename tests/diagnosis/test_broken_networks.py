@@ -160,6 +160,9 @@ def test_a_damaged_weight_in_the_file_is_found_and_written_again(whole_run, tmp_
     assert "damaged-file" in page and first.command in page
     # The line that it names mends it.
     assert invoke("export", run, "--trust").exit_code == 0
+    directory = open_existing(run)
+    assert not directory.has("diagnosis.json") and directory.has("verify.json")
+    assert "damaged-file" not in directory.read_text("report.html")
     done = invoke("diagnose", run, "--trust")
     assert "no cause" in done.output
 

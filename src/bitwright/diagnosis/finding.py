@@ -9,7 +9,7 @@ from bitwright.engine.record import Record
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Finding(Record):
+class Cause(Record):
     """One cause.
 
     Attributes:
@@ -43,7 +43,7 @@ class Findings(Record):
         noise_of_weights, noise_of_inputs: the same with these alone quantised.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Cause, ...]
     samples: int
     noise: float
     noise_of_weights: float

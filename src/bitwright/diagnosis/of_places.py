@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from bitwright.diagnosis import signatures as shows
-from bitwright.diagnosis.finding import Finding
+from bitwright.diagnosis.finding import Cause
 from bitwright.diagnosis.remedies import GENERAL, LOST, SHARE, add_option, decibels, say_share
 from bitwright.diagnosis.symptoms import Symptoms
 
 ONE_SIDED = 0.8
 
 
-def depthwise_layers(found: Symptoms) -> Finding | None:
+def depthwise_layers(found: Symptoms) -> Cause | None:
     """Weights of depthwise convolutions: few in a channel, so that errors do not average out."""
     share = found.shares.get(shows.DEPTHWISE, 0.0)
     layers = [unit for unit in found.units if unit.depthwise]
@@ -22,7 +22,7 @@ def depthwise_layers(found: Symptoms) -> Finding | None:
     finer = ", ".join(f"{unit.name}=w8a8" for unit in layers)
     if "w8" in found.settings.get("scheme", "") and not found.settings.get("menu"):
         finer = ", ".join(f"{unit.name}=float" for unit in layers)
-    return Finding(
+    return Cause(
         cause=shows.DEPTHWISE,
         place=worst.name,
         text="depthwise convolutions have few weights in a channel, so that rounding errors do not "
@@ -33,12 +33,12 @@ def depthwise_layers(found: Symptoms) -> Finding | None:
     )
 
 
-def first_jump(found: Symptoms) -> Finding | None:
+def first_jump(found: Symptoms) -> Cause | None:
     """The unit at which the error first jumps."""
     unit, share = shows.find_jump(found.units), found.shares.get(shows.JUMP, 0.0)
     if unit is None or share < SHARE or found.noise < LOST:
         return None
-    return Finding(
+    return Cause(
         cause=shows.JUMP,
         place=unit.name,
         text="the error first jumps at this unit. Keep it finer",
@@ -48,7 +48,7 @@ def first_jump(found: Symptoms) -> Finding | None:
     )
 
 
-def one_side(found: Symptoms) -> Finding | None:
+def one_side(found: Symptoms) -> Cause | None:
     """Weights alone, or inputs alone, make the error."""
     both = found.noise_of_weights + found.noise_of_inputs
     if found.noise < LOST or not 0 < both < math.inf:
@@ -60,7 +60,7 @@ def one_side(found: Symptoms) -> Finding | None:
     what, mend = ("weights", _finer_weights(found)) if weights > 0.5 else (
         "inputs", {"activation_range": "output"}
     )  # fmt: skip
-    return Finding(
+    return Cause(
         cause=f"{what}-alone",
         place="the network",
         text=f"the {what} make nearly all of the error",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bitwright.diagnosis import signatures as shows
-from bitwright.diagnosis.finding import Finding
+from bitwright.diagnosis.finding import Cause
 from bitwright.diagnosis.remedies import GENERAL, LOST, SHARE, add_option, leave_in_float, say_share
 from bitwright.diagnosis.symptoms import EdgeSymptoms, Symptoms, outstanding
 
 
-def mask_in_range(found: Symptoms) -> Finding | None:
+def mask_in_range(found: Symptoms) -> Cause | None:
     """Numbers that stand for minus infinity take up a grid."""
     edge = find_edge(found, shows.MASK)
     if edge is None:
@@ -22,7 +22,7 @@ def mask_in_range(found: Symptoms) -> Finding | None:
     )  # fmt: skip
 
 
-def clipped_range(found: Symptoms) -> Finding | None:
+def clipped_range(found: Symptoms) -> Cause | None:
     """A range cuts off much of what passes."""
     edge = find_edge(found, shows.CLIPPED)
     if edge is None:
@@ -39,7 +39,7 @@ def clipped_range(found: Symptoms) -> Finding | None:
     )  # fmt: skip
 
 
-def dead_channel(found: Symptoms) -> Finding | None:
+def dead_channel(found: Symptoms) -> Cause | None:
     """A channel that says nothing, and takes the range; or one that quantisation silenced."""
     edge = find_edge(found, shows.CONSTANT)
     channel = shows.widest(edge) if edge is not None else None
@@ -56,7 +56,7 @@ def dead_channel(found: Symptoms) -> Finding | None:
     if not silenced or found.noise < LOST:
         return None
     worst = max(found.units, key=lambda unit: unit.silenced)
-    return Finding(
+    return Cause(
         cause=shows.CONSTANT,
         place=worst.name,
         text="channels that vary in float stand still in the quantised network: their weights or "
@@ -67,7 +67,7 @@ def dead_channel(found: Symptoms) -> Finding | None:
     )
 
 
-def outlier_samples(found: Symptoms) -> Finding | None:
+def outlier_samples(found: Symptoms) -> Cause | None:
     """A few samples take the range."""
     edge = find_edge(found, shows.SAMPLES)
     if edge is None:
@@ -84,7 +84,7 @@ def outlier_samples(found: Symptoms) -> Finding | None:
     )  # fmt: skip
 
 
-def outlier_channel(found: Symptoms) -> Finding | None:
+def outlier_channel(found: Symptoms) -> Cause | None:
     """One channel takes the range of all."""
     edge = find_edge(found, shows.CHANNEL)
     channel = shows.widest(edge) if edge is not None else None
@@ -100,7 +100,7 @@ def outlier_channel(found: Symptoms) -> Finding | None:
     )  # fmt: skip
 
 
-def unlike_ranges(found: Symptoms) -> Finding | None:
+def unlike_ranges(found: Symptoms) -> Cause | None:
     """An add or concat whose narrow input is lost in the steps of the wide one."""
     share = found.shares.get(shows.JOIN, 0.0)
     joins = [join for join in found.joins if shows.is_unlike(join, found.edges)]
@@ -108,7 +108,7 @@ def unlike_ranges(found: Symptoms) -> Finding | None:
         return None
     join = max(joins, key=lambda one: one.ratio)
     told = ", ".join(f"{n} {s:.3g}" for n, s in zip(join.inputs, join.spreads, strict=True))
-    return Finding(
+    return Cause(
         cause=shows.JOIN,
         place=join.place,
         text=f"the inputs of this {join.kind} differ in range, so that one grid is too coarse for "
@@ -128,10 +128,10 @@ def find_edge(found: Symptoms, cause: str) -> EdgeSymptoms | None:
 
 def name_place(
     found: Symptoms, cause: str, edge: EdgeSymptoms, text: str, figure: str, sets: dict[str, str]
-) -> Finding:
+) -> Cause:
     """The finding of an edge, its share told and taken as its severity."""
     share = found.shares[cause]
-    return Finding(
+    return Cause(
         cause=cause,
         place=edge.place,
         text=text,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bitwright.diagnosis.finding import Finding
+from bitwright.diagnosis.finding import Cause
 from bitwright.diagnosis.symptoms import Symptoms
 
 # Of few samples' answers, what a sound file gives as the simulation does.
 SAME = 0.95
 
 
-def damaged_file(found: Symptoms) -> Finding | None:
+def damaged_file(found: Symptoms) -> Cause | None:
     """The file does not hold what the run solved."""
     file = found.file
     if file is None or not (file.error or file.first_failure or file.plain < SAME):
@@ -20,7 +20,7 @@ def damaged_file(found: Symptoms) -> Finding | None:
     elif file.first_failure:
         told = f"{file.first_failure} is off by {file.difference:.2g} on equal inputs; {told}"
     changed = " It was changed after the run was written." if file.altered else ""
-    return Finding(
+    return Cause(
         cause="damaged-file",
         place=file.first_failure or "model.onnx",
         text=f"the file computes something else than what was solved.{changed} Write it again",
@@ -30,12 +30,12 @@ def damaged_file(found: Symptoms) -> Finding | None:
     )
 
 
-def integer_kernels(found: Symptoms) -> Finding | None:
+def integer_kernels(found: Symptoms) -> Cause | None:
     """This processor's integer kernels give other sums than the file says."""
     file = found.file
     if file is None or not file.kernels:
         return None
-    return Finding(
+    return Cause(
         cause="kernels",
         place="model.onnx",
         text=file.kernels,

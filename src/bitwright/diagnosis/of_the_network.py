@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bitwright.diagnosis.finding import Finding
+from bitwright.diagnosis.finding import Cause
 from bitwright.diagnosis.symptoms import NORMALISED, REVERSED, Symptoms
 from bitwright.graph.observe import MISMATCH
 
@@ -16,12 +16,12 @@ SHIFTED, TURNED = 0.1, 0.75
 _NORMALISED = {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"}
 
 
-def saturated_weights(found: Symptoms) -> Finding | None:
+def saturated_weights(found: Symptoms) -> Cause | None:
     """Numbers at the end of half precision: the network was stored in it, and did not fit."""
     if not found.saturated:
         return None
     name, count = max(found.saturated.items(), key=lambda item: item[1])
-    return Finding(
+    return Cause(
         cause="half-overflow",
         place=name,
         text="the weights were stored in half precision and did not fit: what was larger ended at "
@@ -31,7 +31,7 @@ def saturated_weights(found: Symptoms) -> Finding | None:
     )
 
 
-def batch_norms(found: Symptoms) -> Finding | None:
+def batch_norms(found: Symptoms) -> Cause | None:
     """Batch-norms whose memory does not match the data, though the network's input does."""
     if not found.norms:
         return None
@@ -50,7 +50,7 @@ def batch_norms(found: Symptoms) -> Finding | None:
         else f"{worst.name} is off by {worst.mismatch:.2f} standard deviations "
         f"(up to {MISMATCH} is usual)"
     )
-    return Finding(
+    return Cause(
         cause="batch-norm",
         place=worst.name if not untouched else untouched[0].name,
         text="batch-norms were left in training mode, or their statistics are not those of these "
@@ -61,13 +61,13 @@ def batch_norms(found: Symptoms) -> Finding | None:
     )
 
 
-def channel_order(found: Symptoms) -> Finding | None:
+def channel_order(found: Symptoms) -> Cause | None:
     """The means of the first batch-norm's channels fit with the image's channels turned round."""
     if not _is_first_norm_a_witness(found) or _mending(found) not in ("", REVERSED):
         return None
     if found.shift < SHIFTED or found.shift_reversed > TURNED * found.shift:
         return None
-    return Finding(
+    return Cause(
         cause="channel-order",
         place=found.norms[0].name,
         text=f"the data fit what the network was trained on with {REVERSED}: change that where the "
@@ -78,7 +78,7 @@ def channel_order(found: Symptoms) -> Finding | None:
     )
 
 
-def preprocessing(found: Symptoms) -> Finding | None:
+def preprocessing(found: Symptoms) -> Cause | None:
     """What the first batch-norm is given is not what it was trained on."""
     if not _is_first_norm_a_witness(found) or channel_order(found) is not None:
         return None
@@ -91,7 +91,7 @@ def preprocessing(found: Symptoms) -> Finding | None:
         else "check mean and standard deviation, the range (0..255 or 0..1) and the channels' order"
     )
     told = f"; with {mending} {found.repaired[mending]:.2f}" if mending else ""
-    return Finding(
+    return Cause(
         cause="preprocessing",
         place=found.norms[0].name,
         text=f"the data do not look like those that the network was trained on; {hint}",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitwright.diagnosis import of_places, of_ranges, of_the_file, of_the_network
-from bitwright.diagnosis.finding import Finding
+from bitwright.diagnosis.finding import Cause
 from bitwright.diagnosis.symptoms import Symptoms
 
 SHOWN = 3
 
 # Each is a pure function from symptoms to a finding or None. What stands higher makes what stands
 # below it doubtful.
-CAUSES: tuple[Callable[[Symptoms], Finding | None], ...] = (
+CAUSES: tuple[Callable[[Symptoms], Cause | None], ...] = (
     of_the_network.saturated_weights,
     of_the_file.damaged_file,
     of_the_network.batch_norms,
@@ -31,7 +31,7 @@ CAUSES: tuple[Callable[[Symptoms], Finding | None], ...] = (
 )
 
 
-def judge(found: Symptoms) -> tuple[Finding, ...]:
+def judge(found: Symptoms) -> tuple[Cause, ...]:
     """At most three causes, the best-founded first; of equal ones the order of the tree."""
     named = [finding for cause in CAUSES if (finding := cause(found)) is not None]
     return tuple(sorted(named, key=lambda finding: -finding.severity)[:SHOWN])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from bitwright.diagnosis.finding import Finding, Findings
+from bitwright.diagnosis.finding import Cause, Findings
 from bitwright.diagnosis.gather import Examined, gather
 from bitwright.diagnosis.symptoms import FileSymptoms
 from bitwright.diagnosis.tree import judge
@@ -114,7 +114,7 @@ def read_file(
     )
 
 
-def _with_command(finding: Finding, recipe: Recipe, run: Path | None) -> Finding:
+def _with_command(finding: Cause, recipe: Recipe, run: Path | None) -> Cause:
     """The finding with its line as one types it: of the shell, or of Python."""
     if finding.command and run is not None:
         line = finding.command.replace("RUN", shlex.quote(str(run)))

@@ -49,8 +49,6 @@ from bitwright.sources.trial import try_data
 from bitwright.sources.trust import Gate, names_code
 
 VERIFY_SAMPLES = 1000
-# What is told of model.onnx, and holds for no other.
-_OF_THE_FILE = (rundir.VERIFY, rundir.DIAGNOSIS)
 # Sizes to stand for a free batch and a free length.
 _FREE = (2, 16)
 
@@ -218,11 +216,16 @@ def export(loaded: LoadedRun) -> Path:
             if before == written and there.is_file() and seal(there) == written:
                 # Never pending, so that what was verified stays so wherever this process ends.
                 path.unlink()
-            elif before != written and any(map(directory.has, _OF_THE_FILE)):
-                for name in filter(directory.has, _OF_THE_FILE):
+            elif stale := [n for n in _told_of_file(before == written) if directory.has(n)]:
+                for name in stale:
                     new.remove(name)
                 new.write(rundir.REPORT, render_run(new).encode())
     return directory[rundir.ONNX]
+
+
+def _told_of_file(restored: bool) -> tuple[str, ...]:
+    """What is told of model.onnx as it lay there; a verification is of the file once written."""
+    return (rundir.DIAGNOSIS,) if restored else (rundir.VERIFY, rundir.DIAGNOSIS)
 
 
 def verify(loaded: LoadedRun, data: str, progress: Progress) -> Verification:
