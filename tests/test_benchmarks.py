@@ -25,6 +25,8 @@ INTERNAL = {
     # saturating, guards/portable: a simulation's integers on another processor.
     "export.certificate", "graph.custom_ops", "graph.model_graph", "graph.rows", "graph.sites",
     "graph.simulate",
+    # guards/files: float beside the file, its answers compared as a verification does.
+    "export.float_twin", "export.onnx_read", "export.rounding",
     # guards/zoo: a file verified on batches of one's own sizes.
     "export.verify", "export.verified",
     # study/peers: when evaluation begins.

@@ -470,7 +470,7 @@ OPTIONS = {
     "--scheme w4a8x9": ["9 points", "weights of 4 bits have 1 to 4 points"],
     "--keep first": ["--keep 'first' gives no scheme", "first=w8a8"],
     "--keep nothing=w8a8": ["--keep pattern 'nothing' matches no unit", "doctor"],
-    "--target ort": ["unknown target 'ort'", "Did you mean 'ort-cpu'"],
+    "--target ort-cp": ["unknown target 'ort-cp'", "Did you mean 'ort-cpu'"],
     "--target none.toml": ["target file 'none.toml' does not exist", "Check the path"],
     "--metric top7": ["unknown metric 'top7' in --metric", "agreement"],
     "--method adaroud": ["unknown method 'adaroud' in --method", "nearest"],

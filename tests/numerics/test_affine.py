@@ -59,7 +59,7 @@ def problems(draw):
 @quick
 def test_one_step_equals_two_steps(problem):
     x, qp = problem
-    q = quantize(x, qp, recipe="fixed")
+    q = quantize(x, qp)
     assert q.dtype == qp.grid.dtype and q.shape == x.shape
     torch.testing.assert_close(fake_quantize(x, qp), dequantize(q, qp), rtol=0, atol=0)
 
@@ -70,13 +70,13 @@ def test_what_is_on_the_grid_is_unchanged(problem):
     x, qp = problem
     once = fake_quantize(x, qp)
     assert torch.equal(fake_quantize(once, qp), once)
-    assert torch.equal(quantize(once, qp, recipe="fixed"), quantize(x, qp, recipe="fixed"))
+    assert torch.equal(quantize(once, qp), quantize(x, qp))
 
 
 def test_ties_go_to_even_before_the_zero_point_is_added():
     qp = params(Grid(8), 1.0, 1)
     x = torch.tensor([-0.5, 0.5, 1.5, 2.5, 3.5])
-    assert quantize(x, qp, recipe="fixed").tolist() == [
+    assert quantize(x, qp).tolist() == [
         1,
         1,
         3,
@@ -90,7 +90,7 @@ def test_the_quotient_is_a_true_division():
     x, scale = torch.arange(1, 4000).float(), torch.tensor(1 / 3)
     expected = torch.round(x.double() / scale.double()).float()
     qp = QParams(Grid(16), scale, torch.tensor(0, dtype=torch.int32))
-    assert torch.equal(quantize(x, qp, recipe="fixed").float(), expected)
+    assert torch.equal(quantize(x, qp).float(), expected)
 
 
 @pytest.mark.parametrize("size", [(), (1, 3, 1, 1)])

@@ -75,7 +75,7 @@ def check(x: torch.Tensor, qp: QParams, axis: int | None) -> None:
     if bits < 8 and bool(((x / qp.scale).abs() >= WRAPS_FROM).any()):
         bits = 8
     integers, real = runtime(x, qp, bits, axis)
-    ours = quantize(x, qp, recipe="fixed")
+    ours = quantize(x, qp)
     assert torch.equal(ours.to(torch.int32), integers.clamp(qp.grid.qmin, qp.grid.qmax))
     if qp.grid.bits == bits:
         assert same_bits(dequantize(ours, qp), real)

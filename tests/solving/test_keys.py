@@ -37,7 +37,7 @@ CHANGES = {
     "one iteration more": {"method": replace(ADAQUANT, iterations=11)},
     "what is learned": {"method": replace(ADAQUANT, learned=("weight",))},
     "ranges by output": {"by_output": True},
-    "target": {"target": replace(load_target("paper"), bias_bits=32)},
+    "target": {"target": replace(load_target("paper"), bias_bits=0)},
 }
 
 

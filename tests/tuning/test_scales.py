@@ -62,7 +62,8 @@ def test_integers_stay_and_the_report_is_of_what_is_deployed(kind, target):
     deployed = made.start.having(found, edges).assignment()
     assert judge(stitch(made.graph, deployed)) == report.after
     assert report.after.no_worse(report.before)
-    assert report.kept or target == "ort-cpu" or kind == "no biases", report.history
+    # Where the start is as good as it gets, tuning is undone.
+    assert report.kept or target == "ort-cpu" or kind in ("no biases", "depthwise")
     assert set(edges) == set(made.start.edges)
     for name, solution in found.items():
         before = made.solved[name]
