@@ -112,7 +112,7 @@ def test_sizes(path):
 # by keyword. Everything else that a run finds is a value with typed attributes.
 UNTYPED = {
     "allocation.chosen": 2,  # to_json
-    "allocation.record": 3,  # allocation.json
+    "allocation.as_json": 3,  # allocation.json
     "allocation.timed": 1,  # to_json
     "cli.bench_commands": 3,  # what `bench --json` prints
     "cli.bench_parser": 2,  # the same of a bundle

@@ -29,6 +29,8 @@ INTERNAL = {
     "export.float_twin", "export.onnx_read", "export.rounding",
     # guards/zoo: a file verified on batches of one's own sizes.
     "export.verify", "export.verified",
+    # guards/descent: the loops beside the operations of torch.
+    "numerics.coordinate", "numerics.gram",
     # study/peers: when evaluation begins.
     "engine.progress",
     # study/paper/figure2: the parts of a method, one at a time.

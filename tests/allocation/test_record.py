@@ -8,7 +8,8 @@ import pytest
 from allocation_cases import random_table, row
 
 from bitwright.allocation.allocate import allocate
-from bitwright.allocation.record import as_record, read_allocation, write_allocation
+from bitwright.allocation.as_json import as_record
+from bitwright.allocation.record import read_allocation, write_allocation
 from bitwright.allocation.table import make_table
 from bitwright.errors import FileError, RunDirectoryError
 from bitwright.graph.choice import Choice

@@ -244,7 +244,7 @@ def test_failed_verification_leads_the_page_and_names_the_unit():
     units = {**data.verify.units, "blocks.3.conv": 0.5, "blocks.4.conv": math.inf}
     verify = replace(data.verify, passed=False, units=units, first_failure="blocks.3.conv")
     text = rendered(replace(data, verify=verify)).text
-    assert "Failed. w8a8 in 49 of 50 units" in text
+    assert "Failed. For study: files of target" in text and "w8a8 in 49 of 50 units" in text
     assert "FAILED: 48 of 50 units agree, the first that does not is blocks.3.conv." in text
     assert "5.0e-01 ✗ out of tolerance" in text
     assert "not a finite number ✗ out of tolerance" in text

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bitwright.allocation.allocate import Allocation
-from bitwright.allocation.record import as_record
+from bitwright.allocation.as_json import as_record
 from bitwright.engine.record import OPTIONAL, Record
 from bitwright.graph.choice import Choice
+
+if TYPE_CHECKING:
+    from bitwright.allocation.allocate import Allocation
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitwright.allocation.allocate import Allocation
+from bitwright.allocation.as_json import as_record
 from bitwright.allocation.explain import Exchange, Explanation
 from bitwright.allocation.frontier import Frontier, Point
 from bitwright.allocation.question import Question
 from bitwright.allocation.ran import Ran
-from bitwright.allocation.record import as_record
 
 if TYPE_CHECKING:
     from bitwright.latency.measure import MeasuredLatency

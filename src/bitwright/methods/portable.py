@@ -140,7 +140,10 @@ def _least(
     start: _Channels, judge: _Judge, limits: _Limits, factors: tuple[float, ...]
 ) -> _Channels:
     """Each channel at the factor of its scale that loses least and fits, settled there."""
-    found, least = start, torch.full(start.k.shape[:1], torch.inf, dtype=torch.float64)
+    found, least = (
+        start,
+        torch.full(start.k.shape[:1], torch.inf, dtype=torch.float64, device=start.k.device),
+    )
     # Of a method that has looked at data its own weights count, of others the float ones.
     wanted = start.target if judge.moments is None else start.k * start.scale
     for factor in factors:
@@ -217,7 +220,7 @@ class _ByWeights:
         room = torch.where(side > 0, rows.k + 1 <= high, rows.k - 1 >= low)
         costs = torch.where(room, 1 - 2 * away * side, torch.inf)
         order = costs.argsort(stable=True, dim=-1)
-        taken = torch.arange(costs.shape[-1])
+        taken = torch.arange(costs.shape[-1], device=costs.device)
         pays = costs.gather(-1, order) < self.ratio * (2 * (total.abs() - taken) - 1)
         steps = torch.zeros_like(rows.k).scatter_(-1, order, pays.to(rows.k.dtype))
         return replace(rows, k=rows.k + steps * side)

@@ -85,7 +85,9 @@ class Minibatches:
     @classmethod
     def of(cls, x: Tensor, target: Tensor, size: int, seed: int) -> Minibatches:
         """In the order of the seed, which is the same whatever device the rows are on."""
-        order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(
+            x.shape[1], generator=torch.Generator().manual_seed(seed), device="cpu"
+        )
         order = order.to(x.device)
         return cls(x.index_select(1, order), target.index_select(1, order), min(size, len(order)))
 

@@ -93,7 +93,8 @@ class SoftWeight:
     def __init__(
         self, steps: Tensor, scale: Tensor, low: Tensor | float, high: Tensor | float
     ) -> None:
-        self._low, self._high = torch.as_tensor(low), torch.as_tensor(high)
+        self._low = torch.as_tensor(low, device=steps.device)
+        self._high = torch.as_tensor(high, device=steps.device)
         self.floor = steps.floor()
         self._base = self.floor.clamp(self._low, self._high) * scale
         self._span = scale * ((self.floor >= low) & (self.floor < high))
