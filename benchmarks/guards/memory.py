@@ -1,6 +1,7 @@
 """Peak memory of whole runs: ResNet-50 of random weights, 256 images of 224 x 224.
 
     python -m benchmarks.guards.memory [--images 256] [--method quadratic] [--mode sequential]
+        [--workers 1]
 
 The network is written here by hand and its weights are random: accuracy means nothing, sizes are
 real. The peak is that of the whole process, as the kernel counts it, over all stages of the run;
@@ -10,9 +11,11 @@ more than --most ends with 1. Writes docs/measured/memory.md and benchmarks/resu
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.command import bitwright
 from benchmarks.tables import MEASURED, RESULTS, markdown, read_csv, write_csv
@@ -78,11 +81,37 @@ def images():
 """
 
 
+def commit() -> str:
+    """The commit that is checked out, to tell rows of different versions apart."""
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The page of the documentation."""
+    columns = {name: "{" + name + "}" for name in rows[-1]}
+    lines = [
+        "# Peak memory of a run",
+        "",
+        "Written by `python -m benchmarks.guards.memory`:",
+        "ResNet-50 with random weights, random images of",
+        "224 x 224, w4a8, first and last unit at 8 bits; the most that the whole process held in",
+        "any stage, export and verification included. EfficientNet-Lite0's peaks are in",
+        "[solve.md](solve.md). *workers*: threads of the sequential mode. Times are of the whole",
+        "command on a machine that may do other work; rows of other commits are of that code.",
+        "",
+        markdown(rows, columns),
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--method", default="quadratic")
     parser.add_argument("--mode", default="sequential")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--most", type=int, default=3500, help="MB that a run may hold")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -92,36 +121,26 @@ def main() -> int:
             Path(folder) / "run", "quantize", "--recipe", "fixed",
             f"{file}:network", "--data", f"{file}:images",
             "--calib", arguments.images, "--scheme", "w4a8", "--keep", "first,last=w8a8",
-            "--method", arguments.method, "--mode", arguments.mode,
+            "--method", arguments.method, "--mode", arguments.mode, "--workers", arguments.workers,
         )  # fmt: skip
         peaks = {s["name"]: s["peak_rss_mb"] for s in done.read("metrics.json")["stages"]}
     row = {
         "images": arguments.images,
         "method": arguments.method,
         "mode": arguments.mode,
+        "workers": arguments.workers,
         "peak_mb": round(max(peaks.values())),
         "stage": max(peaks, key=peaks.__getitem__),
         "processor_s": round(done.processor_s),
+        "wall_s": round(done.seconds),
         "exit": done.code,
+        "commit": commit(),
     }
-    keys = ("images", "method", "mode")
+    keys = ("images", "method", "mode", "workers", "commit")
     rows = [r for r in read_csv(RESULTS / "memory.csv") if any(r[k] != row[k] for k in keys)]
     rows.append(row)
     write_csv(RESULTS / "memory.csv", rows)
-    columns = {name: "{" + name + "}" for name in row}
-    text = [
-        "# Peak memory of a run",
-        "",
-        "Written by `python -m benchmarks.guards.memory`:",
-        "ResNet-50 with random weights, random images of",
-        "224 x 224, w4a8, first and last unit at 8 bits; the most that the whole process held in",
-        "any stage, export and verification included. EfficientNet-Lite0's peaks are in",
-        "[solve.md](solve.md).",
-        "",
-        markdown(rows, columns),
-        "",
-    ]
-    (MEASURED / "memory.md").write_text("\n".join(text))
+    (MEASURED / "memory.md").write_text(page(rows))
     print(row)
     if row["peak_mb"] > arguments.most:
         print(f"{row['peak_mb']} MB, more than {arguments.most}")

@@ -6,9 +6,9 @@ EfficientNet-Lite0 and the sentence encoder all-MiniLM-L6-v2 (64 tokens), rounde
 few samples: speed does not depend on the numbers. The files of one network are timed by one
 `bitwright bench`, in turns, so all figures are ratios within one run. Prints them as a table (x:
 times as fast as float of 32 bits in the same runtime), with the files' sizes, and writes
-benchmarks/results/speed.csv. Ends with 1 where a file of a target that is for speed is slower than
-float in ONNX Runtime, or one of 4 bits slower than 0.97 of the one of 8. Files in the folder of
-`--work` are not made again.
+benchmarks/results/speed.csv and docs/measured/speed.md. Ends with 1 where a file of a target that
+is for speed is slower than float in ONNX Runtime, or one of 4 bits slower than 0.97 of the one of
+8. Files in the folder of `--work` are not made again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import bitwright
+import torch
+
+import bitwright as bw
+from benchmarks.data import batches_of, network_of
+from benchmarks.guards.files import text_of
 from benchmarks.study.text import encoder_folder, lines_of
-from benchmarks.tables import RESULTS, data_root, markdown, read_csv, write_csv
+from benchmarks.tables import (
+    MEASURED,
+    RESULTS,
+    data_root,
+    machine,
+    markdown,
+    read_csv,
+    write_csv,
+)
 
 Row = dict[str, Any]
 SAMPLES = 16
@@ -42,41 +54,40 @@ FILES = {
 # Targets whose files are for speed; the others are for small size and for study.
 FAST = ("ort-cpu", "ort-linear")
 LEAST_OF_EIGHT_BITS = 0.97
-QUICK = [
-    "--method", "nearest", "--weight-range", "minmax", "--activation-range", "minmax", "--mode",
-    "parallel", "--calib", SAMPLES,
-]  # fmt: skip
+QUICK: dict[str, Any] = {
+    "recipe": "fixed", "method": "nearest", "weight_range": "minmax", "activation_range": "minmax",
+    "mode": "parallel", "calib": SAMPLES, "tune": "",
+}  # fmt: skip
 
 
-def sources(network: str, root: Path, work: Path) -> list[object]:
-    """The network and its samples, as the command takes them."""
+def sources(network: str, root: Path, work: Path) -> tuple[torch.nn.Module, Any]:
+    """The network and its samples."""
     if network == "lite0":
-        return [f"{root}/models.py:efficientnet_lite0", "--data", f"{root}/loaders.py:lite0_calib"]
+        return network_of(root, "efficientnet_lite0"), batches_of(root, "lite0_calib")
     texts = work / "texts.jsonl"
     rows = [{"text": row["text"]} for row in lines_of(root, "agnews_dev10k")[:SAMPLES]]
     texts.write_text("\n".join(map(json.dumps, rows)))
-    return [f"hf:{encoder_folder(work)}", "--data", texts]
+    return text_of(str(encoder_folder(work)), texts)
 
 
-def make_runs(network: str, root: Path, work: Path) -> list[Path]:
-    """A run of every target and scheme; those that are there already are kept."""
-    given = sources(network, root, work)
+def make_files(network: str, root: Path, work: Path) -> list[Path]:
+    """A file of every target and scheme; those that are there already are kept."""
+    model, samples = sources(network, root, work)
     found = []
     for target, scheme in FILES[network]:
-        out = work / f"{network}-{target}-{scheme}"
-        if not (out / "model.onnx").is_file():
-            options = ["--target", target, "--scheme", scheme, *QUICK]
-            bitwright(out, "quantize", "--recipe", "fixed", *given, *options, "--force")
-            print(f"made {out.name}", flush=True)
-        found.append(out)
+        path = work / f"{network}-{target}-{scheme}.onnx"
+        if not path.is_file():
+            bw.quantize(model, samples, target=target, scheme=scheme, **QUICK).export(path)
+            print(f"made {path.name}", flush=True)
+        found.append(path)
     return found
 
 
-def timed(network: str, runs: list[Path], threads: str, repetitions: int) -> list[Row]:
-    """What `bitwright bench` says of the runs of one network, a row a file, runtime and threads."""
+def timed(network: str, files: list[Path], threads: str, repetitions: int) -> list[Row]:
+    """What `bitwright bench` says of one network: a row a file, runtime and number of threads."""
     command = [
-        sys.executable, "-m", "bitwright.cli", "bench", *map(str, runs), "--json", "--threads",
-        threads, "--repetitions", str(repetitions), "--out", str(runs[0].parent / "bench.html"),
+        sys.executable, "-m", "bitwright.cli", "bench", *map(str, files), "--json", "--threads",
+        threads, "--repetitions", str(repetitions), "--out", str(files[0].parent / "bench.html"),
         "--quiet", "--beside", "--precise",
     ]  # fmt: skip
     found = json.loads(subprocess.check_output(command, text=True))
@@ -111,9 +122,29 @@ def shown(rows: list[Row]) -> str:
 
 
 def _cell(row: Row) -> str:
-    if row["error"]:
+    if row.get("error"):
         return "does not load"
     return f"{row['times']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def page(rows: list[Row]) -> str:
+    """The page of the documentation."""
+    return "\n".join(
+        [
+            "# The speed of every target's file",
+            "",
+            "Written by `python -m benchmarks.guards.speed --data-root DIR`. Times as fast as",
+            "the float network in the same runtime, floats of 32 bits in both: medians of ratios",
+            "within a turn, with quartiles ([how](../speed.md)). One sample a run; of MiniLM 64",
+            "tokens. Weights are rounded to the nearest: speed does not depend on the numbers.",
+            "*onnxruntime static* and *dynamic* are the files of ONNX Runtime's own quantisers.",
+            "",
+            shown(rows),
+            "",
+            f"On {machine('onnxruntime', 'openvino')}, which did other work at the time.",
+            "",
+        ]
+    )
 
 
 def faults(rows: list[Row]) -> list[str]:
@@ -137,7 +168,7 @@ def faults(rows: list[Row]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", required=True)
-    parser.add_argument("--work", help="where runs are made and kept; a temporary folder without")
+    parser.add_argument("--work", help="where files are made and kept; a temporary folder without")
     parser.add_argument("--only", choices=FILES, help="one network")
     parser.add_argument("--threads", default="1", help="such as 1,2")
     parser.add_argument("--repetitions", type=int, default=25)
@@ -148,11 +179,12 @@ def main() -> int:
         work = Path(given.work or folder).absolute()
         work.mkdir(parents=True, exist_ok=True)
         for network in [given.only] if given.only else FILES:
-            runs = make_runs(network, root, work)
-            rows += timed(network, runs, given.threads, given.repetitions)
+            files = make_files(network, root, work)
+            rows += timed(network, files, given.threads, given.repetitions)
     made = {row["network"] for row in rows}
     others = [row for row in read_csv(RESULTS / "speed.csv") if row["network"] not in made]
     write_csv(RESULTS / "speed.csv", [*others, *rows])
+    (MEASURED / "speed.md").write_text(page([*others, *rows]))
     print(shown(rows))
     wrong = faults(rows)
     print("; ".join(wrong) if wrong else "every file for speed is faster than float")
