@@ -51,7 +51,11 @@ SETTINGS = {
     "mobilenet_v2_dogs": Setting("w4a8", 300, judged_on_tests=True),
 }
 # Rows of a unit: so many, or so many for each of its inputs where that is more.
-RULES = {"many rows": (1 << 16, 48), "by need": (collect.ROWS, collect.ROWS_PER_INPUT)}
+RULES = {
+    "many rows": (1 << 16, 48),
+    "8192, 32 N": (1 << 13, 32),
+    "by need": (collect.ROWS, collect.ROWS_PER_INPUT),
+}
 COLUMNS = {
     "network": "{network}", "rows": "{rows}", "seeds": "{seeds}", "images": "{images}",
     "judged on": "{samples}", "agreement": "{agreement:.2%}", "deviation": "{deviation:.2%}",

@@ -17,9 +17,10 @@ from bitwright.numerics.gram import Gram
 from bitwright.solving.spool import ByteBudget, Spool
 
 # Rows by need: by few rows a unit's error on other samples grows by some 0.4 unknowns a row, from
-# here on by a hundredth (benchmarks/study/rows.py); fewer samples never ask for more.
-ROWS = 1 << 13
-ROWS_PER_INPUT = 32
+# 48 an unknown on by less than a hundredth (benchmarks/study/rows.py). Narrow units get more, which
+# costs them little; those of many groups do not, since each group has rows of its own.
+ROWS, ROWS_OF_GROUP = 1 << 15, 1 << 11
+ROWS_PER_INPUT = 48
 HELD_OUT = 8
 SAMPLE_BYTES = LIMITS.rows
 SAMPLE_UNIT_BYTES = LIMITS.rows_of_a_unit
@@ -129,7 +130,7 @@ def plan_of(
     weight = weight_rows(graph.tensor(unit.weight).float(), unit)
     bias = graph.tensor(unit.bias).float() if unit.bias else None
     inputs, outputs = weight.shape[-1], weight.shape[-2]
-    total = max(ROWS, ROWS_PER_INPUT * inputs)
+    total = max(ROWS if unit.groups == 1 else ROWS_OF_GROUP, ROWS_PER_INPUT * inputs)
     width = 4 * unit.groups * (inputs + outputs)
     kept = -(-min(max(rows, 8 * inputs), SAMPLE_UNIT_BYTES // width) // batches) if rows else 0
     forms = tuple(geometry(unit, nodes[call]) for call in unit.calls)
