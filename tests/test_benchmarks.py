@@ -31,10 +31,15 @@ INTERNAL = {
     "export.verify", "export.verified",
     # guards/descent: the loops beside the operations of torch.
     "numerics.coordinate", "numerics.gram",
+    # study/targets: which runtimes are installed.
+    "export.runtimes",
     # study/peers: when evaluation begins.
     "engine.progress",
     # study/paper/figure2: the parts of a method, one at a time.
     "methods.adaquant", "methods.catalogue",
+    # study/rows, study/need: units solved from more and fewer rows.
+    "graph.kept", "graph.replay", "graph.units", "methods.quadratic", "numerics.affine",
+    "numerics.ranges", "solving", "solving.work",
     # study/quick: the rank correlation of two tables.
     "sensitivity.estimate",
     # study/paper/stages: one menu solved on seven eighths of the samples, tuned in several ways.

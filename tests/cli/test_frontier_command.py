@@ -51,7 +51,8 @@ def run(tmp_path_factory):
     code, _, told = bitwright(
         "quantize", f"{folder / 'user.py'}:net", "--data", f"{folder / 'user.py'}:calib",
         "--menu", "w{2,3,4,8}a{4,8}", "--budget", "size<=0.3", "--out", folder / "run",
-        "--store", folder / "store", "--recipe", folder / "recipe.toml", "--quiet",
+        "--store", folder / "store", "--recipe", folder / "recipe.toml", "--target", "paper",
+        "--quiet",
     )  # fmt: skip
     assert code in (0, 1), told
     return folder

@@ -99,7 +99,7 @@ def test_the_protocol(small):
     found = small(keep={"stem": Choice(8, 8)})["protocol"]
     assert found["schemes"] == {"w4a8": 4, "w8a8": 1}
     assert found["first"] == "w8a8" and found["last"] == "w4a8"
-    assert found["weights"] == "asymmetric, per channel" and found["biases"] == "float"
+    assert found["weights"] == "asymmetric, per channel" and found["biases"] == "int32"
     assert not found["residual_adds_quantised"] and found["network_input_quantised"]
     ort = small(target="ort-cpu")["protocol"]
     assert ort["residual_adds_quantised"] and ort["biases"] == "int32"

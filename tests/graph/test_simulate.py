@@ -168,7 +168,10 @@ def test_both_calls_of_a_shared_weight_are_quantised():
         for n, w in result.assignment.weights.items()
     }
     e = result.assignment.edges
-    b = {n: bias.q * bias.scale for n, bias in result.assignment.biases.items()}
+    b = {
+        name: bias if isinstance(bias, torch.Tensor) else bias.q * bias.scale
+        for name, bias in result.assignment.biases.items()
+    }
     with torch.no_grad():
         y = functional.linear(on_grid(x, e["x", "linear"]), solved["twice"], b["twice"]).relu()
         y = functional.linear(on_grid(y, e["relu", "linear_1"]), solved["twice"], b["twice"])

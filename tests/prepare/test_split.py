@@ -109,7 +109,7 @@ def test_the_halves_round_to_what_the_whole_rounds_to():
     wide, parents = made._split(weight, Choice(4, 8))
     grid = PER_TENSOR.weight_grid(4)
     qparams = weight_qparams(wide.float(), grid, None, MinMaxRange(), True)
-    halves = dequantize(quantize(wide.float(), qparams, recipe="fixed"), qparams)
+    halves = dequantize(quantize(wide.float(), qparams), qparams)
     total = torch.zeros(8, 12).index_add_(1, parents, halves)
     steps = weight.float() / qparams.scale
     close = (total / qparams.scale - steps).abs() <= 0.5 + 1e-3

@@ -95,11 +95,12 @@ def verify(
     other = _at_another_size(used.whole, graph, marked, few, units)
     sums = replace(certify(graph, marked), asked=portable)
     found = _judge(units, samples, (used, plain), other, sums)
-    optimized = _optimized(runtime, path, marked, used, plain)
+    agreed = used.agrees(samples < FEW_SAMPLES)
+    optimized = _optimized(runtime, path, marked, (used, plain), agreed)
     timed = compare_speed(path, graph, marked, few) if few and not found.error else None
     own = JudgingRuntime(name=runtime.label, version=runtime.version())
-    agreed = of_float.agreement
-    return replace(found, speed=timed, optimized=optimized, runtime=own, float_agreement=agreed)
+    right = of_float.agreement
+    return replace(found, speed=timed, optimized=optimized, runtime=own, float_agreement=right)
 
 
 class _Runs:
@@ -124,9 +125,9 @@ class _Runs:
             answer = self.whole.answer
             self.doubtful += count_undecided(marked, flat, expected, got, units, answer)
 
-    def agrees(self) -> bool:
-        """Whether the promise holds for the answers that count."""
-        return self.tally.agrees(self.doubtful)
+    def agrees(self, few: bool) -> bool:
+        """Whether the promise holds: of few samples for the answers that count, else of all."""
+        return self.tally.agrees(self.doubtful if few else 0)
 
 
 def _judge(
@@ -142,7 +143,8 @@ def _judge(
     """
     used, plain = runs
     tally, error = used.tally, used.whole.error or plain.whole.error
-    kept = used.agrees() and plain.agrees()
+    few = samples < FEW_SAMPLES
+    kept = used.agrees(few) and plain.agrees(few)
     bad = [name for name, difference in units.items() if not difference <= UNIT_TOLERANCE]
     sized = other is None or other.agreement >= AGREEMENT
     certain = sums.holds or not sums.asked
@@ -173,15 +175,15 @@ def _figures(tally: _EndToEnd) -> dict[str, float]:
 
 
 def _optimized(
-    runtime: Runtime, path: Path, marked: fx.GraphModule, used: _Runs, plain: _Runs
+    runtime: Runtime, path: Path, marked: fx.GraphModule, runs: tuple[_Runs, _Runs], agreed: bool
 ) -> OptimizedRun:
     """The run with optimisations: what really ran, and why answers are others than without."""
-    ran, note = dict[str, int](), None
+    (used, plain), ran, note = runs, dict[str, int](), None
     if runtime.name == ONNX_RUNTIME:
         ran = list_optimized_operators(path)
-        if not used.agrees():
-            agreed = plain.tally.agreement, used.tally.agreement
-            note = kernels_note(*agreed, find_overflowing(marked), lacks_vnni())
+        if not agreed:
+            rates = plain.tally.agreement, used.tally.agreement
+            note = kernels_note(*rates, find_overflowing(marked), lacks_vnni())
     return OptimizedRun(**_figures(used.tally), operators=ran, note=note)
 
 

@@ -256,7 +256,9 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> Verification:
 
 
 def _refuse_rejected(directory: RunDirectory) -> None:
-    found = directory.read(rundir.VERIFY, Verification) if directory.has(rundir.VERIFY) else None
+    # A run whose verification is gone is verified anew: there is nothing to read then.
+    there = directory[rundir.VERIFY].is_file()
+    found = directory.read(rundir.VERIFY, Verification) if there else None
     if found is not None and found.rejected is not None:
         raise RunDirectoryError(
             f"{directory.path}: {word_rejection(found.rejected)} Quantise again with more "
