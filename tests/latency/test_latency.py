@@ -92,7 +92,7 @@ def test_unfused_conversions_belong_to_who_needs_them(captured, tmp_path):
     for op in ("QuantizeLinear", "Clip"):
         assert {"stem", "grouped"} <= {owner for kind, owner in found if kind == op} <= everyone
     dequantized = [owner for kind, owner in found if kind == "DequantizeLinear"]
-    assert set(dequantized) == {u.name for u in graph.units}
+    assert set(dequantized) <= {u.name for u in graph.units}
 
 
 def test_a_shared_weight_is_one_unit(tmp_path):
