@@ -18,6 +18,8 @@ from typing_extensions import Self
 # others.
 OPTIONAL: Mapping[str, object] = {"optional": True}
 FLAT: Mapping[str, object] = {"flat": True}
+# No count of a run is larger; what is cannot be computed with as a float.
+_MOST = 1 << 100
 _SHOWN = 50
 
 
@@ -173,9 +175,16 @@ def _exact(kind: type, name: str) -> Callable[[object, str], Any]:
     return read
 
 
+def _whole(value: object, place: str) -> int:
+    number: int = _exact(int, "whole number")(value, place)
+    if abs(number) > _MOST:
+        raise ValueError(f"{place} is beyond every count of a run")
+    return number
+
+
 _SCALARS: Mapping[type, Callable[[object, str], Any]] = {
     float: _number,
-    int: _exact(int, "whole number"),
+    int: _whole,
     bool: _exact(bool, "yes or no"),
     str: _exact(str, "text"),
 }
