@@ -44,7 +44,7 @@ def calibration() -> Dataset:
     return Dataset("bitwright.sources.demo:calibration", batches)
 
 
-def load_held_out() -> Dataset:
+def held_out() -> Dataset:
     """100 crops of the labelled photographs that calibration never sees, ten of each."""
 
     def batches() -> Iterator[Batch]:
