@@ -29,8 +29,8 @@ from bitwright.engine.files import write_atomically
 from bitwright.engine.manifest import seal
 from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
+from bitwright.export.judged import judge_file
 from bitwright.export.onnx_file import export_onnx
-from bitwright.export.verify import verify
 from bitwright.graph.capture import capture
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.pipeline import integrity as checking
@@ -198,10 +198,10 @@ def remember_export(monkeypatch) -> None:
         write_atomically(Path(path), onnx[target.name])
         return made[target.name]
 
-    def verify_once(path, *rest):
+    def judge_once(target, path, *rest):
         content = Path(path).read_bytes()
         if content not in verified:
-            verified[content] = verify(path, *rest)
+            verified[content] = judge_file(target, path, *rest)
         return verified[content]
 
     made: dict[str, object] = {}
@@ -216,7 +216,7 @@ def remember_export(monkeypatch) -> None:
     captured: dict[str, ModelGraph] = {}
     for module in (result, runs):
         monkeypatch.setattr(module, "export_onnx", exported)
-        monkeypatch.setattr(module, "verify_file", verify_once)
+        monkeypatch.setattr(module, "judge_file", judge_once)
     for module in (job, runs):
         monkeypatch.setattr(module, "capture", capture_once)
 

@@ -75,6 +75,8 @@ def test_a_file_that_answers_at_random_is_not_written(user, bitwright, tmp_path)
     good = bitwright(*words_of(user, out, "mse"), "--force", "--scheme", "w8a0")
     assert (out / rundir.ONNX).is_file() and not (out / rundir.REJECTED).exists(), good.out
     assert check(out).sound
+    (out / rundir.VERIFY).write_text("{")  # damaged: the command that mends it must not read it
+    assert not check(out).sound and bitwright("verify", out).code == 0 and check(out).sound
 
 
 def answers(count, classes, seed=0):

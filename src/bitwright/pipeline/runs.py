@@ -256,10 +256,12 @@ def verify(loaded: LoadedRun, data: str, progress: Progress) -> Verification:
 
 
 def _refuse_rejected(directory: RunDirectory) -> None:
-    # A run whose verification is gone is verified anew: there is nothing to read then.
-    there = directory[rundir.VERIFY].is_file()
-    found = directory.read(rundir.VERIFY, Verification) if there else None
-    if found is not None and found.rejected is not None:
+    # A run that has its file was not rejected; its verification may be half written or damaged,
+    # and is what is written anew.
+    if directory.has(rundir.ONNX) or not directory.has(rundir.VERIFY):
+        return
+    found = directory.read(rundir.VERIFY, Verification)
+    if found.rejected is not None:
         raise RunDirectoryError(
             f"{directory.path}: {word_rejection(found.rejected)} Quantise again with more "
             "bits, such as --scheme w8a8."
