@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bitwright.graph.simulate import stitch
     from bitwright.graph.target import Target, load_target
     from bitwright.methods.problem import Method
+    from bitwright.pipeline.compare_files import compare
     from bitwright.pipeline.plan import Plan
     from bitwright.pipeline.quantize import quantize
     from bitwright.pipeline.result import Result
@@ -41,6 +42,7 @@ __all__ = [
     "allocate",
     "assemble",
     "capture",
+    "compare",
     "input_grids",
     "load",
     "load_target",
@@ -69,6 +71,7 @@ _HOMES = {
     "allocate": "allocation.allocate",
     "assemble": "solving.assembly",
     "capture": "graph.capture",
+    "compare": "pipeline.compare_files",
     "input_grids": "solving.grids",
     "load": "pipeline.runs",
     "load_target": "graph.target",

@@ -14,37 +14,40 @@ from bitwright.errors import RunDirectoryError
 _AGAIN = "Write it again with 'bitwright export RUN'."
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
+def read_onnx(path: Path, again: str = _AGAIN) -> onnx.ModelProto:
     """Read a file with its external data, which must lie in its folder.
 
     Bitwright writes none, so a file that has some comes from elsewhere.
+
+    Args:
+        path: the file.
+        again: what mends a file that cannot be read.
 
     Raises:
         RunDirectoryError: missing, damaged, or with data that lie elsewhere or are not there.
     """
     if not path.is_file():
-        raise RunDirectoryError(
-            f"{path} does not exist. Write it with 'bitwright export RUN', then verify."
-        )
+        own = "Write it with 'bitwright export RUN', then verify." if again == _AGAIN else again
+        raise RunDirectoryError(f"{path} does not exist. {own}")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError) as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}. {_AGAIN}") from error
+        raise RunDirectoryError(f"{path} is damaged: {error}. {again}") from error
     folder = path.parent.resolve()
     for tensor in _tensors(model.graph):
         if uses_external_data(tensor):
-            _check_place(path, tensor, folder)
+            _check_place(path, tensor, folder, again)
     try:
         load_external_data_for_model(model, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RunDirectoryError(
-            f"{path} keeps weights in another file that cannot be read: {first[:200]}. {_AGAIN}"
+            f"{path} keeps weights in another file that cannot be read: {first[:200]}. {again}"
         ) from error
     return model
 
 
-def _check_place(path: Path, tensor: onnx.TensorProto, folder: Path) -> None:
+def _check_place(path: Path, tensor: onnx.TensorProto, folder: Path, again: str) -> None:
     """Whether a tensor's file lies in the folder, links followed; nothing is opened."""
     named = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
     try:
@@ -55,7 +58,7 @@ def _check_place(path: Path, tensor: onnx.TensorProto, folder: Path) -> None:
     if not inside:
         raise RunDirectoryError(
             f"{path} keeps the weights {tensor.name!r} in {named!r}, which is not in its own "
-            f"folder. That is not read. {_AGAIN}"
+            f"folder. That is not read. {again}"
         )
 
 

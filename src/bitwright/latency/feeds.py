@@ -41,7 +41,12 @@ def read_inputs(path: Path) -> tuple[FileInput, ...]:
     Raises:
         InputError: not ONNX.
     """
-    graph = read_onnx(path).graph
+    return inputs_of(read_onnx(path))
+
+
+def inputs_of(model: onnx.ModelProto) -> tuple[FileInput, ...]:
+    """The inputs that a file asks for, in its own order."""
+    graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
     return tuple(_input_of(value) for value in graph.input if value.name not in stored)
 

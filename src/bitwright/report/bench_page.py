@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --text: #1d2126; --soft: #5a636d; --page: #fbfbfa;
   --accent: #2a6bb8; --slow: #b3261e; --line: #dfe3e7; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6e9ec; --soft: #a0a9b2; --page: #14171a;
@@ -21,7 +21,7 @@ td:first-child, th:first-child { text-align: left; }
 svg { width: 100%; height: auto; } text { fill: var(--text); font: 13px system-ui, sans-serif; }
 .bar { fill: var(--accent); } .bar.slow { fill: var(--slow); } .span { stroke: var(--text); }
 """
-_PAGE = Markup(
+PAGE = Markup(
     '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
     "style-src 'unsafe-inline'\"><title>{title}</title><style>{style}</style></head>"
@@ -42,7 +42,7 @@ def render_bench(record: Mapping[str, Any]) -> str:
         title = f"{runtime}, {threads} thread{'s' if threads > 1 else ''}, batch {batch}"
         body += Markup("<h2>{}</h2>{}").format(title, _chart(rows))
     body += _loads(record) + _operators(record)
-    return _PAGE.format(title="Latency side by side", style=Markup(_STYLE), body=body)
+    return PAGE.format(title="Latency side by side", style=Markup(STYLE), body=body)
 
 
 def _measured_on(record: Mapping[str, Any]) -> str:
@@ -100,7 +100,9 @@ def _words(top: int, row: Mapping[str, Any]) -> Markup:
     )
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    """Rows under their headings, escaped."""
+
     def line(tag: str, cells: Sequence[str]) -> Markup:
         made = (Markup("<{0}>{1}</{0}>").format(Markup(tag), cell) for cell in cells)
         return Markup("<tr>{}</tr>").format(Markup("").join(made))
@@ -116,7 +118,7 @@ def _loads(record: Mapping[str, Any]) -> Markup:
         for one in record["loads"]
     ]  # fmt: skip
     heads = ("file", "runtime", "load", "memory", "on disk")
-    return Markup("<h2>Loading</h2>{}").format(_table(heads, rows)) if rows else Markup("")
+    return Markup("<h2>Loading</h2>{}").format(table(heads, rows)) if rows else Markup("")
 
 
 def _operators(record: Mapping[str, Any]) -> Markup:
@@ -126,5 +128,5 @@ def _operators(record: Mapping[str, Any]) -> Markup:
         for one in record["operators"]
     ]  # fmt: skip
     heads = ("file", "runtime", "operator", "type", "count", "of the time")
-    made = _table(heads, rows)
+    made = table(heads, rows)
     return Markup("<h2>What ran in which type</h2>{}").format(made) if rows else Markup("")

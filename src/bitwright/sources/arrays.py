@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -67,6 +67,41 @@ def npz_dataset(path: Path, name: str) -> Dataset:
             yield as_batch(((tensor,), own), name)
 
     return Dataset(name, walk)
+
+
+def named_arrays(
+    path: Path, names: Sequence[str], name: str
+) -> Iterator[dict[str, ArrayRows]] | None:
+    """The arrays of a file's inputs by name, a few rows at a time; None where it holds `x` alone.
+
+    Raises:
+        DataError: an input is missing, or the arrays have other numbers of rows.
+    """
+    if not path.is_file():
+        raise DataError(f"{say_absent('file', name)}. Check the path.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = [entry.removesuffix(".npy") for entry in archive.namelist()]
+            if not set(held) & set(names):
+                return None
+            lacking = [own for own in names if own not in held]
+            if lacking:
+                raise DataError(
+                    f"{name} has no array for the input {lacking[0]!r} (it has {held[:20]}). Save "
+                    "one for each input, by its name."
+                )
+            stored = [_find_stored(archive, path, own) for own in names]
+    except _UNREADABLE as exc:
+        raise DataError(f"cannot read {name}: {reason(exc)}. {_SAVE}.") from exc
+    for one in stored:
+        if one.dtype.kind not in "fiub" or not one.shape or one.shape[0] != stored[0].shape[0]:
+            raise DataError(
+                f"{one.key!r} of {name} has shape {one.shape} of {one.dtype}: the first dimension "
+                f"of every input is samples, of which {stored[0].key!r} has {stored[0].shape[:1]}."
+            )
+    step = min(one.rows_at_once(name) for one in stored)
+    rows = [one.parts(step, name) for one in stored]
+    return (dict(zip(names, parts, strict=True)) for parts in zip(*rows, strict=True))
 
 
 @dataclass(frozen=True)
