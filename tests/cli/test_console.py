@@ -66,8 +66,8 @@ def test_doctor_says_how_many_samples_there_are(bitwright, tmp_path):
     told = bitwright(
         "doctor", f"{tmp_path}/net.py:net", "--no-speed", "--data", f"{tmp_path}/net.py:calib"
     )
-    assert "calibrating on 100 samples" in told.out
+    assert "default on 100 samples" in told.out
     told = bitwright(
         "doctor", f"{tmp_path}/net.py:net", "--no-speed", "--data", f"{tmp_path}/net.py:many"
     )
-    assert "calibrating on 1000 samples" in told.out
+    assert "default on 1000 samples" in told.out

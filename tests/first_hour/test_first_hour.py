@@ -27,7 +27,7 @@ def first(shell):
 def test_doctor_takes_the_pictures_preprocessing(shell):
     said = shell(f"doctor models.py:resnet --data photos {PICTURES} --no-speed")
     assert said.code == 0 and "layer1.conv1" in said.text
-    assert not re.search(r"calibrating on 1000 samples", said.text)  # there are 18
+    assert not re.search(r"default on 1000 samples", said.text)  # there are 18
 
 
 def test_what_is_printed_as_the_way_to_write_it_is_taken(shell):

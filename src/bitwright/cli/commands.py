@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,7 +17,8 @@ from bitwright.allocation.latency_csv import read_latencies, write_latencies
 from bitwright.allocation.latency_table import Conditions
 from bitwright.allocation.ran import Ran
 from bitwright.cli.checks import require_sources
-from bitwright.cli.outcomes import Diagnosis, Estimate, RunOutcome, SpeedTrials
+from bitwright.cli.looking_ahead import estimate
+from bitwright.cli.outcomes import Diagnosis, RunOutcome, SpeedTrials
 from bitwright.cli.table_commands import FrontierRequest, trace_run, write_frontier
 from bitwright.diagnosis.finding import Findings
 from bitwright.engine.device import check_device
@@ -37,8 +37,7 @@ from bitwright.export.verified import Verification
 from bitwright.graph.capture import capture
 from bitwright.graph.census import census
 from bitwright.graph.choice import parse_menu, parse_scheme
-from bitwright.graph.float_work import float_work
-from bitwright.graph.model_graph import ModelGraph, name_tensors
+from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.sites import find_sites
 from bitwright.graph.suggest import suggest_target
 from bitwright.graph.target import Target, load_target
@@ -53,7 +52,7 @@ from bitwright.pipeline.job import Job
 from bitwright.pipeline.knees import candidates, run_candidates
 from bitwright.pipeline.plan import Plan
 from bitwright.pipeline.promise import keep_promise
-from bitwright.pipeline.repeat import resolve_files
+from bitwright.pipeline.repeat import resolve_files, take_up
 from bitwright.pipeline.result import log_events, write_run
 from bitwright.pipeline.run import run
 from bitwright.recipe import values as recipes
@@ -61,6 +60,7 @@ from bitwright.recipe.names import AUTO, DEFAULT
 from bitwright.recipe.values import Recipe
 from bitwright.sources import trust
 from bitwright.sources.batches import Dataset, take
+from bitwright.sources.data import as_dataset
 from bitwright.sources.lengths import take_off_padding
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.trial import try_data
@@ -84,7 +84,7 @@ def run_quantize(
     left; by default inside the run directory, until the run is whole. With `force` another run
     that `out` holds is replaced.
     """
-    made = resolve_files(make_recipe(recipe, options))
+    made = take_up(out, resolve_files(make_recipe(recipe, options)))
     require_sources(made)
     check_device(made.device)
     plan = Plan.of(made)
@@ -167,7 +167,8 @@ def run_doctor(
     source = load_model(model, Path(weights) if weights else None)
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
     graph = _capture_for_doctor(source, dataset)
-    target = load_target(suggest_target(graph)[0])
+    name, _ = suggest_target(graph)
+    target = load_target(name)
     choices = {unit.name: parse_scheme(recipe.scheme) for unit in graph.units}
     samples = count_samples(dataset, recipe.calib, _DOCTORS_PATIENCE_S) if dataset else None
     found = census(graph, target, choices, find_sites(graph, target), samples or recipe.calib)
@@ -176,12 +177,14 @@ def run_doctor(
             graph, take_off_padding(dataset, graph.inputs), recipe.batch, f"--data {data}"
         )
         found = replace(found, notes=(*found.notes, *tried))
+    given = dataset or as_dataset([source.example_inputs], name="the network's example inputs")
+    job = Job(source.module, given, Plan.of(replace(recipe, target=name)), source.example_inputs)
     return Diagnosis(
         model=model,
         inputs=tuple(str(spec) for spec in graph.inputs),
         census=found,
         target=f"{target.name}: {target.description}",
-        plan=estimate(graph, recipe, samples),
+        plan=estimate(job, graph, samples),
         speed=_try_speed(graph, source, dataset, recipe, target, progress) if speed else None,
     )
 
@@ -275,27 +278,6 @@ def _capture_for_doctor(source: LoadedModel, dataset: Dataset | None) -> ModelGr
             "example_inputs (a tuple of tensors) on the network that the function returns."
         )
     return capture(source.module, example)
-
-
-def estimate(graph: ModelGraph, recipe: Recipe, counted: int | None = None) -> Estimate:
-    """Rough figures from counts alone: operations, memory of weights, calibration work."""
-    macs, work = sum(unit.macs for unit in graph.units), float_work(graph)
-    tensors = name_tensors(graph.module).values()
-    weights = sum(t.numel() * t.element_size() for t in tensors)
-    samples = counted or recipe.calib
-    # Two multiply-accumulates a nanosecond a core is what a small convolution reaches here; the
-    # statistics of activations take about as long again.
-    seconds = 2 * (macs + sum(work.macs.values())) * samples / 20e9
-    return Estimate(
-        macs_per_sample=macs,
-        float_macs=work.macs,
-        uncounted=tuple(work.uncounted),
-        float_mb=weights / 1e6,
-        calibration_samples=samples,
-        samples_counted=counted is not None,
-        estimated_seconds=max(1, math.ceil(seconds)),
-        estimated_memory_mb=math.ceil(400 + 4 * weights / 1e6),
-    )
 
 
 def run_evaluate(

@@ -17,6 +17,7 @@ from bitwright.cli.outcomes import Diagnosis, Estimate, SpeedTrials
 from bitwright.engine.progress import Event, Progress
 from bitwright.errors import InterruptedRun
 from bitwright.export.rundir import finite
+from bitwright.recipe.durations import word_duration
 from bitwright.report.rates import say_count
 from bitwright.report.speed_words import say_study
 from bitwright.report.texts import show_count
@@ -189,12 +190,24 @@ def doctor_lines(found: Diagnosis) -> list[str]:
     lines += [f"  note: {line}" for line in note_lines(found.census.notes)]
     lines += [
         "",
-        f"{_work(plan)}, {plan.float_mb:.2f} MB of "
-        f"float weights; calibrating on {_samples(plan)} takes about "
-        f"{plan.estimated_seconds} s and {plan.estimated_memory_mb} MB.",
+        f"{_work(plan)}, {plan.float_mb:.2f} MB of float weights.",
+        *_forecast_lines(plan),
         f"Shown for --target {found.target}.",
     ]
     return lines + _speed_lines(found.speed)
+
+
+def _forecast_lines(plan: Estimate) -> list[str]:
+    """What a run of the default takes, in all and by stage, and what fits into a time."""
+    lines = [
+        f"A run of the default on {_samples(plan)} takes about "
+        f"{word_duration(plan.estimated_seconds)} here and {plan.estimated_memory_mb} MB:",
+        *(
+            f"  {stage.name:16} {stage.seconds:8.1f} s {stage.peak_mb:8.0f} MB"
+            for stage in plan.stages
+        ),
+    ]
+    return [*lines, plan.within] if plan.within else lines
 
 
 def _speed_lines(speed: SpeedTrials | None) -> list[str]:

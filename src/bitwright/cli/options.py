@@ -137,6 +137,7 @@ InputRange = Annotated[
 Workers = Annotated[
     str | None, option("N, ray, or a Ray ADDRESS; the cores of this machine", WHERE)
 ]
+Time = Annotated[str | None, option("how long it may take, such as 2min: chooses what fits", WHERE)]
 Force = Annotated[
     bool,
     typer.Option(

@@ -16,6 +16,7 @@ from bitwright.report.summary import comparison
 
 if TYPE_CHECKING:
     from bitwright.latency.trial import SpeedTrial
+    from bitwright.pipeline.outlook import StageOutlook
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,7 +56,7 @@ class RunOutcome(Record):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Estimate(Record):
-    """What a run would take, from counts alone.
+    """What a run would take, from counts and a probe of this machine.
 
     Attributes:
         macs_per_sample: in units.
@@ -64,7 +65,10 @@ class Estimate(Record):
         float_mb: of the network's tensors.
         calibration_samples: that would be looked at, at most where they were not counted.
         samples_counted: whether they were.
-        estimated_seconds, estimated_memory_mb: of calibration.
+        estimated_seconds, estimated_memory_mb: of a run of the default, on this machine as it is.
+        processor_seconds: the same, of one thread and an idle machine.
+        stages: the same, stage by stage.
+        within: what `--time` would choose, in one line; "" where no time was given.
     """
 
     macs_per_sample: int
@@ -75,6 +79,9 @@ class Estimate(Record):
     samples_counted: bool
     estimated_seconds: int
     estimated_memory_mb: int
+    processor_seconds: float = 0.0
+    stages: tuple[StageOutlook, ...] = ()
+    within: str = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -132,6 +132,7 @@ def quantize(
     opset: Annotated[int | None, option("of model.onnx, 13 to 25; 0: as needed", FOR)] = None,
     dynamic: of.Dynamic = None,
     portable: of.Portable = None,
+    time: of.Time = None,
     device: Annotated[str | None, option("cpu, cuda, cuda:1 or mps", WHERE)] = None,
     seed: Annotated[int | None, option("of everything random", WHERE)] = None,
     out: Annotated[Path, option("the run directory to write", WHERE)] = Path("run"),
@@ -160,6 +161,7 @@ def doctor(
     mean: of.Channels = None,
     std: of.Channels = None,
     crop: of.Crop = None,
+    time: of.Time = None,
     speed: Annotated[bool, option("time a file of each target beside float", FOR)] = True,
     as_json: Json = False,
 ) -> None:
@@ -167,7 +169,7 @@ def doctor(
     pictures = read_pictures(size, mean, std, crop)
     with Console(False, as_json) as console:
         checks.sources(model, data, weights)
-        options = _set(data=data, weights=weights, **pictures)
+        options = _set(data=data, weights=weights, time=time, **pictures)
         found: Diagnosis = _later("commands").run_doctor(model, options, speed, console.progress)
         console.result(found, lambda: doctor_lines(found))
 

@@ -29,6 +29,7 @@ from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.rundir import LOCK, LOG, MANIFEST, RECIPE, STAGING, STORE, R, RunDirectory
 from bitwright.recipe.names import AUTO
+from bitwright.recipe.values import SETTLED_BY_TIME
 
 # How a recipe writes what the network decides.
 _OPEN = f' = "{AUTO}"'
@@ -221,16 +222,21 @@ def _is_another(path: Path, recipe: str) -> bool:
     # A run that failed leaves its recipe, its log and a store that any run can use.
     if not run[RECIPE].is_file() or not set(_names(path)) - _BEFORE:
         return False
-    return not _settles(run.read_text(RECIPE), recipe)
+    return not settles(run.read_text(RECIPE), recipe)
 
 
-def _settles(there: str, asked: str) -> bool:
+def settles(there: str, asked: str) -> bool:
     """Whether a recipe is the one that was asked for, its open words perhaps decided since."""
     lines = there.splitlines(), asked.splitlines()
-    return len(lines[0]) == len(lines[1]) and all(
-        a == b or (b.endswith(_OPEN) and a.split(" = ")[0] == b.removesuffix(_OPEN))
-        for a, b in zip(*lines, strict=True)
-    )
+    timed = not any(line == 'time = ""' for line in lines[1])
+    free = SETTLED_BY_TIME if timed else ()
+
+    def same(a: str, b: str) -> bool:
+        key = a.split(" = ")[0]
+        decided = b.endswith(_OPEN) and key == b.removesuffix(_OPEN)
+        return a == b or decided or (key in free and key == b.split(" = ")[0])
+
+    return len(lines[0]) == len(lines[1]) and all(map(same, *lines))
 
 
 def _remove_run(path: Path) -> None:

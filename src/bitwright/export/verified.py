@@ -28,12 +28,16 @@ class OptimizedRun(Record):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PlainRun(Record):
-    """The whole network without optimisations, operator by operator as the file is written."""
+    """The whole network without optimisations, operator by operator as the file is written.
+
+    Of the first samples: units have proven already what it computes. 0: of all (older files).
+    """
 
     agreement: float
     max_difference: float
     max_relative_difference: float
     undecided: int
+    samples: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -16,6 +16,7 @@ from bitwright.export.opset import check, need_of_choices
 from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.target import Target, load_target
 from bitwright.prepare.names import prepare_steps
+from bitwright.recipe.durations import parse_duration
 from bitwright.recipe.names import (
     METHODS,
     MODES,
@@ -114,11 +115,30 @@ def check_recipe(recipe: Recipe, target: Target | None = None) -> Recipe:
             f"calib is {recipe.calib}, table_samples {recipe.table_samples}, batch {recipe.batch}: "
             "samples are counted from 1 (0 takes all; a batch has at least one)."
         )
+    _check_time(recipe)
     parse_device(recipe.device)
     if not 0 <= recipe.seed < MOST:
         raise RecipeError(f"seed is {recipe.seed}: it is a whole number from 0 to 2^63 - 1.")
     _check_sizes(recipe)
     return recipe
+
+
+def _check_time(recipe: Recipe) -> None:
+    """Whether a time can be read, and is one that a forecast is made for."""
+    if not recipe.time:
+        return
+    parse_duration(recipe.time)
+    for key in ("promise", "lossless"):
+        if getattr(recipe, key):
+            raise RecipeError(
+                f"--time {recipe.time} is given with --{key} {getattr(recipe, key)!r}: how many "
+                "configurations that looks at is not known beforehand. Leave one of them out."
+            )
+    if recipe.data == "none":
+        raise RecipeError(
+            f"--time {recipe.time} is given with --data none: it chooses among numbers of samples. "
+            "Leave it out, or give --data D."
+        )
 
 
 def _check_sizes(recipe: Recipe) -> None:

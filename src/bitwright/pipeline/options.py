@@ -55,5 +55,6 @@ class Options(TypedDict, total=False):
     opset: int
     dynamic: bool
     portable: bool
+    time: str
     device: str
     seed: int

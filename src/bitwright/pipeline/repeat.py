@@ -8,13 +8,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from bitwright.allocation.devices import resolve_devices
+from bitwright.engine.texts import parse_toml, read_text
+from bitwright.errors import RecipeError
 from bitwright.evaluation.metrics import METRICS
 from bitwright.export import rundir
+from bitwright.export.generation import settles
 from bitwright.graph.target import BUILT_IN
 from bitwright.pipeline.check import make_recipe
 from bitwright.recipe.names import AUTO, DEFAULT, is_unnamed
 from bitwright.recipe.registered import find_registered
-from bitwright.recipe.values import Recipe
+from bitwright.recipe.values import Recipe, to_toml, update
 from bitwright.sources.specs import resolve_spec
 
 # What a recipe names for the command; from Python these are objects.
@@ -42,6 +45,20 @@ def resolve_files(recipe: Recipe) -> Recipe:
         if _is_word("metric", recipe.metric, METRICS)
         else resolve_spec(recipe.metric),
     )
+
+
+def take_up(out: Path, recipe: Recipe) -> Recipe:
+    """The recipe of a run that is there already, where it is the one that is asked for.
+
+    What its time allowed is then not asked again: the machine may be busier today.
+    """
+    there = out / rundir.RECIPE
+    if not recipe.time or not there.is_file():
+        return recipe
+    text = read_text(there, RecipeError, "Name another folder by --out.")
+    if not settles(text, to_toml(recipe)):
+        return recipe
+    return update(Recipe(), parse_toml(text, str(there), RecipeError), str(there))
 
 
 def _is_word(kind: str, name: str, built_in: Container[str]) -> bool:

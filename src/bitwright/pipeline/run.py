@@ -49,6 +49,7 @@ from bitwright.pipeline.records import bits_of, table_of_costs
 from bitwright.pipeline.result import Result
 from bitwright.pipeline.settle import settle
 from bitwright.pipeline.tabulate import tabulate_menu
+from bitwright.pipeline.within_time import settle_time
 from bitwright.prepare.distil import Distillation
 from bitwright.recipe.values import Recipe
 from bitwright.report.unit_quality import SolvedNetwork, select_as_solved, with_quality
@@ -172,9 +173,10 @@ def check_machinery(job: Job, progress: Progress) -> None:
 
 def begin(job: Job, progress: Progress) -> tuple[Job, ModelGraph]:
     """The network captured, and what is to be known of it said; the evaluation tried."""
+    began = time.perf_counter()
     with progress.stage("capture"):
         job, graph = capture_job(job)
-        job = settle(job, graph, progress)
+        job = settle_time(settle(job, graph, progress), graph, progress, began)
         progress.forecast = forecast(graph, job.plan, job.data, job.evaluation)
     tell(graph.notes, "capture", progress)
     try_evaluation(job, graph)

@@ -15,6 +15,10 @@ from bitwright.errors import RecipeError, unknown
 from bitwright.recipe.names import AUTO, RECIPES
 
 VERSION = 1
+# The keys that `time` decides.
+SETTLED_BY_TIME = (
+    "calib", "table_samples", "table", "method", "mode", "tune", "refine_method", "time",
+)  # fmt: skip
 BUILT_IN = RECIPES
 BY_OUTPUT = "output"
 # TOML, torch and the file formats count in 64 bits.
@@ -80,6 +84,9 @@ class Recipe:
         dynamic: height and width of images stay free, where the network allows it.
         portable: the same sums on processors that add pairs of products in 16 bits (x86 without
             VNNI): weights of 8 bits give way where two neighbours could exceed them.
+        time: how long the run may take, such as `2min`: of what fits, what earns most is done
+            (fewer samples, a quick table, no gradients, nearest rounding). Settled once the network
+            is captured: the recipe that a run writes says what was chosen, and no time.
         device: cpu, cuda, cuda:N or mps.
         seed: of everything random.
     """
@@ -122,6 +129,7 @@ class Recipe:
     opset: int = 0
     dynamic: bool = False
     portable: bool = False
+    time: str = ""
     device: str = "cpu"
     seed: int = 0
 
