@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitwright.allocation.allocate import allocate
     from bitwright.errors import BitwrightError, InputError
-    from bitwright.graph.capture import capture
     from bitwright.graph.choice import Choice
     from bitwright.graph.observe import observe
     from bitwright.graph.simulate import stitch
     from bitwright.graph.target import Target, load_target
     from bitwright.methods.problem import Method
     from bitwright.pipeline.compare_files import compare
+    from bitwright.pipeline.from_file import capture
     from bitwright.pipeline.plan import Plan
     from bitwright.pipeline.quantize import quantize
     from bitwright.pipeline.result import Result
@@ -70,7 +70,7 @@ _HOMES = {
     "Work": "solving",
     "allocate": "allocation.allocate",
     "assemble": "solving.assembly",
-    "capture": "graph.capture",
+    "capture": "pipeline.from_file",
     "compare": "pipeline.compare_files",
     "input_grids": "solving.grids",
     "load": "pipeline.runs",

@@ -214,7 +214,8 @@ def test_a_folder_from_python(folder):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("model.onnx", "ONNX files are not taken yet"), ("a" * 5000, "characters: a name has up to"),
+    [("model.onnx", "does not exist. Give the path of an ONNX file"),
+     ("a" * 5000, "characters: a name has up to"),
      ("m:f\n", "holds a line break")],
 )  # fmt: skip
 def test_odd_models_end_with_2(bitwright, user, model, message, tmp_path):

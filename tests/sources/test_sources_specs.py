@@ -7,6 +7,7 @@ import pytest
 
 from bitwright.errors import DataError, ModelError, RecipeError
 from bitwright.sources.specs import (
+    Spec,
     load_function,
     load_object,
     parse_data,
@@ -95,9 +96,8 @@ def test_specs_with_a_line_break(spec):
 
 
 @pytest.mark.parametrize("spec", ["model.onnx", "deep/MODEL.ONNX"])
-def test_an_onnx_file_is_said_to_be_one(spec):
-    with pytest.raises(ModelError, match=r"ONNX files are not taken yet.*FILE.py:FUNCTION.*X.pt2"):
-        parse_model(spec)
+def test_an_onnx_file_is_known_by_its_ending(spec):
+    assert parse_model(spec) == Spec(spec, "onnx", spec)
 
 
 def test_a_file_without_function_lists_its_functions(tmp_path):

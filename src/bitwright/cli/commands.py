@@ -47,6 +47,7 @@ from bitwright.latency.trial import try_targets
 from bitwright.pipeline import runs
 from bitwright.pipeline.check import make_recipe
 from bitwright.pipeline.forecast import count_samples
+from bitwright.pipeline.from_file import say_guess, with_batch
 from bitwright.pipeline.hub import write_hub
 from bitwright.pipeline.job import Job
 from bitwright.pipeline.knees import candidates, run_candidates
@@ -111,6 +112,8 @@ def _quantize(
     store, workers, force = how
     made = plan.recipe
     source = load_model(made.model, Path(made.weights) if made.weights else None)
+    plan = with_batch(plan, source)
+    made = plan.recipe
     if not source.trained:
         raise ModelError(
             f"{made.model!r} was built with random weights: give its trained weights by --weights "
@@ -198,7 +201,8 @@ def _try_speed(
     progress: Progress | None,
 ) -> SpeedTrials:
     """How fast the file would be, by a file that is rounded in a hurry."""
-    given = source.example_inputs if dataset is None else next(iter(take(dataset, 2))).inputs
+    own = source.guess if source.example_inputs is None else source.example_inputs
+    given = own if dataset is None else next(iter(take(dataset, 2))).inputs
     others = [OPENVINO] if importlib.util.find_spec(OPENVINO) else []
     targets = [target, *map(load_target, others)]
     with (progress or Progress()).stage("try speed"):
@@ -248,7 +252,8 @@ def capture_to_time(
         graph = _capture_for_doctor(source, dataset)
     if not graph.units:
         raise ModelError(f"the network of {model!r} has no unit with stored weights to time.")
-    given = source.example_inputs if dataset is None else next(iter(dataset)).inputs
+    own = source.guess if source.example_inputs is None else source.example_inputs
+    given = own if dataset is None else next(iter(dataset)).inputs
     return graph, flat_example(graph, given)
 
 
@@ -272,6 +277,8 @@ def _capture_for_doctor(source: LoadedModel, dataset: Dataset | None) -> ModelGr
     example = source.example_inputs
     if example is None and dataset is not None:
         example = next(batch.inputs for batch in take(dataset, 2))
+    if example is None and source.guess is not None:
+        return say_guess(capture(source.module, source.guess))
     if example is None:
         raise InputError(
             f"the shape of the inputs of {source.spec!r} is not known. Give --data, or set "

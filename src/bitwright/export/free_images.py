@@ -48,7 +48,7 @@ def capture_free(model: nn.Module, example: ExampleInputs) -> ModelGraph:
     if isinstance(found, str):
         return _add_note(capture(model, example), f"{SIZES} stay fixed: {found}")
     steps = f" in steps of {found} pixels" if found > 1 else ""
-    fixed = [s.name for s in graph.inputs if len(s.shape) == 4 and None not in s.shape[2:]]
+    fixed = [s.label for s in graph.inputs if len(s.shape) == 4 and None not in s.shape[2:]]
     but = f", but those of {', '.join(fixed)}" if fixed else ""
     return _add_note(graph, f"{SIZES} are free{steps}{but}: tried on larger images.")
 

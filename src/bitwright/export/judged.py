@@ -110,7 +110,7 @@ def _run_whole(
 ) -> Tensor:
     """The answers of a batch."""
     tensors = [value for value in flat if isinstance(value, Tensor)]
-    specs = [spec for spec in graph.inputs if spec.name in loaded.inputs]
+    specs = [spec for spec in graph.inputs if spec.label in loaded.inputs]
     results = loaded.run(feed_of(specs, tensors))
     leaves = [None if p is None else torch.from_numpy(results[p]) for p in output_places(marked)]
     return take_comparable(graph.answer, leaves)

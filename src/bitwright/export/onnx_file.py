@@ -113,7 +113,7 @@ def _translate(
                 custom_translation_table=translation_table(),
                 dynamic_shapes=dynamic,
                 opset_version=opset,
-                input_names=[spec.name for spec in inputs],
+                input_names=[spec.label for spec in inputs],
                 verbose=False,
                 optimize=True,
                 external_data=False,

@@ -46,7 +46,7 @@ def run(runtime: ort.InferenceSession, feed: Mapping[str, Any]) -> list[np.ndarr
 def feed_of(inputs: Sequence[InputSpec], tensors: Iterable[Tensor]) -> dict[str, np.ndarray]:
     """Tensors in the network's order as the arrays that a file takes by name."""
     pairs = zip(inputs, tensors, strict=True)
-    return {spec.name: tensor.contiguous().cpu().numpy() for spec, tensor in pairs}
+    return {spec.label: tensor.contiguous().cpu().numpy() for spec, tensor in pairs}
 
 
 def first_line(error: BaseException) -> str:

@@ -34,4 +34,11 @@ def verification_batches(dataset: Dataset, limit: int) -> Iterator[Any]:
 def flat_example(graph: ModelGraph, inputs: Any) -> tuple[Tensor, ...]:
     """Two samples as the graph's flat inputs, for export."""
     flat = [t for t in bind(graph, inputs) if isinstance(t, Tensor)]
-    return tuple(torch.cat([t, t])[:2] if t.shape[0] < 2 else t[:2] for t in flat)
+    pairs = zip(flat, graph.inputs, strict=True)
+    return tuple(_samples(t, spec.shape[0] if graph.interface else None) for t, spec in pairs)
+
+
+def _samples(tensor: Tensor, fixed: int | None) -> Tensor:
+    """Two samples, or as many as the network of a file takes."""
+    count = fixed or 2
+    return torch.cat([tensor] * 2)[:count] if tensor.shape[0] < count else tensor[:count]

@@ -25,6 +25,7 @@ from bitwright.graph import rules, units
 from bitwright.graph.answers import answer_of
 from bitwright.graph.execute import channels_last, type_names
 from bitwright.graph.free_sizes import is_image
+from bitwright.graph.interface import Interface, interface_of
 from bitwright.graph.model_graph import (
     InputSpec,
     ModelGraph,
@@ -34,6 +35,7 @@ from bitwright.graph.model_graph import (
 )
 from bitwright.graph.names import in_forward_order, know_dataclasses, leaf_names
 from bitwright.graph.unread import unread_notes
+from bitwright.graph.value_names import collect_names, take_names
 from bitwright.graph.working_copy import make_working_copy
 
 ExampleInputs = tuple[Tensor, ...] | Mapping[str, Tensor]
@@ -73,15 +75,23 @@ def capture(
     program = _export(model, args, kwargs, free_sizes)
     module = program.module(check_guards=False) if _has_check_guards(program) else program.module()
     assert isinstance(module, fx.GraphModule)
+    take_names(module)
     _drop_bookkeeping(module)
     notes, folded = rules.rewrite(module)
     flat = _tensors(args, kwargs)
     _use_channels_last(module)
     found = units.find_units(module, flat)
-    inputs = _input_specs(module, program, flat)
-    notes = [*converted, *notes, *_static_batch(inputs)]
-    answer = answer_of(expected, _free_sizes(module))
-    graph = ModelGraph(module, found, inputs, folded, tuple(notes), answer, leaf_names(expected))
+    interface = interface_of(model)
+    inputs = _called(_input_specs(module, program, flat), interface)
+    said = interface.notes if interface else _static_batch(inputs)
+    notes = [*converted, *notes, *said]
+    names = interface.outputs if interface else leaf_names(expected)
+    named = dict(zip(names, pytree.tree_leaves(expected), strict=True)) if interface else expected
+    answer = answer_of(named, _free_sizes(module))
+    values = collect_names(module, interface)
+    graph = ModelGraph(
+        module, found, inputs, folded, tuple(notes), answer, names, interface, values
+    )
     _check_same_outputs(expected, graph, args, kwargs)
     return replace(graph, notes=(*graph.notes, *unread_notes(graph)))
 
@@ -105,6 +115,11 @@ def _use_channels_last(module: fx.GraphModule) -> None:
 
 def call_of(model: nn.Module, example: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, object]]:
     """The arguments and keywords with which an example is given to forward(), two samples each."""
+    interface = interface_of(model)
+    if interface and isinstance(example, Mapping):
+        example = tuple(example[name] for name in interface.inputs)
+    if interface and interface.batch and not isinstance(example, Mapping):
+        return (example,) if isinstance(example, Tensor) else tuple(example), {}
     if isinstance(example, Mapping):
         return (), pytree.tree_map(_at_least_two, in_forward_order(model, example))
     args = (example,) if isinstance(example, Tensor) else tuple(example)
@@ -315,6 +330,15 @@ def _count_rows_indexed(module: fx.GraphModule, node: fx.Node) -> int | None:
         and user.args[0].op == "get_attr"
     ]
     return min((len(t) for t in tables), default=None)
+
+
+def _called(inputs: tuple[InputSpec, ...], interface: Interface | None) -> tuple[InputSpec, ...]:
+    """The inputs with the names that a file has for them."""
+    if interface is None:
+        return inputs
+    return tuple(
+        replace(spec, called=name) for spec, name in zip(inputs, interface.inputs, strict=True)
+    )
 
 
 def _is_constant(size: int | torch.SymInt) -> bool:

@@ -76,20 +76,20 @@ def _check_tensor(spec: InputSpec, tensor: Tensor, graph: ModelGraph, place: str
     )
     if not fits:
         raise DataError(
-            f"{place}: a batch has shape {list(tensor.shape)} for the input {spec.name!r}. The "
+            f"{place}: a batch has shape {list(tensor.shape)} for the input {spec.label!r}. The "
             f"network expects {_describe_inputs(graph)}. Resize or reorder the data (N is the "
             "batch), or set example_inputs on the network to the shape you mean."
         )
     if tensor.dtype != spec.dtype:
         raise DataError(
             f"{place}: a batch has type {str(tensor.dtype).removeprefix('torch.')} for the input "
-            f"{spec.name!r}. The network expects {_describe_inputs(graph)}. Convert it first."
+            f"{spec.label!r}. The network expects {_describe_inputs(graph)}. Convert it first."
         )
     if spec.rows is not None and tensor.numel():
         low, high = (int(value) for value in tensor.aminmax())
         if low < 0 or high >= spec.rows:
             raise DataError(
-                f"{place}: the input {spec.name!r} holds {low if low < 0 else high}, but it is an "
+                f"{place}: the input {spec.label!r} holds {low if low < 0 else high}, but it is an "
                 f"index into a table of {spec.rows} rows (0 to {spec.rows - 1}). Do the tokens "
                 "come from this network's own tokenizer?"
             )

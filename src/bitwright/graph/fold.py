@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from bitwright.engine.note import Note
 from bitwright.graph.model_graph import FoldedBatchNorm, get_tensor, set_tensor
 from bitwright.graph.operators import CHANNEL_AXIS, WEIGHTED, unit_name
+from bitwright.graph.value_names import pass_names
 
 aten = torch.ops.aten
 
@@ -44,6 +45,7 @@ def fold_batch_norm(module: fx.GraphModule, node: fx.Node) -> tuple[str, FoldedB
     unit = unit_name(str(weight_node.target))
     set_tensor(module, str(weight_node.target), (weight * per_channel).float())
     _set_bias(module, layer, f"{unit}.bias" if unit else "bias", bias.float())
+    pass_names(before, node)
     node.replace_all_uses_with(before)
     module.graph.erase_node(node)
     return unit, record

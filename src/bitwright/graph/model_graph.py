@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
 
 from bitwright.engine.note import Note
 from bitwright.graph.answers import FIRST, Answer
+from bitwright.graph.interface import Interface
 
 
 @dataclass(frozen=True)
@@ -18,18 +19,25 @@ class InputSpec:
     """One tensor that the network takes; a dimension that may vary is None.
 
     ``rows``: its entries index a table of so many rows, such as the tokens of an embedding.
+    ``called``: what the file that the network comes from calls it, where there is one.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: torch.dtype
     rows: int | None = None
+    called: str = ""
+
+    @property
+    def label(self) -> str:
+        """What people and files call it."""
+        return self.called or self.name
 
     def __str__(self) -> str:
         """Render as the user would write it, e.g. ``x: float32 [N, 3, 32, 32]``."""
         free = iter("NLMK")
         dims = ", ".join(next(free, "?") if d is None else str(d) for d in self.shape)
-        return f"{self.name}: {str(self.dtype).removeprefix('torch.')} [{dims}]"
+        return f"{self.label}: {str(self.dtype).removeprefix('torch.')} [{dims}]"
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,8 @@ class ModelGraph:
     ``module`` is an fx.GraphModule over ATen operators that takes and returns what the user's
     network does. Nothing after capture writes to it: a changed network is a new GraphModule that
     shares the tensors that did not change. ``answer`` tells which outputs are compared,
-    ``outputs`` what the network calls each leaf of its result.
+    ``outputs`` what the network calls each leaf of its result. Of a network from a file
+    ``interface`` says how the file calls its ends, ``values`` what it calls each node's value.
     """
 
     module: fx.GraphModule
@@ -109,6 +118,8 @@ class ModelGraph:
     notes: tuple[Note, ...]
     answer: Answer = FIRST
     outputs: tuple[str, ...] = ()
+    interface: Interface | None = None
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def unit(self, name: str) -> Unit:
         """The unit of that name."""

@@ -14,6 +14,7 @@ from bitwright.graph.attention import decompose_attention
 from bitwright.graph.fold import fold_batch_norm
 from bitwright.graph.model_graph import FoldedBatchNorm, attribute, get_tensor, set_tensor
 from bitwright.graph.products import linear_from_einsum, linear_from_product
+from bitwright.graph.value_names import join_names
 
 aten = torch.ops.aten
 
@@ -140,6 +141,7 @@ def _drop_identity(state: Rewriting, node: fx.Node) -> bool:
 
 def _replace(node: fx.Node, by: object) -> bool:
     assert isinstance(by, fx.Node)
+    join_names(by, node)
     node.replace_all_uses_with(by)
     node.graph.erase_node(node)
     return True

@@ -209,5 +209,5 @@ def feed_of(graph: ModelGraph, example: tuple[Tensor, ...], batch: int) -> dict[
     for spec, tensor in zip(graph.inputs, example, strict=True):
         if spec.shape and spec.shape[0] is None:
             tensor = torch.cat([tensor] * -(-batch // tensor.shape[0]))[:batch]
-        found[spec.name] = tensor.contiguous().numpy()
+        found[spec.label] = tensor.contiguous().numpy()
     return found

@@ -13,8 +13,8 @@ from typing_extensions import Unpack
 from bitwright.engine.progress import Progress
 from bitwright.engine.random_state import own_random
 from bitwright.engine.showing import progress_for
-from bitwright.errors import ModelError
 from bitwright.pipeline.check import make_recipe
+from bitwright.pipeline.from_file import open_model, with_batch
 from bitwright.pipeline.job import Job, store_at
 from bitwright.pipeline.objects import as_words
 from bitwright.pipeline.options import Options
@@ -24,14 +24,12 @@ from bitwright.pipeline.repeat import of_python
 from bitwright.pipeline.result import Result
 from bitwright.pipeline.run import run
 from bitwright.recipe.names import DEFAULT
-from bitwright.sources.arity import arity_of
 from bitwright.sources.data import as_dataset
 from bitwright.sources.images import ImageOptions
-from bitwright.sources.models import example_inputs_of
 
 
 def quantize(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     calibration: object,
     *,
     recipe: str = DEFAULT,
@@ -45,7 +43,7 @@ def quantize(
 
     Args:
         model: a network; it may carry `example_inputs`. One in training mode is taken in eval
-            mode, in a copy, with a note.
+            mode, in a copy, with a note. Or the path of an ONNX file.
         calibration: batches: a DataLoader, a list, a tensor, a function that gives batches. A
             batch is inputs or (inputs, labels); labels are ignored.
         recipe: a built-in recipe's name or a TOML file.
@@ -69,11 +67,6 @@ def quantize(
         >>> result.metrics["agreement"] > 0.8
         True
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"the network is of type {type(model).__name__}: pass a torch.nn.Module in eval mode. "
-            "Of an exported program that is program.module(); files are for the command."
-        )
     with own_random(str(options.get("device", "cpu"))):
         job = job_of_python(model, calibration, evaluation, recipe, options)
         job = replace(job, store=store_at(store), workers=workers)
@@ -81,7 +74,7 @@ def quantize(
 
 
 def job_of_python(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     calibration: object,
     evaluation: object | None,
     recipe: str,
@@ -90,11 +83,15 @@ def job_of_python(
     """The job of a call from Python."""
     words, objects = as_words(options)
     made = make_recipe(recipe, words, objects.target)
-    example = example_inputs_of(model)
-    takes = arity_of(model, example)
+    source = open_model(model)
+    takes, file = source.takes, source.file
     image = ImageOptions.stated(made.size, made.mean, made.std, made.crop)
-    data = as_dataset(calibration, takes=takes, image=image)
+    data = as_dataset(calibration, takes=takes, image=image, file=file)
     labelled = None
     if evaluation is not None:
-        labelled = as_dataset(evaluation, name="the evaluation data", takes=takes, image=image)
-    return Job(model, data, Plan.of(of_python(made, data.is_none), objects), example, labelled)
+        labelled = as_dataset(
+            evaluation, name="the evaluation data", takes=takes, image=image, file=file
+        )
+    named = str(model) if isinstance(model, (str, Path)) else ""
+    plan = with_batch(Plan.of(of_python(made, data.is_none, named), objects), source)
+    return Job(source.module, data, plan, source.example_inputs, labelled)

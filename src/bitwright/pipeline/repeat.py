@@ -66,10 +66,16 @@ def _is_word(kind: str, name: str, built_in: Container[str]) -> bool:
     return name in built_in or is_unnamed(name) or name in find_registered(kind)
 
 
-def of_python(recipe: Recipe, no_data: bool) -> Recipe:
-    """The recipe of a run whose network and data are objects: it names none that it did not use."""
+def of_python(recipe: Recipe, no_data: bool, model: str = "") -> Recipe:
+    """The recipe of a run whose data are objects: it names none that it did not use.
+
+    Args:
+        recipe: as stated.
+        no_data: whether there are no data, on purpose.
+        model: the MODEL, where the network is no object.
+    """
     data = NO_DATA if no_data else ""
-    return resolve_files(replace(recipe, model="", weights="", data=data, eval=""))
+    return resolve_files(replace(recipe, model=model, weights="", data=data, eval=""))
 
 
 def line_again(recipe: Recipe, run: Path | None, evaluated: bool) -> str:
@@ -80,12 +86,16 @@ def line_again(recipe: Recipe, run: Path | None, evaluated: bool) -> str:
         run: its directory, where there is one.
         evaluated: whether labelled data were measured, which Python is given as an object.
     """
-    if recipe.model and run is not None:
+    if recipe.model and recipe.data and run is not None:
         folder = run.absolute()
         words = ["bitwright", "quantize", "--recipe", str(folder / rundir.RECIPE)]
         return shlex.join([*words, "--out", f"{folder}-again"])
     data = repr(NO_DATA) if recipe.data == NO_DATA else "calibration"
-    given = ["net", data, *(["evaluation=held_out"] if evaluated else [])]
+    given = [
+        repr(recipe.model) if recipe.model else "net",
+        data,
+        *(["evaluation=held_out"] if evaluated else []),
+    ]
     usual = asdict(make_recipe(DEFAULT, {}))
     given += [
         f"{key}={value!r}"

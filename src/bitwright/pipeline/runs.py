@@ -301,7 +301,9 @@ def open_data(spec: str, recipe: Recipe, source: LoadedModel) -> Dataset:
 
 def _open(spec: str, recipe: Recipe, source: LoadedModel) -> Dataset:
     options = ImageOptions.stated(recipe.size, recipe.mean, recipe.std, recipe.crop)
-    return load_data(spec, preprocess=source.preprocess, image=options, takes=source.takes)
+    return load_data(
+        spec, preprocess=source.preprocess, image=options, takes=source.takes, file=source.file
+    )
 
 
 def _without_code(recipe: Recipe) -> Recipe:

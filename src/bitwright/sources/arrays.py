@@ -38,33 +38,45 @@ _UNREADABLE = (
 ArrayRows = np.ndarray[Any, Any]
 
 
-def npz_dataset(path: Path, name: str) -> Dataset:
-    """`x`, and `y` where it is there. Floats and uint8 of `x` become float32, values unchanged.
+def npz_dataset(path: Path, name: str, inputs: tuple[str, ...] = ()) -> Dataset:
+    """The inputs, and the labels `y` where they are there.
 
-    uint8 pictures stay as they are stored (0..255, and height, width, channels if so written): an
-    array says nothing of the preprocessing that a network wants. Other integers stay integers.
+    Inputs are an array for each of `inputs`, where the file has them all by name, else `x`. Floats
+    and uint8 become float32, values unchanged. uint8 pictures stay as they are stored (0..255, and
+    height, width, channels if so written): an array says nothing of the preprocessing that a
+    network wants. Other integers stay integers.
     """
     if not path.is_file():
         raise DataError(f"{say_absent('file', name)}. Check the path.")
-    x, y = _read_headers(path, name)
-    if x.dtype.kind not in "fiub":
-        raise DataError(f"'x' of {name} is an array of {x.dtype}, not of numbers.")
-    if not x.shape:
-        raise DataError(f"'x' of {name} is a single number. Its first dimension is samples.")
-    if y is not None and (not y.shape or y.shape[0] != x.shape[0]):
-        counts = f"{x.shape[0]} samples in 'x' but {y.shape[0] if y.shape else 'a single'} label(s)"
+    arrays, y = _read_headers(path, name, inputs)
+    for array in arrays:
+        _check_numbers(array, name)
+    count = arrays[0].shape[0]
+    for array in arrays[1:]:
+        if array.shape[0] != count:
+            raise DataError(
+                f"{name} has {count} samples in {arrays[0].key!r} but {array.shape[0]} in "
+                f"{array.key!r}. Give one entry a sample in each."
+            )
+    if y is not None and (not y.shape or y.shape[0] != count):
+        counts = (
+            f"{count} samples in {arrays[0].key!r} but "
+            f"{y.shape[0] if y.shape else 'a single'} label(s)"
+        )
         raise DataError(f"{name} has {counts} in 'y'. Give one label a sample, or leave 'y' out.")
-    step = min(s.rows_at_once(name) for s in (x, y) if s is not None)
+    step = min(s.rows_at_once(name) for s in (*arrays, y) if s is not None)
 
     def walk() -> Iterator[Batch]:
         labels = None if y is None else y.parts(step, name)
-        for part in x.parts(step, name):
-            as_float = part.dtype.kind == "f" or part.dtype == np.uint8
-            tensor = torch.from_numpy(part.astype(np.float32 if as_float else np.int64))
+        for parts in zip(*(array.parts(step, name) for array in arrays), strict=True):
+            tensors = [_as_tensor(part) for part in parts]
             own = None if labels is None else next(labels)
             if own is not None and own.dtype.kind in "iu":
                 own = own.astype(np.int64)  # class indices as bytes: torch cannot index by those
-            yield as_batch(((tensor,), own), name)
+            named = arrays[0].key in inputs
+            keys = [array.key for array in arrays]
+            given = dict(zip(keys, tensors, strict=True)) if named else tuple(tensors)
+            yield as_batch((given, own), name)
 
     return Dataset(name, walk)
 
@@ -102,6 +114,20 @@ def named_arrays(
     step = min(one.rows_at_once(name) for one in stored)
     rows = [one.parts(step, name) for one in stored]
     return (dict(zip(names, parts, strict=True)) for parts in zip(*rows, strict=True))
+
+
+def _as_tensor(part: ArrayRows) -> torch.Tensor:
+    as_float = part.dtype.kind == "f" or part.dtype == np.uint8
+    return torch.from_numpy(part.astype(np.float32 if as_float else np.int64))
+
+
+def _check_numbers(array: StoredArray, name: str) -> None:
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{array.key!r} of {name} is an array of {array.dtype}, not of numbers.")
+    if not array.shape:
+        raise DataError(
+            f"{array.key!r} of {name} is a single number. Its first dimension is samples."
+        )
 
 
 @dataclass(frozen=True)
@@ -176,7 +202,9 @@ def _read_exactly(file: IO[bytes], count: int) -> bytes:
     return data
 
 
-def _read_headers(path: Path, name: str) -> tuple[StoredArray, StoredArray | None]:
+def _read_headers(
+    path: Path, name: str, inputs: tuple[str, ...]
+) -> tuple[list[StoredArray], StoredArray | None]:
     try:
         with path.open("rb") as file:
             single = file.read(len(_MAGIC)) == _MAGIC
@@ -184,15 +212,31 @@ def _read_headers(path: Path, name: str) -> tuple[StoredArray, StoredArray | Non
             raise DataError(f"{name} is a single array. Save it by np.savez(FILE, x=...).")
         with zipfile.ZipFile(path) as archive:
             names = [entry.removesuffix(".npy") for entry in archive.namelist()]
-            if "x" not in names:
-                raise DataError(
-                    f"{name} has no array 'x' (it has {names[:20]}). Save the inputs as 'x' and, "
-                    "optional, the labels as 'y'."
-                )
-            x = _find_stored(archive, path, "x")
-            return x, _find_stored(archive, path, "y") if "y" in names else None
+            keys = _keys_of(names, inputs, name)
+            arrays = [_find_stored(archive, path, key) for key in keys]
+            labelled = "y" in names and "y" not in keys
+            return arrays, _find_stored(archive, path, "y") if labelled else None
     except _UNREADABLE as exc:
         raise DataError(f"cannot read {name}: {reason(exc)}. {_SAVE}.") from exc
+
+
+def _keys_of(names: list[str], inputs: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Which arrays are the inputs: those that the network names, else `x`."""
+    if inputs and all(key in names for key in inputs):
+        return inputs
+    if len(inputs) > 1:
+        missing = next(key for key in inputs if key not in names)
+        raise DataError(
+            f"{name} has no array {missing!r} (it has {names[:20]}). Save each input by its name: "
+            f"{', '.join(inputs)}."
+        )
+    if "x" not in names:
+        also = f"{inputs[0]!r} or " if inputs else ""
+        raise DataError(
+            f"{name} has no array {also}'x' (it has {names[:20]}). Save the inputs as 'x' and, "
+            "optional, the labels as 'y'."
+        )
+    return ("x",)
 
 
 def _find_stored(archive: zipfile.ZipFile, path: Path, key: str) -> StoredArray:

@@ -72,7 +72,8 @@ class Dataset:
 
     `is_none` marks the data of `none`: no batch at all, on purpose. `trim` asks for texts without
     their padding (`lengths.batch_by_length`). `classes` are the names of class folders in the
-    order of their labels. `notes` fills, as the data are read, with what to tell the user.
+    order of their labels. `notes` fills, as the data are read, with what to tell the user. `each`
+    is the one number of samples that the network takes at a time, 0 for any.
     """
 
     spec: str
@@ -81,6 +82,7 @@ class Dataset:
     trim: bool = False
     classes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list, compare=False)
+    each: int = 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self.open()
@@ -239,13 +241,15 @@ def rebatch(dataset: Dataset, size: int) -> Dataset:
     """
     if size < 1:
         raise DataError(f"cannot batch {dataset.spec} by {size}: give a size of at least 1.")
+    size, whole = dataset.each or size, bool(dataset.each)
 
     def walk() -> Iterator[Batch]:
         held: list[Batch] = []
         count = 0
         for batch in dataset:
             if held and _signature(held[0]) != _signature(batch):
-                yield join(held)
+                if not whole:
+                    yield join(held)
                 held, count = [], 0
             start = 0
             while start < batch.size:
@@ -256,7 +260,7 @@ def rebatch(dataset: Dataset, size: int) -> Dataset:
                 if count == size:
                     yield join(held)
                     held, count = [], 0
-        if held:
+        if held and not whole:
             yield join(held)
 
     return replace(dataset, open=walk)

@@ -25,8 +25,9 @@ from bitwright.sources.batches import (
 )
 from bitwright.sources.guard import Foreign
 from bitwright.sources.images import ImageOptions, ImagePreprocess, folder_dataset, list_images
+from bitwright.sources.onnx_data import FileInputs, random_dataset
 from bitwright.sources.repeated import Passes, repeat_passes
-from bitwright.sources.specs import Spec, load_function, parse_data
+from bitwright.sources.specs import RANDOM, Spec, load_function, parse_data
 from bitwright.sources.text import TextPreprocess, jsonl_dataset
 
 # A list is a list of batches, but a tuple is one batch: (inputs, labels) or several inputs.
@@ -43,12 +44,14 @@ def load_data(
     image: ImageOptions | None = None,
     limit: int | None = None,
     takes: Arity | None = None,
+    file: FileInputs | None = None,
 ) -> Dataset:
     """Open D; every batch of every pass is checked to be well formed and finite.
 
     `preprocess` is the network's own (`LoadedModel.preprocess`); `image` overrides it for folders;
     `limit` keeps the first samples; `takes` is how many inputs the network has, which tells its
-    inputs from a target. A pass without a sample is an error, except for `none`.
+    inputs from a target; `file` says what an ONNX file takes. A pass without a sample is an error,
+    except for `none`.
     """
     parsed = parse_data(spec)
     if parsed.kind == "none":
@@ -60,12 +63,16 @@ def load_data(
     elif parsed.kind in ("file", "module"):
         dataset = _function_dataset(parsed, takes)
     elif parsed.kind == "npz":
-        dataset = _check(npz_dataset(parsed.path, spec))
+        names = file.names if file else ()
+        dataset = _check(npz_dataset(parsed.path, spec, names))
+    elif parsed.kind == RANDOM:
+        dataset = _check(random_dataset(file))
     elif parsed.kind == "jsonl":
         dataset = _check(jsonl_dataset(parsed.path, preprocess, spec=spec))
     else:
         picture = _image_preprocess(preprocess, image, parsed)
         dataset = _check(folder_dataset(parsed.path, picture, spec=spec))
+    dataset = file.fit(dataset) if file else dataset
     return dataset if limit is None else take(dataset, limit)
 
 
@@ -80,6 +87,7 @@ def as_dataset(
     name: str = "the data",
     takes: Arity | None = None,
     image: ImageOptions | None = None,
+    file: FileInputs | None = None,
 ) -> Dataset:
     """What a Python caller passes as data -> Dataset, with the checks of `load_data`.
 
@@ -87,12 +95,17 @@ def as_dataset(
     array, a dict of them, or a tuple as `as_batch` takes it), a list of batches, any other
     re-iterable of batches, or a function without arguments that returns one of these.
     """
+    if isinstance(obj, str):
+        return load_data(obj, preprocess=file, image=image, takes=takes, file=file)
+    found = _dataset_of(obj, name, takes)
+    return file.fit(found) if file else found
+
+
+def _dataset_of(obj: object, name: str, takes: Arity | None) -> Dataset:
     if isinstance(obj, Dataset):
         return obj
     if obj is None:
         return no_data()
-    if isinstance(obj, str):
-        return load_data(obj, image=image, takes=takes)
     if isinstance(obj, nn.Module):
         raise DataError(f"{name} is a network ({type(obj).__name__}). Pass batches of its inputs.")
     if isinstance(obj, ONE_BATCH):
@@ -222,6 +235,12 @@ def _stream(
 def _image_preprocess(
     preprocess: object | None, image: ImageOptions | None, spec: Spec
 ) -> Callable[[Any], Tensor]:
+    if isinstance(preprocess, FileInputs):
+        try:
+            return preprocess.images(image)
+        except DataError as exc:
+            list_images(spec.path)
+            raise DataError(f"folder {spec.text!r}: {exc}") from exc
     known = preprocess if isinstance(preprocess, ImagePreprocess) else None
     asked = image is not None and image != ImageOptions()
     # A tokenizer wrapper is callable too, but makes nothing of a picture.

@@ -14,6 +14,8 @@ from bitwright.sources.arity import Arity, arity_of
 from bitwright.sources.batches import BatchInputs, as_inputs, check_plain
 from bitwright.sources.guard import Foreign
 from bitwright.sources.hf import load_hf
+from bitwright.sources.onnx_data import FileInputs
+from bitwright.sources.onnx_model import load_file
 from bitwright.sources.pt2 import load_program
 from bitwright.sources.specs import Spec, load_function, parse_model
 from bitwright.sources.zoo import load_timm, load_torchvision
@@ -26,7 +28,8 @@ class LoadedModel:
     `preprocess` is an ImagePreprocess, a TextPreprocess or None. `program` is the exported program
     when the MODEL was a .pt2 file; `module` is then its unlifted form, which has no train and eval
     modes. `trained` is False when a library built the network with random weights because no
-    --weights were given: good enough for `doctor`, worthless to quantise.
+    --weights were given: good enough for `doctor`, worthless to quantise. `file` says what an ONNX
+    file takes, and `guess` is an example of it where the file leaves sizes free.
     """
 
     module: nn.Module
@@ -35,6 +38,8 @@ class LoadedModel:
     preprocess: object | None = None
     program: ExportedProgram | None = None
     trained: bool = True
+    file: FileInputs | None = None
+    guess: BatchInputs | None = None
 
     @property
     def takes(self) -> Arity | None:
@@ -54,6 +59,11 @@ def load_model(spec: str, weights: Path | None = None) -> LoadedModel:
         loaded = _load_function(parsed)
     elif parsed.kind == "pt2":
         loaded = _load_pt2(parsed)
+    elif parsed.kind == "onnx":
+        found = load_file(parsed.path, spec)
+        loaded = LoadedModel(
+            found.module, spec, found.example, found.inputs, file=found.inputs, guess=found.guess
+        )
     elif parsed.kind == "hf":
         network = load_hf(parsed, weights)
         loaded = LoadedModel(network.module, spec, network.example_inputs, network.preprocess)

@@ -25,12 +25,14 @@ from bitwright.sources.guard import Foreign, say_absent, shorten
 
 ZOOS = ("timm", "torchvision", "hf")
 MODEL_FORMS = (
-    "A MODEL is FILE.py:FUNCTION, package.module:FUNCTION, timm:NAME, torchvision:NAME, hf:FOLDER "
-    "or a torch.export file X.pt2"
+    "A MODEL is FILE.py:FUNCTION, package.module:FUNCTION, timm:NAME, torchvision:NAME, hf:FOLDER, "
+    "a torch.export file X.pt2 or an ONNX file X.onnx"
 )
 DATA_FORMS = (
     "Data are FILE.py:FUNCTION, package.module:FUNCTION, a folder of images, X.npz, X.jsonl or none"
 )
+
+NONE, RANDOM = "none", "random"
 
 # What file systems hold: a name, and a path.
 _LONGEST_NAME = 255
@@ -44,8 +46,8 @@ _MODULE = re.compile(r"^(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<function>[
 class Spec:
     """A parsed MODEL or D.
 
-    `kind` is file, module, timm, torchvision, hf, pt2, folder, npz, jsonl, source or none; `target`
-    is the file, folder, module or name; `function` belongs to file and module alone.
+    `kind` is file, module, timm, torchvision, hf, pt2, onnx, folder, npz, jsonl, source, random or
+    none; `target` is the file, folder, module or name; `function` belongs to file and module alone.
     """
 
     text: str
@@ -61,7 +63,7 @@ class Spec:
     @property
     def is_path(self) -> bool:
         """Whether the target is a file or a folder of this machine."""
-        return self.kind in ("file", "hf", "pt2", "folder", "npz", "jsonl")
+        return self.kind in ("file", "hf", "pt2", "onnx", "folder", "npz", "jsonl")
 
 
 def parse_model(spec: str) -> Spec:
@@ -77,11 +79,7 @@ def parse_model(spec: str) -> Spec:
     if python is not None:
         return python
     if spec.lower().endswith(".onnx"):
-        raise ModelError(
-            f"MODEL {spec!r} is an ONNX file, and ONNX files are not taken yet: the network is "
-            "captured from PyTorch. Name the function that builds the network which this file was "
-            "exported from (FILE.py:FUNCTION), or give that network as a torch.export file X.pt2."
-        )
+        return Spec(spec, "onnx", spec)
     if spec.endswith(".pt2"):
         return Spec(spec, "pt2", spec)
     if spec.endswith((".pt", ".pth", ".safetensors", ".bin", ".ckpt")):
@@ -116,8 +114,8 @@ def _is_registered(spec: str) -> bool:
 def parse_data(spec: str) -> Spec:
     """A D, or DataError with the accepted forms."""
     _check_text("data", spec, DataError)
-    if spec == "none":
-        return Spec(spec, "none")
+    if spec in (NONE, RANDOM):
+        return Spec(spec, spec)
     if _is_registered(spec):
         return Spec(spec, "source")
     python = _parse_python(spec, DataError)
@@ -166,7 +164,11 @@ def check_object(spec: str, error: type[InputError]) -> None:
 def resolve_spec(spec: str) -> str:
     """The same spec with its file or folder made absolute: it then works from any directory."""
     prefix, colon, name = spec.partition(":")
-    if spec == "none" or (colon and prefix in ("timm", "torchvision")) or _is_registered(spec):
+    if (
+        spec in (NONE, RANDOM)
+        or (colon and prefix in ("timm", "torchvision"))
+        or _is_registered(spec)
+    ):
         return spec
     if colon and prefix == "hf" and name:
         return f"hf:{Path(name).expanduser().absolute()}"

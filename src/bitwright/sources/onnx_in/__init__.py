@@ -1,0 +1,1 @@
+"""ONNX files as networks: read, checked, brought into one form, translated to torch."""
