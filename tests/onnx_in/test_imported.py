@@ -189,3 +189,15 @@ def test_quantize_takes_a_path_and_the_run_is_read_again(tmp_path):
     written = onnx.load(tmp_path / "run" / "model.onnx")
     assert [v.name for v in written.graph.input] == ["image:0"]
     assert [v.name for v in written.graph.output] == ["scores.out"]
+
+
+def test_a_part_is_in_the_quantised_file(tmp_path):
+    path = save(lstm(), tmp_path / "net.onnx")
+    data = [torch.randn(16, 7, 6) for _ in range(2)]
+    result = bw.quantize(path, data, recipe="fixed", scheme="w8a8", target="ort-linear")
+    result.export(tmp_path / "out.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node]
+    assert "LSTM" in kinds and "QuantizeLinear" in kinds
+    assert result.verify().passed
+    reasons = {op.op: op.reason for op in result.census.float_ops}
+    assert "run by ONNX Runtime" in reasons["LSTM"]

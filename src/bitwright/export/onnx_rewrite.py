@@ -10,8 +10,8 @@ from onnx_ir.tape import Tape
 
 from bitwright.export.onnx_clamps import drop_clamps
 from bitwright.export.onnx_dynamic import quantize_at_run
+from bitwright.export.onnx_parts import DOMAIN, put_parts
 from bitwright.export.onnx_points import Sum, spread
-from bitwright.export.onnx_schema import DOMAIN
 from bitwright.export.onnx_shapes import is_zero_pad, pool_globally
 from bitwright.export.onnx_tables import rows_of_table
 from bitwright.export.onnx_tape import add, add_up, redirect, store, substitute
@@ -45,6 +45,7 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> UnitEnds:
     graph = model.graph
     sums: list[Sum] = []
     parts: list[Sum] = []
+    put_parts(model, opset)
     quantize_at_run(graph)
     # Inputs before weights before biases: how each is written depends on those beside it.
     for node in sorted((n for n in graph if n.domain == DOMAIN), key=_rank):

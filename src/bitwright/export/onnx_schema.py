@@ -9,9 +9,9 @@ import onnx
 import onnxscript
 from onnx.defs import OpSchema
 
+from bitwright.export.onnx_parts import DOMAIN, register_parts, translate_part
 from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE, MARK
 
-DOMAIN = "bitwright"
 _INTEGERS = ["tensor(int8)", "tensor(uint8)", "tensor(int16)", "tensor(uint16)", "tensor(int32)"]
 
 
@@ -53,6 +53,7 @@ def _register() -> None:
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What `torch.onnx.export` should emit for each of our torch operators."""
     _register()
+    register_parts()
     ops = onnxscript.values.Opset(DOMAIN, 1)
 
     def fake_quantize(
@@ -72,4 +73,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     def mark(x: Any, name: str) -> Any:
         return ops.Mark(x, name=name)
 
-    return {FAKE_QUANTIZE: fake_quantize, DEQUANTIZE: dequantize, MARK: mark}
+    plain: dict[Callable[..., Any], Callable[..., Any]] = {
+        FAKE_QUANTIZE: fake_quantize,
+        DEQUANTIZE: dequantize,
+        MARK: mark,
+    }
+    return {**plain, **translate_part(ops)}

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tape import Tape
 
-from bitwright.export.onnx_schema import DOMAIN
+from bitwright.export.onnx_parts import DOMAIN
 from bitwright.export.onnx_tape import add, store
 from bitwright.graph.target import FOLDED, Target
 from bitwright.numerics.affine import QParams

@@ -11,6 +11,7 @@ from bitwright.graph.census_record import Census, Conventions, FloatOperator, Un
 from bitwright.graph.choice import Choice
 from bitwright.graph.float_weights import float_weights
 from bitwright.graph.model_graph import ModelGraph, Unit
+from bitwright.graph.opaque import PART
 from bitwright.graph.operators import ACTIVATIONS, STORED, TRANSPARENT, WEIGHTED, plain_name
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target
@@ -94,6 +95,8 @@ def _float_operators(graph: ModelGraph, sites: tuple[Site, ...]) -> tuple[FloatO
 
 
 def _reason(node: fx.Node, graph: ModelGraph) -> str:
+    if node.target is PART:
+        return "stays as it is in the file, run by ONNX Runtime"
     if node.target in WEIGHTED:
         if any(node.name in unit.calls for unit in graph.units):
             return ""

@@ -64,7 +64,7 @@ def onnx_part(
         inputs: what the piece reads.
         model: the piece as a model of its own, in bytes.
         key: their digest.
-        name: of the node, for people.
+        name: the operator and the name of its node, for people.
         shapes: types and sizes of the results, for tracing; see `parse_shapes`.
     """
     session = _session(key, model)

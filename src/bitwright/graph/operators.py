@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from bitwright.graph.opaque import PART
+
 aten = torch.ops.aten
 
 WEIGHTED: dict[Any, str] = {
@@ -101,8 +103,10 @@ STORED = {
 
 
 def plain_name(node: fx.Node) -> str:
-    """An operator's name without its library and its overload."""
+    """An operator's name without its library and its overload; that of a file's part in ONNX."""
     text = str(node.target)
+    if node.target is PART:
+        return str(node.args[3]).partition(" ")[0]
     return (
         text.split(".")[1] if text.startswith("aten.") else getattr(node.target, "__name__", text)
     )

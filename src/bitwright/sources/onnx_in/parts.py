@@ -69,7 +69,7 @@ class PartNode(nn.Module):
         shapes = self._shapes(tensors) if _traced(tensors) else ""
         part = self.part
         assert isinstance(part, Tensor)
-        made = onnx_part(tensors, part, self.key, self.name, shapes)
+        made = onnx_part(tensors, part, self.key, f"{self.ops[0].kind} {self.name}", shapes)
         return made[0] if len(made) == 1 else tuple(made)
 
     def _shapes(self, tensors: Sequence[Tensor]) -> str:
