@@ -51,7 +51,7 @@ class TriedNetwork:
     notes: tuple[str, ...]
 
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+FileArrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class _Trial:
         kinds |= {v.type.tensor_type.elem_type for v in self.original.graph.input}
         return CLOSE_SHORT if kinds & set(_SHORT) else CLOSE
 
-    def reference(self, inputs: Sequence[Tensor], extra: Sequence[str] = ()) -> Arrays | str:
+    def reference(self, inputs: Sequence[Tensor], extra: Sequence[str] = ()) -> FileArrays | str:
         """What ONNX Runtime gives, or why it gives nothing."""
         named = {p.name: t for p, t in zip(self.plans, inputs, strict=True)}
         try:
@@ -77,7 +77,7 @@ class _Trial:
         except RUNTIME_ERRORS as error:
             return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
-    def agrees(self, expected: Arrays, outputs: Sequence[Tensor]) -> bool:
+    def agrees(self, expected: FileArrays, outputs: Sequence[Tensor]) -> bool:
         """Whether all outputs are the file's."""
         return all(
             distance(expected[name], value) <= self.close
@@ -136,7 +136,7 @@ def _refuse_random(store: Constants, file: str) -> None:
 
 
 def _translate(
-    trial: _Trial, example: tuple[Tensor, ...], expected: Arrays | str
+    trial: _Trial, example: tuple[Tensor, ...], expected: FileArrays | str
 ) -> tuple[fx.GraphModule, frozenset[str]]:
     """The network, and the operators that are left to ONNX Runtime: those that fail or differ."""
     opaque: set[str] = set()
