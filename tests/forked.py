@@ -30,11 +30,11 @@ from bitwright.engine.manifest import seal
 from bitwright.errors import RunDirectoryError
 from bitwright.export import rundir
 from bitwright.export.judged import judge_file
-from bitwright.export.onnx_file import export_onnx
 from bitwright.graph.capture import capture
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.pipeline import integrity as checking
 from bitwright.pipeline import job, result, runs
+from bitwright.pipeline.own_file import write_model
 
 USER_FILE = """
 import torch
@@ -189,22 +189,17 @@ def remember_export(monkeypatch) -> None:
     onnx: dict[str, bytes] = {}
     verified: dict[bytes, dict] = {}
 
-    def exported(graph, module, example, path, target, opset=0):
+    def exported(graph, module, example, path, target, opset=0, progress=None):
         if target.name not in onnx:
-            done = export_onnx(graph, module, example, path, target, opset)
+            write_model(graph, module, example, path, target, opset, progress)
             onnx[target.name] = Path(path).read_bytes()
-            made[target.name] = done
-            return done
         write_atomically(Path(path), onnx[target.name])
-        return made[target.name]
 
     def judge_once(target, path, *rest):
         content = Path(path).read_bytes()
         if content not in verified:
             verified[content] = judge_file(target, path, *rest)
         return verified[content]
-
-    made: dict[str, object] = {}
 
     def capture_once(module, example, free_sizes=False):
         # All lives make the same network anew; the one that warms this process has other shapes.
@@ -215,7 +210,7 @@ def remember_export(monkeypatch) -> None:
 
     captured: dict[str, ModelGraph] = {}
     for module in (result, runs):
-        monkeypatch.setattr(module, "export_onnx", exported)
+        monkeypatch.setattr(module, "write_model", exported)
         monkeypatch.setattr(module, "judge_file", judge_once)
     for module in (job, runs):
         monkeypatch.setattr(module, "capture", capture_once)

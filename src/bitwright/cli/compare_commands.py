@@ -1,4 +1,4 @@
-"""`bitwright compare`: what its paths are decides what is compared."""
+"""`bitwright compare` and `mend`, on files of any producer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bitwright.engine.progress import Progress
 from bitwright.errors import InputError
 from bitwright.latency.feeds import parse_free
 from bitwright.pipeline.compare_files import CompareSettings, compare
+from bitwright.pipeline.mend_file import Mended, MendSettings, mend
 from bitwright.report.compare_page import render_compare
 from bitwright.sources.images import ImageOptions
 
@@ -24,11 +25,14 @@ def compare_settings(
     Raises:
         RecipeError: a value that makes no sense.
     """
+    return CompareSettings(image=_image(pictures), free=parse_free(free), **chosen)
+
+
+def _image(pictures: Mapping[str, Any]) -> ImageOptions | None:
     size, mean, std, crop = (pictures[key] for key in ("size", "mean", "std", "crop"))
-    image = ImageOptions.stated(
+    return ImageOptions.stated(
         size or 0, tuple(mean or ()), tuple(std or ()), -1.0 if crop is None else crop
     )
-    return CompareSettings(image=image, free=parse_free(free), **chosen)
 
 
 def run_compare(
@@ -54,3 +58,21 @@ def run_compare(
     if page is not None:
         write_atomically(page, render_compare(found).encode())
     return found
+
+
+def run_mend(
+    paths: tuple[Path, Path | None, Path],
+    data: str,
+    samples: int,
+    pictures: Mapping[str, Any],
+    told: Progress,
+) -> Mended:
+    """Mend a file; `paths` are it, the float file and what is written.
+
+    Raises:
+        InputError: no data, no float file, or these are no such files.
+    """
+    source, reference, out = paths
+    if not data:
+        raise InputError("no --data: a file is mended on samples; some hundreds are usual.")
+    return mend(source, data, reference, out, MendSettings(samples, _image(pictures)), told)

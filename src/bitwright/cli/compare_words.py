@@ -1,10 +1,11 @@
-"""What `bitwright compare` says."""
+"""What `bitwright compare` and `mend` say."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from bitwright.diagnosis.file_difference import FileComparison
+from bitwright.pipeline.mend_file import FileAgreement, Mended
 from bitwright.report.compare_page import say_difference, say_times, verdict
 
 _SHOWN = 40
@@ -51,3 +52,27 @@ def _table(found: FileComparison) -> list[str]:
 
 def _short(name: str, most: int) -> str:
     return name if len(name) <= most else f"...{name[3 - most :]}"
+
+
+def mend_lines(found: Mended) -> list[str]:
+    """What became of a file, as a person reads it."""
+    wide = min(max((len(one.name) for one in found.units), default=4), 48) + 2
+    lines = [f"{'unit':{wide}}{'error before':>14}{'after':>11}"]
+    for one in found.units:
+        figures = one.left or f"{one.before:>14.3g}{one.after:>11.3g}"
+        lines.append(f"{_short(one.name, wide - 2):{wide}}{figures}")
+    grids = f"; {found.grids} activations have another scale" if found.grids else ""
+    lines += [
+        "",
+        f"on {found.before.samples} samples held out, beside the float network:",
+        f"before  {_beside(found.before)}",
+        f"after   {_beside(found.after)}{grids}",
+        *(f"note: {note}" for note in found.notes),
+        f"wrote {found.out}: the same nodes, types and names" if found.changed else
+        f"wrote {found.out}: the original bytes",
+    ]  # fmt: skip
+    return lines
+
+
+def _beside(one: FileAgreement) -> str:
+    return f"{one.agreement:.2%} agreement, outputs off by {say_difference(one.difference)}"

@@ -49,3 +49,28 @@ def compare(
         found = commands.run_compare(paths, data, asked, page, console.progress)
         console.result(found, lambda: _later("cli.compare_words").compare_lines(found, page))
     raise typer.Exit(0 if found.passed else 1)
+
+
+def mend(
+    file: Annotated[Path, typer.Argument(help="a quantised ONNX file of any producer")],
+    data: Annotated[
+        str, option("samples as of quantize; X.npz by input name; or 'random'", WHAT)
+    ] = "",
+    float_: Annotated[
+        Path | None, typer.Option("--float", help="the float file it was made of")
+    ] = None,
+    size: of.Size = None,
+    mean: of.Channels = None,
+    std: of.Channels = None,
+    crop: of.Crop = None,
+    samples: Annotated[int, option("at most so many; a quarter judges", WHAT)] = 256,
+    out: Annotated[Path, option("the file to write", WHERE)] = Path("mended.onnx"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Solve a quantised file's rounding, scales, zero points and biases again, in place."""
+    pictures = read_pictures(size, mean, std, crop)
+    with Console(quiet, as_json) as console:
+        commands = _later("cli.compare_commands")
+        found = commands.run_mend((file, float_, out), data, samples, pictures, console.progress)
+        console.result(found, lambda: _later("cli.compare_words").mend_lines(found))

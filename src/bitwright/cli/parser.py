@@ -14,7 +14,7 @@ from bitwright.cli import checks
 from bitwright.cli import options as of
 from bitwright.cli.bench_parser import bench
 from bitwright.cli.console import Console, doctor_lines, format_listing, listings
-from bitwright.cli.file_parser import compare
+from bitwright.cli.file_parser import compare, mend
 from bitwright.cli.options import (
     BITS,
     FOR,
@@ -358,6 +358,7 @@ def measure(
 
 app.command()(bench)
 app.command(cls=Picturing)(compare)
+app.command(cls=Picturing)(mend)
 
 
 @app.command(name="list")

@@ -31,13 +31,14 @@ from bitwright.numerics.points import split
 UnitEnds = dict[str, tuple[ir.Value, ir.Value]]
 
 
-def rewrite(model: ir.Model, opset: int, target: Target) -> UnitEnds:
+def rewrite(model: ir.Model, opset: int, target: Target, pools: bool = True) -> UnitEnds:
     """Turn marks, fake-quantise and dequantise nodes into standard ONNX, in place.
 
     Args:
         model: as torch.onnx made it.
         opset: of the file.
         target: how sums of points and parts of inputs are written.
+        pools: write means over images as runtimes have kernels for.
 
     Returns:
         For each unit's mark (input value, output value).
@@ -60,7 +61,8 @@ def rewrite(model: ir.Model, opset: int, target: Target) -> UnitEnds:
         rows_of_table(graph, node, kind, _text(node, "name"))
     marks = [n for n in graph if n.domain == DOMAIN and n.op_type == "Mark"]
     units = {_text(node, "name"): _remove_mark(graph, node) for node in marks}
-    pool_globally(graph)
+    if pools:
+        pool_globally(graph)
     moved = spread(graph, sums) if target.points == PARALLEL else {}
     moved = {**spread(graph, parts), **moved}
     drop_clamps(graph)

@@ -30,7 +30,6 @@ from bitwright.evaluation.figures import Environment, Figures, Metrics, Sizes
 from bitwright.export import rundir
 from bitwright.export.generation import Staged, change, claim_run
 from bitwright.export.judged import judge_file
-from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import save_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
@@ -44,6 +43,7 @@ from bitwright.numerics.stats import TensorStats
 from bitwright.pipeline.diagnose import find_causes
 from bitwright.pipeline.finished import compare_with_proven, find_rejection, put_aside
 from bitwright.pipeline.latency_check import check_finished, predict_time, say_times
+from bitwright.pipeline.own_file import write_model
 from bitwright.pipeline.page import render, title_of
 from bitwright.recipe.values import Recipe, give_bits, to_toml
 from bitwright.report.summary import as_html, comparison, short
@@ -145,8 +145,10 @@ class Result:
         first = next(iter(take(self.data, 2)))
         marked = stitch(self.graph, self.assignment, marks=True)
         example = flat_example(self.graph, first.inputs)
-        made = export_onnx(self.graph, marked, example, Path(path), self.target, self.recipe.opset)
-        return made.path
+        write_model(
+            self.graph, marked, example, Path(path), self.target, self.recipe.opset, self.progress
+        )
+        return Path(path)
 
     @own_random()
     def verify(

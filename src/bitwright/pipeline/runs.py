@@ -21,7 +21,6 @@ from bitwright.evaluation.metrics import metric
 from bitwright.export import rundir
 from bitwright.export.generation import change, update_run
 from bitwright.export.judged import judge_file
-from bitwright.export.onnx_file import export_onnx
 from bitwright.export.packed import Packed, load_packed
 from bitwright.export.rundir import RunDirectory
 from bitwright.export.samples import flat_example, verification_batches
@@ -34,6 +33,7 @@ from bitwright.graph.unread import unread_notes
 from bitwright.pipeline.diagnose import find_causes, read_file
 from bitwright.pipeline.distilled import data_of
 from bitwright.pipeline.job import Job
+from bitwright.pipeline.own_file import write_model
 from bitwright.pipeline.page import render_run
 from bitwright.pipeline.plan import Plan, rewrite
 from bitwright.prepare.smooth import with_places
@@ -209,7 +209,7 @@ def export(loaded: LoadedRun) -> Path:
     target = Plan.to_read(loaded.recipe).target
     with change(directory) as new:
         path, opset = new[rundir.ONNX], loaded.recipe.opset
-        export_onnx(loaded.graph, marked, example, path, target, opset)
+        write_model(loaded.graph, marked, example, path, target, opset)
         if directory.manifest is not None:
             before, written = directory.manifest.files.get(rundir.ONNX), seal(path)
             there = directory[rundir.ONNX]
