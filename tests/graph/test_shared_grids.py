@@ -14,8 +14,7 @@ from bitwright.graph.choice import Choice
 from bitwright.graph.sites import find_sites
 from bitwright.graph.target import load_target, parse_target
 from bitwright.graph.ties import find_shared_grids, find_tied_inputs
-from bitwright.pipeline.job import share_stats
-from bitwright.solving.grids import input_grids
+from bitwright.solving.grids import input_grids, share_stats
 from networks import normal, pictures, seeded, small_network
 
 

@@ -17,8 +17,8 @@ from bitwright.graph.simulate import Assignment
 from bitwright.graph.sites import find_sites
 from bitwright.methods.catalogue import method
 from bitwright.numerics.ranges import range_rule
-from bitwright.pipeline.job import share_stats
 from bitwright.solving import bind_batches
+from bitwright.solving.grids import share_stats
 from bitwright.solving.samples import Samples, split_samples
 from bitwright.tuning.catalogue import ABOUT
 from networks import pictures, small_network

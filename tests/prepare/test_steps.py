@@ -26,6 +26,8 @@ def test_every_step_has_its_name_and_is_described():
         ("equalize,equalize", r"names a step twice"),
         ("equalize,factorize", r"'equalize' and 'factorize' both choose the scale"),
         ("smooth,ocs", r"ocs halves weights.*smooth.*Keep one of them"),
+        ("balance,equalize-learned", r"'balance' and 'equalize-learned' both choose the scale"),
+        ("ocs,equalize-learned", r"ocs halves weights.*equalize-learned.*Keep one of them"),
         ("ocs,equalize", r"splits channels before 'equalize'.*Put ocs last"),
         ("absorb-bias,equalize", r"absorbs biases before 'equalize' makes them high"),
     ],

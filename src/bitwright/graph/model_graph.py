@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from bitwright.engine.note import Note
 from bitwright.graph.answers import FIRST, Answer
 from bitwright.graph.interface import Interface
+from bitwright.numerics.affine import QParams
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class ModelGraph:
     shares the tensors that did not change. ``answer`` tells which outputs are compared,
     ``outputs`` what the network calls each leaf of its result. Of a network from a file
     ``interface`` says how the file calls its ends, ``values`` what it calls each node's value.
+    ``outputs`` what the network calls each leaf of its result. ``grids`` are those that a
+    preparation learned for its inputs, by root and bits, in place of what a range rule finds.
     """
 
     module: fx.GraphModule
@@ -120,6 +123,7 @@ class ModelGraph:
     outputs: tuple[str, ...] = ()
     interface: Interface | None = None
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    grids: Mapping[tuple[str, int], QParams] = field(default_factory=dict)
 
     def unit(self, name: str) -> Unit:
         """The unit of that name."""

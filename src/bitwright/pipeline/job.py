@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from pathlib import Path
 
 from torch import nn
@@ -24,19 +23,19 @@ from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.observe import Observation, observe
 from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target
-from bitwright.graph.ties import find_shared_grids
-from bitwright.numerics.stats import TensorStats
 from bitwright.pipeline.plan import Plan, menu_of, rewrite, stream
-from bitwright.prepare.names import SMOOTH
+from bitwright.prepare.names import BALANCE, LEARNED, SMOOTH
 from bitwright.prepare.smooth import apply_changes, find_changes
 from bitwright.recipe.values import Recipe
 from bitwright.solving import Edges, Work, bind_batches
-from bitwright.solving.grids import input_grids, sites_in_use, task_grids
+from bitwright.solving.grids import input_grids, share_stats, sites_in_use, task_grids
 from bitwright.solving.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import take_off_padding
 from bitwright.sources.models import check_weights
 from bitwright.sources.trial import try_data
+from bitwright.tuning.equalization import Equalization, equalize_by_data
+from bitwright.tuning.widths import Aim
 
 
 @dataclass(frozen=True)
@@ -105,21 +104,40 @@ def tell(notes: Iterable[Note], stage: str, progress: Progress) -> None:
 
 def rewrite_network(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
     """The float network after the recipe's rewrites, those by its data last."""
-    recipe, plan = job.recipe, job.plan
+    plan = job.plan
     if not plan.prepare:
         return graph
     with progress.stage("prepare"):
         known, graph = len(graph.notes), rewrite(graph, plan)
         tell(graph.notes[known:], "prepare", progress)
-        if SMOOTH not in plan.prepare:
-            return graph
-        changes = find_changes(
-            graph,
-            bind_batches(graph, lambda: stream(job.data, recipe)),
-            {name: _hardest(choices) for name, choices in menu_of(graph, plan).items()},
-            plan.target,
-            plan.method.needs.data,
-        )
+        for step in (BALANCE, LEARNED):
+            if step in plan.prepare:
+                graph = _equalize(job, graph, step == LEARNED, progress)
+        return _smooth(job, graph, progress) if SMOOTH in plan.prepare else graph
+
+
+def _hardest_of(graph: ModelGraph, plan: Plan) -> dict[str, Choice]:
+    return {name: _hardest(choices) for name, choices in menu_of(graph, plan).items()}
+
+
+def _equalize(job: Job, graph: ModelGraph, learn: bool, progress: Progress) -> ModelGraph:
+    """Factors for all streams of channels, by the calibration data."""
+    plan = job.plan
+    aim = Aim(_hardest_of(graph, plan), plan.target, plan.rule, plan.method.needs.data)
+    batches = bind_batches(graph, lambda: stream(job.data, job.recipe))
+    samples = split_samples(graph, batches, HELD_OUT)
+    options = Equalization(learn=learn, seed=job.recipe.seed)
+    made, said = equalize_by_data(graph, samples, aim, options)
+    note = Note(options.name, said)
+    tell((note,), "prepare", progress)
+    return replace(made, notes=(*graph.notes, note))
+
+
+def _smooth(job: Job, graph: ModelGraph, progress: Progress) -> ModelGraph:
+    plan = job.plan
+    batches = bind_batches(graph, lambda: stream(job.data, job.recipe))
+    choices = _hardest_of(graph, plan)
+    changes = find_changes(graph, batches, choices, plan.target, plan.method.needs.data)
     for change in changes:
         where = "into its norm" if change.place.norm else "by two operators"
         progress.note(
@@ -162,19 +180,6 @@ def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Pre
     return Prepared(graph, target, menu, sites, observation, data, parted)
 
 
-def share_stats(
-    graph: ModelGraph, target: Target, stats: Mapping[str, TensorStats]
-) -> dict[str, TensorStats]:
-    """Statistics in which values that share a grid have those of all of them together."""
-    found = dict(stats)
-    for names in find_shared_grids(graph, target):
-        own = [stats[name] for name in names if name in stats]
-        if own:
-            whole = reduce(TensorStats.merge, own)
-            found |= {name: whole for name in names if name in stats}
-    return found
-
-
 def work_on(job: Job, prepared: Prepared, menu: Menus) -> Work:
     """The solving of some choices of every unit."""
     plan, recipe, graph = job.plan, job.recipe, prepared.graph
@@ -204,7 +209,8 @@ def work_on(job: Job, prepared: Prepared, menu: Menus) -> Work:
 def edges_of(job: Job, prepared: Prepared, choices: Mapping[str, Choice]) -> Edges:
     """The grids of all edges under one configuration, as observed."""
     sites = sites_in_use(prepared.sites, {name: (c,) for name, c in choices.items()})
-    return input_grids(sites, prepared.observation.stats, choices, prepared.target, job.plan.rule)
+    stats, learned = prepared.observation.stats, prepared.graph.grids
+    return input_grids(sites, stats, choices, prepared.target, job.plan.rule, learned)
 
 
 def capture_network(job: Job) -> ModelGraph:

@@ -36,6 +36,7 @@ from bitwright.pipeline.job import Job
 from bitwright.pipeline.own_file import write_model
 from bitwright.pipeline.page import render_run
 from bitwright.pipeline.plan import Plan, rewrite
+from bitwright.prepare.fold_streams import with_factors
 from bitwright.prepare.smooth import with_places
 from bitwright.recipe.promises import CLIMBED
 from bitwright.recipe.values import Recipe, load_recipe, update
@@ -100,6 +101,7 @@ def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) ->
     free = takes_free_images(packed.inputs)
     graph = capture(source.module, example, free)
     graph = rewrite(graph, Plan.to_read(recipe)) if recipe.prepare else graph
+    graph = with_factors(graph, packed.rest)
     graph = with_places(graph, packed.rest)
     _check_same_network(graph, packed.assignment, path)
     module = shallow_copy(graph.module)

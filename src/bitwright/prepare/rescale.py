@@ -94,15 +94,27 @@ def put_bias(
 def put_clip(
     module: fx.GraphModule, nodes: dict[str, fx.Node], joint: Joint, name: str, limit: Tensor
 ) -> str:
-    """Let a clip end at a limit for each channel: relu, then minimum; returns the relu's name."""
+    """Let a clip of a joint end at a limit for each channel; returns the relu's name."""
+    rank = _rank(nodes[name], joint)
+    axis = 1 if joint.writer.kind.startswith("conv") else rank - 1
+    target = f"{joint.writer.name}.clip{joint.clips.index(name) or ''}"
+    return put_limit(module, nodes, name, target, limit.reshape(-1, *[1] * (rank - 1 - axis)))
+
+
+def put_limit(
+    module: fx.GraphModule, nodes: dict[str, fx.Node], name: str, target: str, limit: Tensor
+) -> str:
+    """Let a clip be a relu, then a minimum with a stored limit; returns the relu's name."""
     node = nodes[name]
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    rank = _rank(node, joint)
-    shape = (-1, *[1] * (rank - 2)) if joint.writer.kind.startswith("conv") else (-1,)
-    target = f"{joint.writer.name}.clip{joint.clips.index(name) or ''}"
-    set_tensor(module, target, limit.float().reshape(shape).contiguous())
+    set_tensor(module, target, limit.float().contiguous())
     if node.target is aten.minimum.default:
+        old = node.args[1]
+        if isinstance(old, fx.Node) and old.target == target:
+            return source.name
+        with module.graph.inserting_before(node):
+            node.args = (source, module.graph.get_attr(target))
         return source.name
     with module.graph.inserting_before(node):
         positive = module.graph.call_function(aten.relu.default, (source,))

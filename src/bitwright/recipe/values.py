@@ -61,8 +61,8 @@ class Recipe:
             Those of queries, keys and values of one attention do, unless `apart` stands here.
         pairwise: how many pairs of units are measured together; they correct the allocation.
         prepare: rewrites of the float network before anything is observed, in order: `equalize`,
-            `equalize-relu`, `absorb-bias`, `factorize`, `smooth` (looks at the calibration data, so
-            it comes last), `ocs`; "" for none.
+            `equalize-relu`, `absorb-bias`, `factorize`, `ocs`; those that look at the calibration
+            data come last: `balance`, `equalize-learned`, `smooth`; "" for none.
         tune: steps after the bits are chosen, in order: `bn` and `bn-paper` (batch-norm tuning,
             ours and that of Hubara et al. 2020), `bias` (learned), `scales` (those of weights and
             activations learned with the biases), `bias-analytic` and `bias-empirical`

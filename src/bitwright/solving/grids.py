@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import reduce
+from types import MappingProxyType
 
 from bitwright.graph.choice import Choice
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target
+from bitwright.graph.ties import find_shared_grids
 from bitwright.numerics.affine import QParams
 from bitwright.numerics.exact import exact_range, round_alike
 from bitwright.numerics.ranges import RangeRule
 from bitwright.numerics.stats import TensorStats
 
 CHAIN_BITS = 8
+LearnedGrids = Mapping[tuple[str, int], QParams]
 
 
 def input_grids(
@@ -23,9 +27,10 @@ def input_grids(
     choices: Mapping[str, Choice],
     target: Target,
     rule: RangeRule,
+    learned: LearnedGrids = MappingProxyType({}),
 ) -> dict[tuple[str, str], QParams]:
-    """The grid of every quantised edge, from the statistics of its root."""
-    made: dict[tuple[str, int], QParams] = {}
+    """The grid of every quantised edge, learned or from the statistics of its root."""
+    made: dict[tuple[str, int], QParams] = dict(learned)
     edges: dict[tuple[str, str], QParams] = {}
     for site in sites:
         bits = CHAIN_BITS if site.unit is None else choices[site.unit].a_bits
@@ -40,6 +45,19 @@ def input_grids(
             made[key] = replace(own, dynamic=target.dynamic)
         edges[site.source, site.reader] = made[key]
     return edges
+
+
+def share_stats(
+    graph: ModelGraph, target: Target, stats: Mapping[str, TensorStats]
+) -> dict[str, TensorStats]:
+    """Statistics in which values that share a grid have those of all of them together."""
+    found = dict(stats)
+    for names in find_shared_grids(graph, target):
+        own = [stats[name] for name in names if name in stats]
+        if own:
+            whole = reduce(TensorStats.merge, own)
+            found |= {name: whole for name in names if name in stats}
+    return found
 
 
 def task_grids(
@@ -57,7 +75,7 @@ def task_grids(
     for bits in sorted({c.a_bits for choices in menu.values() for c in choices if c.a_bits}):
         same = {unit.name: Choice(8, bits) for unit in graph.units}
         wanted = [s for s in own if any(c.a_bits == bits for c in menu[str(s.unit)])]
-        by_bits[bits] = input_grids(wanted, stats, same, target, rule)
+        by_bits[bits] = input_grids(wanted, stats, same, target, rule, graph.grids)
     return {
         (unit.name, choice): tuple(
             by_bits.get(choice.a_bits, {}).get(places.get((unit.name, call), ("", "")))

@@ -111,7 +111,9 @@ def _moments(
     def tensors() -> dict[str, Tensor]:
         return {unit.path: unit.at(unit.parameter) for unit in trained.values()}
 
-    for step, (means,) in descend(graph, simulation, samples, judge, (learned,), tensors, options):
+    for step, (means,) in descend(
+        graph, simulation.module, samples, judge, (learned,), tensors, options
+    ):
         yield (
             step,
             {n: unit.at(mean) for (n, unit), mean in zip(trained.items(), means, strict=True)},

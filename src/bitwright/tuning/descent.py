@@ -17,7 +17,6 @@ from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.solving.samples import Samples, bytes_of, has_fixed_batch, size_of
-from bitwright.tuning.network import Simulation
 from bitwright.tuning.pool import PoolEntry, gather, join_entries, minibatches
 from bitwright.tuning.straight import differentiable, run_with
 
@@ -64,7 +63,7 @@ class Learned:
 
 def descend(
     graph: ModelGraph,
-    simulation: Simulation,
+    network: fx.GraphModule,
     samples: Samples,
     judge: Judge,
     learned: Sequence[Learned],
@@ -75,7 +74,7 @@ def descend(
 
     Args:
         graph: the captured float network.
-        simulation: the quantised one.
+        network: the quantised one.
         samples: those to fit are trained on.
         judge: knows the temperature.
         learned: the parameters, in groups.
@@ -87,7 +86,7 @@ def descend(
     """
     if not any(group.parameters for group in learned):
         return
-    module = differentiable(simulation.module)
+    module = differentiable(network)
     pool = gather(graph, samples.fit)
     part = rows_at_once(graph, pool)
     groups = [{"params": list(g.parameters), "lr": g.rate, "rate": g.rate} for g in learned]

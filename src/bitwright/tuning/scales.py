@@ -207,7 +207,9 @@ def _moments(
         Learned(tuple(inputs.values()), options.input_rate),
         Learned(tuple(biases.values()), options.rate),
     )
-    for step, (w, x, b) in descend(graph, simulation, samples, judge, learned, tensors, options):
+    for step, (w, x, b) in descend(
+        graph, simulation.module, samples, judge, learned, tensors, options
+    ):
         moved = dict(zip(biases, b, strict=True))
         yield (
             step,
