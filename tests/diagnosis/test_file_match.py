@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from two_files import network, nodes, stored, write_all
 
 from bitwright.diagnosis.file_graph import FileGraph, stored_array
 from bitwright.diagnosis.file_match import match_files
 from bitwright.errors import InputError
+from two_files import network, nodes, stored, write_all
 
 
 @pytest.fixture(scope="module")
