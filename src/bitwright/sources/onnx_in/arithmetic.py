@@ -73,9 +73,17 @@ def _of_tensors(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, 
     return compute
 
 
+def _tensor_first(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A function of which the order does not matter; exporters want the tensor first."""
+    return lambda a, b: function(a, b) if isinstance(a, Tensor) else function(b, a)
+
+
 def _divide(a: Any, b: Any) -> Any:
-    whole = not any(isinstance(v, Tensor) and v.is_floating_point() for v in (a, b))
-    return torch.div(a, b, rounding_mode="trunc") if whole else a / b
+    if any(isinstance(v, Tensor) and v.is_floating_point() for v in (a, b)):
+        return a / b
+    like = a if isinstance(a, Tensor) else b
+    first = a if isinstance(a, Tensor) else torch.full((), a, dtype=like.dtype)
+    return torch.div(first, b, rounding_mode="trunc")
 
 
 def _truncate(a: Any, b: Any) -> Any:
@@ -294,8 +302,8 @@ def _dropout(
 
 
 _COMPARE = (7, 9, 13)
-_ADD = _binary(torch.add, operator.add)
-_SUBTRACT = _binary(torch.sub, operator.sub)
+_ADD = _binary(_tensor_first(torch.add), operator.add)
+_SUBTRACT = _binary(operator.sub, operator.sub)
 _MAXIMUM = _binary(_of_tensors(torch.maximum), lambda a, b: a if a >= b else b)
 _MINIMUM = _binary(_of_tensors(torch.minimum), lambda a, b: a if a <= b else b)
 
@@ -314,7 +322,7 @@ def _compare(
 ARITHMETIC: dict[str, Operator] = {
     "Add": _ADD,
     "Sub": _SUBTRACT,
-    "Mul": _binary(torch.mul, operator.mul),
+    "Mul": _binary(_tensor_first(torch.mul), operator.mul),
     "Div": _binary(_divide, _truncate),
     "Pow": Operator(_power, {}, (7, 12, 13, 15)),
     "Mod": Operator(_modulo, {"fmod": 0}, (10, 13)),

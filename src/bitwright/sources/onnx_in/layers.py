@@ -234,6 +234,9 @@ def _pool_window(call: Call, x: Tensor) -> tuple[list[int], list[int], list[int]
     """(kernel, stride, padding before, padding after), what ceil_mode adds within the latter."""
     kernel = [int(k) for k in call["kernel_shape"]]
     before, after = _padding(call, x, kernel)
+    sides = zip(kernel, _spread(call["strides"], len(kernel)), strict=True)
+    if call["auto_pad"].startswith("SAME") and any(k < s for k, s in sides):
+        raise OpaqueError("a pooling that is padded by less than nothing")
     strides, dilations = (
         _spread(call["strides"], len(kernel)),
         _spread(call["dilations"], len(kernel)),

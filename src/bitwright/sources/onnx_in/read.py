@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from bitwright.errors import ModelError
@@ -67,7 +67,25 @@ def parse(content: bytes, name: str) -> onnx.ModelProto:
         ) from error
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelError(f"MODEL {name!r} holds no graph of ONNX operators. {_EXPORT_AGAIN}.")
+    odd = next((text for text in _texts(model) if isinstance(text, bytes)), None)
+    if odd is not None:
+        raise ModelError(
+            f"MODEL {name!r} holds the name {odd[:40]!r}, which is no text in UTF-8: the file is "
+            f"damaged. {_EXPORT_AGAIN}."
+        )
     return model
+
+
+def _texts(message: Message) -> Iterator[str | bytes]:
+    """All that should be text in a message and those inside of it; of damaged text the bytes."""
+    waiting = [message]
+    while waiting:
+        current = waiting.pop()
+        for descriptor, value in current.ListFields():
+            if descriptor.type == descriptor.TYPE_MESSAGE:
+                waiting += [value] if isinstance(value, Message) else list(value)
+            elif descriptor.type == descriptor.TYPE_STRING:
+                yield from [value] if isinstance(value, (str, bytes)) else value
 
 
 def digest_of(path: Path, model: onnx.ModelProto) -> str:
@@ -135,7 +153,7 @@ def _load_external(tensor: onnx.TensorProto, folder: Path, name: str) -> None:
         with place.open("rb") as file:
             file.seek(offset)
             data = file.read(size)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise ModelError(
             f"MODEL {name!r} keeps its weight {tensor.name!r} in {place.name!r}, which cannot be "
             f"read: {error}. Put that file beside it."

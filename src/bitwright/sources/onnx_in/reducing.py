@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -179,14 +180,21 @@ def _interpolate(
         if mode == "asymmetric" and scale and all(f == 1 for f in scale):
             return x
         raise OpaqueError(f"a resize in coordinates {mode!r}")
-    one = size is not None and 1 in size and mode == "half_pixel"
-    if one:
+    if mode == "pytorch_half_pixel" and _ends_at_one(x, scale, size):
         raise OpaqueError("a resize to one pixel")
     if scale is not None:
         return F.interpolate(
             x, scale_factor=scale, mode=kind, align_corners=aligned, recompute_scale_factor=False
         )
     return F.interpolate(x, size=size, mode=kind, align_corners=aligned)
+
+
+def _ends_at_one(x: Tensor, scale: list[float] | None, size: list[int] | None) -> bool:
+    """Whether an axis is one pixel long afterwards, which its mode places elsewhere than torch."""
+    if size is not None:
+        return 1 in size
+    sides = zip(x.shape[2:], scale or [], strict=True)
+    return any(is_static([side]) and math.floor(side * f) == 1 for side, f in sides)
 
 
 def _nearest(
@@ -223,15 +231,16 @@ def _plain_nearest(mode: str, rounding: str) -> bool:
 
 
 def _place(i: int, old: int, new: int, factor: float, mode: str, rounding: str) -> int:
-    """Which old entry the new entry i is."""
+    """Which old entry the new entry i is, in the float32 numbers in which runtimes compute it."""
+    step = np.float32(factor)
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and new > 1):
-        x = (i + 0.5) / factor - 0.5
+        x = float((np.float32(i) + np.float32(0.5)) / step - np.float32(0.5))
     elif mode == "pytorch_half_pixel":
         x = 0.0
     elif mode == "align_corners":
         x = 0.0 if new == 1 else i * (old - 1) / (new - 1)
     elif mode == "asymmetric":
-        x = i / factor
+        x = float(np.float32(i) / step)
     else:
         raise OpaqueError(f"a resize in coordinates {mode!r}")
     found = {

@@ -18,9 +18,9 @@ from torch import Tensor
 FEW = 128
 
 DTYPES: dict[int, torch.dtype] = {
-    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32,
-    7: torch.int64, 9: torch.bool, 10: torch.float32, 11: torch.float64, 12: torch.uint16,
-    13: torch.uint32, 14: torch.complex64, 15: torch.complex128, 16: torch.float32,
+    1: torch.float32, 2: torch.uint8, 3: torch.int8, 4: torch.uint16, 5: torch.int16,
+    6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float32, 11: torch.float64,
+    12: torch.uint32, 13: torch.uint64, 16: torch.float32,
 }  # fmt: skip
 
 
