@@ -1,11 +1,14 @@
-"""The device of a run: whether the word is one, and whether this machine has it."""
+"""The device of a run: whether the word is one, whether this machine has it, and the way there."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import fields, is_dataclass, replace
+from typing import TypeVar
 
 from bitwright.errors import RecipeError
 
+Value = TypeVar("Value")
 KINDS = ("cpu", "cuda", "mps")
 _DEVICE = re.compile(r"(cpu|cuda|mps)(?::(\d{1,3}))?", re.ASCII)
 
@@ -56,3 +59,31 @@ def check_device(text: str, place: str = "--device") -> None:
     if number is not None and number >= count:
         there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise RecipeError(f"{place} {text}: this machine has {there}. Use one of those, or cpu.")
+
+
+def is_host(text: str) -> bool:
+    """Whether a device is this process's own memory, where nothing has to be moved."""
+    return parse_device(text)[0] == "cpu"
+
+
+def move(value: Value, device: str) -> Value:
+    """A value with every tensor in it on a device: of tuples, lists, mappings and dataclasses too.
+
+    What holds no tensor stays the object that it is.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(device)  # type: ignore[return-value]
+    if isinstance(value, tuple | list):
+        parts = [move(part, device) for part in value]
+        same = all(a is b for a, b in zip(parts, value, strict=True))
+        return value if same else type(value)(parts)
+    if isinstance(value, dict):
+        return {key: move(part, device) for key, part in value.items()}  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        moved = {name: move(part, device) for name, part in own.items()}
+        changed = {name: part for name, part in moved.items() if part is not own[name]}
+        return replace(value, **changed) if changed else value
+    return value

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from bitwright.graph.change import Change
 from bitwright.graph.execute import channels_last
 from bitwright.graph.model_graph import ModelGraph, attribute
 from bitwright.graph.operators import WEIGHTED, arguments
+from bitwright.graph.placing import device_of
 from bitwright.graph.simulate import Assignment, IntegerBias
 from bitwright.graph.work import OperationCount
 from bitwright.numerics.affine import QParams, dequantize, fake_quantize
@@ -118,15 +118,3 @@ def _as_float(bias: Tensor | IntegerBias | None, device: torch.device) -> Tensor
     if bias is None:
         return None
     return (bias if isinstance(bias, Tensor) else bias.q.float().mul_(bias.scale)).to(device)
-
-
-def device_of(graph: ModelGraph) -> torch.device:
-    """Where the network's own tensors are."""
-    first = next(chain(graph.module.parameters(), graph.module.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def same_device(graph: ModelGraph, flat: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A bound batch where the network is."""
-    device = device_of(graph)
-    return tuple(t.to(device) if isinstance(t, Tensor) else t for t in flat)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from bitwright.engine.device import move
 from bitwright.engine.note import Note
 from bitwright.errors import DataError
 from bitwright.graph.execute import Inputs, bind, blame_batch, run
 from bitwright.graph.model_graph import FoldedBatchNorm, ModelGraph
+from bitwright.graph.placing import same_device
 from bitwright.numerics.stats import ChannelStats, TensorStats
 
 # A histogram read from this many values of a batch is as good as from all of them; the extremes
@@ -61,7 +63,7 @@ def observe(
     masks: set[str] = set()
 
     for inputs in batches:
-        flat = bind(graph, inputs)
+        flat = same_device(graph, bind(graph, inputs))
         seen: dict[str, Tensor] = {}
 
         def visit(node: fx.Node, value: object, seen: dict[str, Tensor] = seen) -> None:
@@ -81,7 +83,7 @@ def observe(
         with blame_batch(flat):
             run(graph, flat, visit)
         if "norm" in seen:
-            here = ChannelStats.of(seen["norm"], axis=1)
+            here = move(ChannelStats.of(seen["norm"], axis=1), "cpu")
             channels = here if channels is None else channels.merge(here)
         samples += next(t.shape[0] for t in flat if isinstance(t, Tensor) and t.dim())
         count += 1

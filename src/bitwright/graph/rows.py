@@ -109,7 +109,7 @@ def input_rows(x: Tensor, form: Geometry | None, limit: int, seed: int) -> Tenso
     windows = _windows(x.unsqueeze(2) if x.dim() == 3 else x, form)
     batch, channels, height, width = windows.shape[:4]
     total = batch * height * width
-    index = _indices(total, limit, seed)
+    index = _indices(total, limit, seed).to(x.device)
     b, rest = index // (height * width), index % (height * width)
     rows = windows[b, :, rest // width, rest % width]
     grouped = rows.reshape(len(index), form.groups, channels // form.groups, -1)
@@ -126,7 +126,9 @@ def _indices(total: int, limit: int, seed: int) -> Tensor:
 
 
 def _pick(rows: Tensor, limit: int, seed: int) -> Tensor:
-    return rows if rows.shape[0] <= limit else rows[_indices(rows.shape[0], limit, seed)]
+    if rows.shape[0] <= limit:
+        return rows
+    return rows[_indices(rows.shape[0], limit, seed).to(rows.device)]
 
 
 def _windows(x: Tensor, form: Geometry) -> Tensor:

@@ -21,13 +21,13 @@ from bitwright.graph.change import Change
 from bitwright.graph.execute import NodeValues, interpret, outputs_of
 from bitwright.graph.installed import (
     Installed,
-    device_of,
     evaluate,
     find_touched,
     install,
     reinstall,
 )
 from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.placing import device_of
 from bitwright.graph.replay import plan
 from bitwright.graph.simulate import Assignment
 from bitwright.graph.suffix import Suffix, peak_bytes, run_suffix, stackable, suffix_of

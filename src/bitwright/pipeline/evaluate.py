@@ -15,6 +15,7 @@ from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
 from bitwright.graph.live_memory import activation_peak, bits_of_edges, value_sizes
 from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.placing import module_on
 from bitwright.graph.sites import Site
 from bitwright.pipeline.distilled import DISTILLED
 from bitwright.pipeline.job import Job
@@ -45,8 +46,8 @@ def evaluate_job(job: Job, graph: ModelGraph, module: nn.Module, progress: Progr
         dataset = take(job.data, recipe.calib) if recipe.calib else job.data
     with progress.stage("evaluate") as tick:
         found = compare(
-            outcome_of(graph, graph.module.to(recipe.device), recipe.device),
-            outcome_of(graph, module.to(recipe.device), recipe.device),
+            outcome_of(graph, module_on(graph.module, recipe.device), recipe.device),
+            outcome_of(graph, module_on(module, recipe.device), recipe.device),
             batch_by_length(dataset, recipe.batch),
             chosen,
             tick,

@@ -21,8 +21,10 @@ from bitwright.graph.capture import ExampleInputs, capture
 from bitwright.graph.choice import Choice, Menus
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.observe import Observation, observe
+from bitwright.graph.placing import graph_on
 from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target
+from bitwright.methods.on_device import solve_on
 from bitwright.pipeline.plan import Plan, menu_of, rewrite, stream
 from bitwright.prepare.names import BALANCE, LEARNED, SMOOTH
 from bitwright.prepare.smooth import apply_changes, find_changes
@@ -160,7 +162,8 @@ def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Pre
     seen: list[str] = []
     with progress.stage("observe") as tick:
         inputs = fingerprint_each(stream(job.data, recipe), seen)
-        observation = observe(graph, inputs, {site.root for site in sites}, tick)
+        placed = graph_on(graph, recipe.device)
+        observation = observe(placed, inputs, {site.root for site in sites}, tick)
     said = [Note(job.data.spec, text) for text in job.data.notes]
     said = [note for note in said if note not in graph.notes]
     observation = replace(
@@ -190,7 +193,7 @@ def work_on(job: Job, prepared: Prepared, menu: Menus) -> Work:
         menu=menu,
         grids=task_grids(graph, menu, sites, stats, prepared.target, plan.rule),
         target=prepared.target,
-        method=plan.method,
+        method=solve_on(plan.method, recipe.device),
         sites=sites,
         stats=stats,
         batches=prepared.samples.fit,
@@ -203,6 +206,7 @@ def work_on(job: Job, prepared: Prepared, menu: Menus) -> Work:
         workers=job.workers,
         count=prepared.observation.batches,
         portable=recipe.portable,
+        device=recipe.device,
     )
 
 

@@ -45,7 +45,7 @@ def solve_menu(job: Job, prepared: Prepared, menu: Menus, progress: Progress) ->
     with progress.stage("solve the menu", len(work.tasks())) as tick:
         found = solve(work, "parallel", edges, tick)
     bench = Bench(lambda: table_batches(job), recipe.table_samples, recipe.labels)
-    loss = loss_of_network(work.graph, next(bench.opened()), recipe.labels)
+    loss = loss_of_network(work.placed, next(bench.opened()), recipe.labels)
     return Solutions(work, base, found.edges, found.solutions, loss, bench)
 
 

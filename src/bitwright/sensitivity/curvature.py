@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from bitwright.graph.execute import bind
-from bitwright.graph.installed import Installed, evaluate, same_device
+from bitwright.graph.installed import Installed, evaluate
 from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.placing import same_device
 from bitwright.graph.variants import main_output
 from bitwright.graph.work import OperationCount
 from bitwright.sensitivity.sample_loss import by_sample

@@ -28,8 +28,9 @@ from bitwright.errors import DataError
 from bitwright.graph.change import Change
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
-from bitwright.graph.installed import Installed, same_device
+from bitwright.graph.installed import Installed
 from bitwright.graph.model_graph import ModelGraph
+from bitwright.graph.placing import same_device
 from bitwright.graph.simulate import Assignment
 from bitwright.graph.variants import (
     BASE,

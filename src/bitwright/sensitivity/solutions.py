@@ -11,6 +11,7 @@ from torch import fx
 
 from bitwright.evaluation.forward import forward_of
 from bitwright.graph.choice import Choice
+from bitwright.graph.placing import module_on
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.sensitivity.measure import LossValues
 from bitwright.sensitivity.sample_loss import SampleLoss
@@ -61,15 +62,17 @@ class Solutions:
 
     def module(self, choices: Mapping[str, Choice]) -> fx.GraphModule:
         """A whole configuration as a network."""
-        return stitch(self.work.graph, self.assignment(choices))
+        made = stitch(self.work.graph, self.assignment(choices))
+        return module_on(made, self.work.device)
 
     def losses(self, choices: Mapping[str, Choice]) -> LossValues:
         """The loss of a whole configuration and the answers missed, sample by sample.
 
         On the samples of the table.
         """
-        graph, loss = self.work.graph, self.loss
-        reference, outputs = (forward_of(graph, m) for m in (graph.module, self.module(choices)))
+        graph, loss, device = self.work.placed, self.loss, self.work.device
+        both = graph.module, self.module(choices)
+        reference, outputs = (forward_of(graph, module, device) for module in both)
         parts: list[LossValues] = []
         with torch.no_grad():
             for batch in self.bench.opened():

@@ -110,7 +110,7 @@ def measure_menu(
     """
     work, base = solutions.work, solutions.base
     network = solutions.assignment(base)
-    subject = Subject(work.graph, network, solutions.loss)
+    subject = Subject(work.placed, network, solutions.loss)
     changes = changes_of(work, solutions.solved, base, menu)
     key = _key(solutions)
     plan = _plan_quick(solutions, menu) if quick else None
@@ -124,7 +124,7 @@ def measure_menu(
         return found, fit_losses(table, solutions, single, scale)
     batches = itertools.islice(solutions.bench.opened(), GRADIENT_BATCHES)
     temperature = getattr(solutions.loss, "temperature", 1.0)
-    gradients = output_curvature(work.graph, batches, work.seed, temperature)
+    gradients = output_curvature(work.placed, batches, work.seed, temperature)
     soft = estimate_losses(plan, gradients, single)
     losses = {u: {c: _times(d, scale) for c, d in of.items()} for u, of in soft.items()}
     return found, table_of(prices, menu, solutions.solved, losses, seconds)
@@ -183,7 +183,7 @@ def measure_losses(
     dataset = rebatch(as_dataset(data), TABLE_BATCH)
     first = next(iter(dataset))
     network = Configuration.of(work, solved, base, edges).assignment()
-    subject = Subject(work.graph, network, loss_of_network(work.graph, first, labels))
+    subject = Subject(work.placed, network, loss_of_network(work.placed, first, labels))
     changes = changes_of(work, solved, base, work.menu)
     single = measure_table(subject, changes, dataset)
     flat = bind(work.graph, first.inputs)

@@ -158,7 +158,7 @@ def collect_batch(
         # the batch is let go.
         total = rows.shape[1]
         count = min(plan.kept, total)
-        picked = torch.arange(count) * total // max(count, 1)
+        picked = torch.arange(count, device=seen.device) * total // max(count, 1)
         part.rows.append((held_out, seen[:, picked], y[:, picked]))
 
 

@@ -36,15 +36,15 @@ class Cut:
         """Before the first unit: both networks have the same inputs."""
 
         def opened() -> Iterator[Stored]:
-            for flat in work.batches():
-                begin = name_inputs(work.graph, flat)
+            for flat in work.placed_batches():
+                begin = name_inputs(work.placed, flat)
                 yield begin, begin
 
         return cls(KeptPlace(opened))
 
     def move(self, work: Work, place: int, whole: bool, over: Overrides) -> None:
         """To a later place; from the inputs where too few samples are held."""
-        graph = work.graph
+        graph = work.placed
         names = live_after(graph, graph.units[place].outputs[-1])
         if whole and not self.whole:
             self.kept.clear()

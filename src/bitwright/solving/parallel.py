@@ -75,8 +75,8 @@ def _grids(work: Work) -> dict[Task, Grids]:
     grids = {task: work.grids[task] for task in work.tasks()}
     if not work.by_output:
         return grids
-    flat = next(work.batches())
-    values = name_inputs(work.graph, flat)
+    flat = next(work.placed_batches())
+    values = name_inputs(work.placed, flat)
     for name, choice in grids:
         unit = work.graph.unit(name)
         if solvable(unit):
@@ -138,7 +138,7 @@ def _solve_group(
     rows = work.method.needs.rows
     plans = tuple(
         plan_of(
-            work.graph,
+            work.placed,
             unit,
             {inputs_key(grids[t]): grids[t] for t in tasks if t[0] == unit.name},
             batches,
@@ -186,7 +186,7 @@ def _collect(work: Work, plans: tuple[CollectPlan, ...]) -> dict[str, Collector]
         return {}
     budget = ByteBudget(SAMPLE_BYTES)
     collectors = {plan.unit.name: Collector(plan, budget) for plan in plans}
-    shared: Shared = (portable(work.graph), plans)
+    shared: Shared = (portable(work.placed), plans)
     waiting: dict[int, dict[str, CollectedPart]] = {}
     done = 0
     for index, parts in run_jobs(collect_chunk, _chunks(work), work.processes, shared=shared):
@@ -203,7 +203,7 @@ def _collect(work: Work, plans: tuple[CollectPlan, ...]) -> dict[str, Collector]
 
 def _chunks(work: Work) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
     first, chunk = 0, []
-    for flat in work.batches():
+    for flat in work.placed_batches():
         chunk.append(flat)
         if len(chunk) == CHUNK:
             yield first, chunk

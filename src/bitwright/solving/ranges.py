@@ -35,8 +35,8 @@ def grids_by_output(
         if given is None or given.grid.bits > 8 or work.shared_inputs(unit):
             found.append(given)
             continue
-        x = replay(work.graph, true, {source})[source]
-        got = replay(work.graph, seen, {source}, over)[source]
+        x = replay(work.placed, true, {source})[source]
+        got = replay(work.placed, seen, {source}, over)[source]
         found.append(_best(work, unit, call, given, x, got))
     return tuple(found)
 
@@ -51,7 +51,7 @@ def _best(work: Work, unit: Unit, call: int, given: QParams, x: Tensor, got: Ten
     form = geometry(unit, work.graph.nodes()[unit.calls[call]])
     seed = row_seed(work.seed, unit.name, 0, call)
     rows, seen = (input_rows(v, form, RANGE_ROWS, seed) for v in (x, got))
-    weight = weight_rows(work.graph.tensor(unit.weight).float(), unit).transpose(1, 2)
+    weight = weight_rows(work.placed.tensor(unit.weight).float(), unit).transpose(1, 2)
     best, chosen = float("inf"), given
     for factor in SHRINK:
         qp = exact_range(low * factor, high * factor, given.grid, symmetric, site.clamped)

@@ -168,7 +168,9 @@ def take_rows(flat: Flat, chosen: Tensor) -> Flat | None:
     """Some samples of a batch, or None where it has none of them."""
     if not bool(chosen.any() if chosen.dtype == torch.bool else chosen.numel()):
         return None
-    return tuple(channels_last(t[chosen]) if isinstance(t, Tensor) else t for t in flat)
+    return tuple(
+        channels_last(t[chosen.to(t.device)]) if isinstance(t, Tensor) else t for t in flat
+    )
 
 
 def size_of(flat: Flat) -> int:

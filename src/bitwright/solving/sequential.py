@@ -11,6 +11,7 @@ from bitwright.engine.threads import stream_out
 from bitwright.graph.kept import Stored
 from bitwright.graph.model_graph import Unit
 from bitwright.graph.operators import WEIGHTED
+from bitwright.graph.placing import device_of
 from bitwright.graph.replay import Overrides, replay
 from bitwright.graph.rows import solvable
 from bitwright.graph.units import input_of
@@ -81,20 +82,21 @@ def _solve_unit(work: Work, unit: Unit, task: Task, cut: Cut, over: Overrides) -
 def _stream(
     work: Work, unit: Unit, task: Task, batches: int, cut: Cut, over: Overrides
 ) -> tuple[Grids, Collector]:
-    nodes = work.graph.nodes()
+    graph = work.placed
+    nodes = graph.nodes()
     sources = [input_of(nodes[call]).name for call in unit.products]
     grids = work.grids[task]
     if work.by_output:
         true, seen = next(cut.kept.walk())
         grids = grids_by_output(work, unit, task[1], true, seen, over)
     wanted = {inputs_key(grids): grids}
-    plan = plan_of(work.graph, unit, wanted, batches, work.method.needs.rows, work.seed)
+    plan = plan_of(graph, unit, wanted, batches, work.method.needs.rows, work.seed)
     rows = Collector(plan)
 
     def collect(item: tuple[int, Stored]) -> CollectedPart:
         index, (floats, quants) = item
-        true = replay(work.graph, floats, set(sources))
-        seen = replay(work.graph, quants, set(sources), over)
+        true = replay(graph, floats, set(sources))
+        seen = replay(graph, quants, set(sources), over)
         part = CollectedPart({})
         for call, source in enumerate(sources):
             collect_batch(plan, part, index, call, true[source], seen[source])
@@ -108,12 +110,13 @@ def _stream(
 
 def _install(work: Work, unit: Unit, solution: UnitSolution, over: Overrides) -> None:
     stored = deploy(solution, work.target)
-    over.tensors[unit.weight] = dequantize(stored.q, stored.weight)
+    device = device_of(work.placed)
+    over.tensors[unit.weight] = dequantize(stored.q, stored.weight).to(device)
     if solution.bias is not None and unit.bias is not None:
-        over.tensors[unit.bias] = deploy_bias(solution, work.target)
+        over.tensors[unit.bias] = deploy_bias(solution, work.target).to(device)
     elif solution.bias is not None:
         nodes = work.graph.nodes()
-        bias = deploy_bias(solution, work.target)
+        bias = deploy_bias(solution, work.target).to(device)
         for call in unit.products:
             over.biases[call] = (_bias_axis(nodes[call]), bias)
     over.edges.update(edges_into(work, unit, solution))

@@ -39,7 +39,8 @@ class Spool:
 
     def add(self, rows: Tensor) -> None:
         """Keep a tensor."""
-        rows = rows.contiguous()
+        # Rows wait on the host, whatever device made them.
+        rows = rows.cpu().contiguous()
         size = rows.numel() * rows.element_size()
         if self.budget.take(size):
             self._held += size

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from bitwright.engine.device import is_host
 from bitwright.engine.store import Entries, NullStore
 from bitwright.engine.threads import count_cores
 from bitwright.graph.activation import activation_of
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import Open, bind
 from bitwright.graph.model_graph import ModelGraph, Unit
+from bitwright.graph.placing import batches_on, graph_on
 from bitwright.graph.simulate import sites_by_unit
 from bitwright.graph.sites import Site
 from bitwright.graph.target import Target
@@ -49,6 +51,7 @@ class Work:
         workers: processes for the parallel mode, threads for the sequential one; None: as many
             threads of this process as there are cores, in both, and eight at most.
         portable: solutions keep to what every processor's kernels can add up.
+        device: where passes, sums and methods with data compute; `graph` stays on the host.
     """
 
     graph: ModelGraph
@@ -68,10 +71,23 @@ class Work:
     workers: int | str | None = None
     count: int = 0
     portable: bool = False
+    device: str = "cpu"
+
+    @cached_property
+    def placed(self) -> ModelGraph:
+        """The network where passes compute with it."""
+        return graph_on(self.graph, self.device)
+
+    @cached_property
+    def placed_batches(self) -> Open:
+        """The calibration inputs there."""
+        return batches_on(self.placed, self.batches)
 
     @property
     def threads(self) -> int:
         """How many threads of this process there are for work that lets go of the lock."""
+        if not is_host(self.device):
+            return 1  # one queue of work
         if self.workers is None:
             return min(count_cores(), MOST_THREADS)
         return self.workers if isinstance(self.workers, int) else 1
@@ -79,7 +95,7 @@ class Work:
     @property
     def processes(self) -> int | str:
         """Workers that jobs of the parallel mode are given to; 1: this process."""
-        return 1 if self.workers is None else self.workers
+        return 1 if self.workers is None or not is_host(self.device) else self.workers
 
     @property
     def passes(self) -> int:

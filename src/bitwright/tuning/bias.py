@@ -136,5 +136,5 @@ def _make_parameters(
         base = bias.detach().clone()
         parameter = torch.zeros_like(base, requires_grad=True)
         path = simulation.places[name].bias
-        made[name] = _Trained(path, base, found.var.sqrt().float(), parameter)
+        made[name] = _Trained(path, base, found.var.sqrt().float().to(base.device), parameter)
     return made

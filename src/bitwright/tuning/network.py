@@ -64,7 +64,7 @@ def with_biases(start: Configuration) -> dict[str, UnitSolution]:
     """The solutions, with a bias of zeros for units that have none but take one."""
     graph, solved = start.graph, start.solved
     zeros = {
-        unit.name: torch.zeros(channels_of(unit))
+        unit.name: torch.zeros(channels_of(unit), device=solved[unit.name].q.device)
         for unit in tunable(graph, solved)
         if solved[unit.name].bias is None
     }

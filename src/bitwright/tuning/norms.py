@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bitwright.engine.device import move
 from bitwright.graph.model_graph import FoldedBatchNorm
 from bitwright.methods.problem import UnitSolution
 from bitwright.numerics.affine import FLOAT32_TINY, QParams
@@ -76,6 +77,7 @@ def refuse(solution: UnitSolution, norm: BatchNorm, scales: bool = True) -> Unit
     Reference: Hubara et al. 2020, section 3.3, appendix B.13 and B.14.
     """
     qparams = solution.weight
+    norm = move(norm, str(qparams.scale.device))
     channels = norm.beta.numel()
     gain = torch.ones_like(norm.beta)
     if scales and qparams.scale.numel() == channels:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from bitwright.evaluation.judge import Judge
 from bitwright.graph.custom_ops import FAKE_QUANTIZE
+from bitwright.graph.placing import device_of
 from bitwright.graph.sites import Site
 from bitwright.graph.ties import grid_classes
 from bitwright.methods.problem import UnitSolution
@@ -182,10 +183,11 @@ def _moments(
     ]
     classes = scale_paths(simulation.module, biased)
     weights = {name: _zeros(start[name].weight.scale) for name in plain}
-    inputs = {name: _zeros(torch.zeros(())) for name in classes}
+    device = device_of(graph)
+    inputs = {name: _zeros(torch.zeros((), device=device)) for name in classes}
     units = [unit for unit in graph.units if unit.name in simulation.places]
     spread = {
-        name: moments.var.sqrt().float()
+        name: moments.var.sqrt().float().to(device)
         for name, moments in output_moments(graph.module, units, samples.fit).items()
     }
     biases = {name: _zeros(s) for name, s in spread.items()}

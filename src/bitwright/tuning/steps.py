@@ -18,8 +18,9 @@ from bitwright.methods.problem import Method
 from bitwright.recipe.registered import load_registered
 from bitwright.solving.configuration import Configuration
 from bitwright.solving.samples import Samples
-from bitwright.tuning.catalogue import ABOUT, REFINE, find_tuning_steps
+from bitwright.tuning.catalogue import ABOUT, PLACED, REFINE, find_tuning_steps
 from bitwright.tuning.report import TuneReport
+from bitwright.tuning.there import bring_back, is_elsewhere, send, send_samples
 
 
 class TuningStep(Protocol):
@@ -75,13 +76,27 @@ def tune(
         else:
             step = make_step(asked, start.work.seed) if isinstance(asked, str) else asked
         with progress.stage(f"tune {step.name}"):
-            found, report = step.apply(found, samples)
+            found, report = _apply(step, found, samples)
         made.append(step)
         # Steps within a step are reported before it, in the order of what happened.
         reports += (*report.inner, report)
         for one in (*report.inner, report):
             _say(progress, one)
     return Tuned(found, reports)
+
+
+def _apply(
+    step: TuningStep, start: Configuration, samples: Samples
+) -> tuple[Configuration, TuneReport]:
+    """Apply a step where the run computes.
+
+    Solving again moves its own passes; steps of the caller's may know of no device.
+    """
+    if step.name not in PLACED or not is_elsewhere(start):
+        return step.apply(start, samples)
+    there = send(start)
+    made, report = step.apply(there, send_samples(there, samples))
+    return (start if made is there else bring_back(start, made)), report
 
 
 def make_step(name: str, seed: int = 0, **more: Any) -> TuningStep:
