@@ -69,13 +69,15 @@ def test_a_menu_is_measured_there():
     assert losses[0] == pytest.approx(losses[1], rel=0.05, abs=1e-4)
 
 
-@pytest.mark.parametrize("step", ["bn", "bias", "scales", "refine", "lapq"])
+@pytest.mark.parametrize(
+    "step",
+    ["bn", "refine", *(pytest.param(s, marks=pytest.mark.slow) for s in ("bias", "scales"))],
+)
 def test_a_tuning_step_does_there_what_it_does_here(step):
-    """The steps that compute there, the one that solves again, and one that stays here."""
-    own = {"tune": step, "mode": "parallel"} | ({"method": "nearest"} if step == "lapq" else {})
+    """A step that computes there, and the one that solves again; those that learn are slow."""
 
     def tuned(device):
-        job, graph = begun(device, **own)
+        job, graph = begun(device, tune=step, mode="parallel")
         prepared = prepare(job, graph, menu_of(graph, job.plan), Progress())
         choices = choices_of(graph, job.plan)
         work = work_on(job, prepared, {name: (c,) for name, c in choices.items()})

@@ -79,7 +79,7 @@ ABOUT: Mapping[str, AboutStep] = {
 }  # fmt: skip
 STEPS = tuple(ABOUT)
 # Steps that compute on the run's device; the others do on the host.
-PLACED = (BN, BN_PAPER, BIAS, SCALES, BIAS_EMPIRICAL, QAT, QAT_LAST, QAT_PAPER)
+PLACED = (BN, BN_PAPER, BIAS, SCALES, BIAS_EMPIRICAL, BRECQ, QAT, QAT_LAST, QAT_PAPER)
 # What rounds all weights afresh, from the float ones.
 _AFRESH = {
     LAPQ: "rounds all weights to nearest on ranges of its own",
