@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from bitwright.errors import RecipeError
 
-Value = TypeVar("Value")
+Movable = TypeVar("Movable")
 KINDS = ("cpu", "cuda", "mps")
 _DEVICE = re.compile(r"(cpu|cuda|mps)(?::(\d{1,3}))?", re.ASCII)
 
@@ -66,7 +66,7 @@ def is_host(text: str) -> bool:
     return parse_device(text)[0] == "cpu"
 
 
-def move(value: Value, device: str) -> Value:
+def move(value: Movable, device: str) -> Movable:
     """A value with every tensor in it on a device: of tuples, lists, mappings and dataclasses too.
 
     What holds no tensor stays the object that it is.

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from bitwright.engine.device import move
 from bitwright.engine.note import Note
+from bitwright.engine.threads import stream_out
 from bitwright.errors import DataError
 from bitwright.graph.execute import Inputs, bind, blame_batch, run
 from bitwright.graph.model_graph import FoldedBatchNorm, ModelGraph
@@ -44,7 +45,7 @@ def observe(
 ) -> Observation:
     """Statistics of the values of the watched nodes over all batches, in one pass.
 
-    Memory is that of one batch: statistics are merged and values dropped.
+    Memory is that of one batch a thread: statistics are merged and values dropped.
 
     Args:
         graph: the captured network.
@@ -56,45 +57,78 @@ def observe(
         DataError: no data at all, or a value that is not finite in the network.
     """
     wanted = set(watch)
-    merged: dict[str, TensorStats] = {}
     norm = _first_norm(graph)
-    channels: ChannelStats | None = None
+    seen = _Seen({})
     samples = count = 0
-    masks: set[str] = set()
 
-    for inputs in batches:
-        flat = same_device(graph, bind(graph, inputs))
-        seen: dict[str, Tensor] = {}
+    def look(inputs: Inputs) -> _Seen:
+        return _look(graph, inputs, wanted, None if norm is None else norm[0])
 
-        def visit(node: fx.Node, value: object, seen: dict[str, Tensor] = seen) -> None:
-            if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-                return
-            if node.name in wanted:
-                stats = TensorStats.of(value, max_histogram_elements=HISTOGRAM_VALUES)
-                if stats.masked or _is_mask(value, stats):
-                    masks.add(node.name)
-                else:
-                    _check_finite(node, stats)
-                old = merged.get(node.name)
-                merged[node.name] = stats if old is None else old.merge(stats)
-            if norm is not None and node.name == norm[0]:
-                seen["norm"] = value
-
-        with blame_batch(flat):
-            run(graph, flat, visit)
-        if "norm" in seen:
-            here = move(ChannelStats.of(seen["norm"], axis=1), "cpu")
-            channels = here if channels is None else channels.merge(here)
-        samples += next(t.shape[0] for t in flat if isinstance(t, Tensor) and t.dim())
+    # Each batch by one thread, joined in the order of the data.
+    for part in stream_out(look, batches):
+        seen = seen.merge(part)
+        samples += part.samples
         count += 1
         progress(samples)
     if not samples:
         raise DataError("the calibration data are empty: no batch came. Check --data.")
-    notes = _note_preprocessing(norm, channels) if norm is not None else ()
+    notes = _note_preprocessing(norm, seen.channels) if norm is not None else ()
     # The numbers that an attention mask adds would take up the whole grid: no range, no grid.
-    kept = {name: stats for name, stats in merged.items() if name not in masks}
+    kept = {name: stats for name, stats in seen.stats.items() if name not in seen.masks}
     kept |= _constant_stats(graph, wanted)
-    return Observation(kept, samples, (*notes, *_mask_notes(masks)), count)
+    return Observation(kept, samples, (*notes, *_mask_notes(seen.masks)), count)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What some batches told.
+
+    Attributes:
+        stats: of the watched values.
+        masks: those of them that are attention masks.
+        channels: of the first batch-norm's result.
+        samples: how many there were.
+    """
+
+    stats: dict[str, TensorStats]
+    masks: frozenset[str] = frozenset()
+    channels: ChannelStats | None = None
+    samples: int = 0
+
+    def merge(self, other: _Seen) -> _Seen:
+        """This and what later batches told."""
+        stats = dict(self.stats)
+        for name, own in other.stats.items():
+            stats[name] = stats[name].merge(own) if name in stats else own
+        mine, theirs = self.channels, other.channels
+        both = mine.merge(theirs) if mine and theirs else mine or theirs
+        return _Seen(stats, self.masks | other.masks, both, self.samples + other.samples)
+
+
+def _look(graph: ModelGraph, inputs: Inputs, wanted: set[str], norm: str | None) -> _Seen:
+    """One batch through the network."""
+    flat = same_device(graph, bind(graph, inputs))
+    found: dict[str, TensorStats] = {}
+    masks: set[str] = set()
+    channels: list[ChannelStats] = []
+
+    def visit(node: fx.Node, value: object) -> None:
+        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+            return
+        if node.name in wanted:
+            stats = TensorStats.of(value, max_histogram_elements=HISTOGRAM_VALUES)
+            if stats.masked or _is_mask(value, stats):
+                masks.add(node.name)
+            else:
+                _check_finite(node, stats)
+            found[node.name] = stats
+        if node.name == norm:
+            channels.append(move(ChannelStats.of(value, axis=1), "cpu"))
+
+    with blame_batch(flat):
+        run(graph, flat, visit)
+    samples = next(t.shape[0] for t in flat if isinstance(t, Tensor) and t.dim())
+    return _Seen(found, frozenset(masks), channels[0] if channels else None, samples)
 
 
 def _constant_stats(graph: ModelGraph, wanted: set[str]) -> dict[str, TensorStats]:

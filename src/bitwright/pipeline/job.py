@@ -14,6 +14,7 @@ from bitwright.engine.note import Note
 from bitwright.engine.progress import Progress
 from bitwright.engine.random_state import seed_all
 from bitwright.engine.store import Entries, NullStore, Store
+from bitwright.engine.threads import use_threads
 from bitwright.errors import DataError, RecipeError
 from bitwright.export.free_images import capture_free
 from bitwright.export.trial import try_opset
@@ -32,6 +33,7 @@ from bitwright.recipe.values import Recipe
 from bitwright.solving import Edges, Work, bind_batches
 from bitwright.solving.grids import input_grids, share_stats, sites_in_use, task_grids
 from bitwright.solving.samples import HELD_OUT, LOSSLESS_SHARE, Samples, split_samples
+from bitwright.solving.work import threads_of
 from bitwright.sources.batches import Dataset, take
 from bitwright.sources.lengths import take_off_padding
 from bitwright.sources.models import check_weights
@@ -163,7 +165,9 @@ def prepare(job: Job, graph: ModelGraph, menu: Menus, progress: Progress) -> Pre
     with progress.stage("observe") as tick:
         inputs = fingerprint_each(stream(job.data, recipe), seen)
         placed = graph_on(graph, recipe.device)
-        observation = observe(placed, inputs, {site.root for site in sites}, tick)
+        watched = {site.root for site in sites}
+        with use_threads(threads_of(job.workers, recipe.device)):
+            observation = observe(placed, inputs, watched, tick)
     said = [Note(job.data.spec, text) for text in job.data.notes]
     said = [note for note in said if note not in graph.notes]
     observation = replace(

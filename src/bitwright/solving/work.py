@@ -86,11 +86,7 @@ class Work:
     @property
     def threads(self) -> int:
         """How many threads of this process there are for work that lets go of the lock."""
-        if not is_host(self.device):
-            return 1  # one queue of work
-        if self.workers is None:
-            return min(count_cores(), MOST_THREADS)
-        return self.workers if isinstance(self.workers, int) else 1
+        return threads_of(self.workers, self.device)
 
     @property
     def processes(self) -> int | str:
@@ -125,6 +121,15 @@ class Work:
         """The quantised edge into one call of a unit, if there is one."""
         found = (s for s in self.sites_of.get(unit.name, ()) if s.call == call)
         return next(found, None)
+
+
+def threads_of(workers: int | str | None, device: str) -> int:
+    """How many threads of this process compute, for workers as a run was given them."""
+    if not is_host(device):
+        return 1  # one queue of work
+    if workers is None:
+        return min(count_cores(), MOST_THREADS)
+    return workers if isinstance(workers, int) else 1
 
 
 def problem_of(
