@@ -82,9 +82,10 @@ def solve_menu(net, batches, menu="w8a8,w4a8,w8a4,w4a4,w2a4", target="paper"):
 
 
 def main_output(graph, module, batch):
-    """The main output of a module with the network's inputs."""
+    """What a module with the network's inputs answers: one tensor, or a tuple of several."""
     with torch.no_grad():
-        return first_tensor(outputs_of(graph, walk(module, bind(graph, batch.inputs))))
+        result = outputs_of(graph, walk(module, bind(graph, batch.inputs)))
+        return graph.answer.of(result) if graph.answer.heads else first_tensor(result)
 
 
 def stitched_losses(solved, assignment, loss=None):

@@ -34,21 +34,21 @@ def with_shares(logits):
 
 
 CASES = [
-    (lambda h, a, b: {"boxes": a, "classes": b}, ("boxes",), ("classes",), ("other",)),
-    (lambda h, a, b: {"aux": a, "logits": b}, ("logits",), ("aux",), ("one",)),
-    (
-        lambda h, a, b: (a, [b, b.argmax(1)]),
-        ("output_0",),
-        ("output_1.0", "output_1.1"),
-        ("other",),
-    ),
-    (lambda h, a, b: (a + b, h), ("output_0",), ("output_1",), ()),
+    # What cannot be compared: whole numbers, and of text what stands beside its one answer.
+    (lambda h, a, b: (a, b.argmax(1)), ("output_0",), ("output_1",), ("other",)),
+    (lambda h, a, b: {"last_hidden_state": a[:, None], "pooler_output": b},
+     ("last_hidden_state",), ("pooler_output",), ("other",)),
+    (lambda h, a, b: {"logits": a, "hidden_states": (b,)},
+     ("logits",), ("hidden_states.0",), ("other",)),
     # Nothing is lost where the rest follows from what is read, or from no unit at all.
     (lambda h, a, b: with_shares(a + b), ("logits",), (), ()),
     (lambda h, a, b: (a + b, torch.ones(3)), ("output_0",), (), ()),
     (lambda h, a, b: (a + b, None), ("output_0",), (), ()),
     (lambda h, a, b: a + b, ("output",), (), ()),
-]
+    # All that can be compared is looked at.
+    (lambda h, a, b: {"aux": a, "logits": b}, ("aux", "logits"), (), ()),
+    (lambda h, a, b: (a + b, h), ("output_0", "output_1"), (), ()),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("form", "read", "unread", "units"), CASES)
@@ -57,15 +57,24 @@ def test_what_nobody_looks_at_is_named(form, read, unread, units):
     found = unread_outputs(graph)
     assert (found.read, found.outputs, found.units) == (read, unread, units)
     told = [note.text for note in graph.notes]
-    assert len(told) == len(unread_notes(graph)) == bool(unread)
+    assert len(told) == bool(unread) + (len(read) > 1)
+    assert len(unread_notes(graph)) == bool(unread)
     for name in (*unread, *units):
         assert f"'{name}'" in str(unread_notes(graph))
 
 
 def test_many_outputs_are_counted_and_not_all_listed():
-    graph = captured(lambda h, a, b: [a, *(b + i for i in range(9))])
+    graph = captured(lambda h, a, b: [a, *((b + i).argmax(1) for i in range(9))])
     (warning,) = unread_notes(graph)
     assert warning["place"].endswith("and 4 more")
+
+
+def test_an_output_that_is_left_out_is_told():
+    net = seeded(lambda: Heads(lambda h, a, b: {"boxes": a, "classes": b})).eval()
+    graph = bw.capture(net, (normal(4, 6),), answer="boxes=none")
+    found = unread_outputs(graph)
+    assert (found.read, found.outputs, found.units) == (("classes",), ("boxes",), ("one",))
+    assert graph.answer.kind == "scores"
 
 
 # ---- outputs of no row -----------------------------------------------------------------------

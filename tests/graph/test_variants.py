@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from bitwright.errors import DataError
+from bitwright.graph.answers import Answer
 from bitwright.graph.capture import capture
 from bitwright.graph.change import change_of, with_changes
 from bitwright.graph.choice import parse_scheme
@@ -14,7 +17,7 @@ from bitwright.graph.execute import bind, first_tensor, outputs_of, walk
 from bitwright.graph.installed import find_touched, install, reinstall
 from bitwright.graph.simulate import Assignment, stitch
 from bitwright.graph.suffix import suffix_of
-from bitwright.graph.variants import main_output, prepare, run_variants, values_of
+from bitwright.graph.variants import prepare, run_variants, values_of, wanted_nodes
 from bitwright.graph.work import OperationCount, macs_of
 from nearest_menu import solve_menu
 from networks import Tied, TwoTowers, normal, pictures, seeded, small_network
@@ -40,7 +43,7 @@ def groups_of(solved):
 
 def suffix_for(solved, unit):
     change = solved.changes[unit][W4A4]
-    wanted = main_output(solved.graph, bound(solved), OperationCount())
+    wanted = wanted_nodes(solved.graph, bound(solved), OperationCount())
     return suffix_of(solved.graph, find_touched(solved.graph, [change]), wanted)
 
 
@@ -119,28 +122,31 @@ def test_grad_mode_is_left_as_it_was(solved):
         assert not outputs[W4A4].requires_grad
 
 
-def test_main_output_is_what_metrics_read():
+def test_the_wanted_value_is_what_metrics_read():
     batch = {"first": normal(4, 4), "second": normal(4, 6)}
     graph = capture(seeded(TwoTowers).eval(), batch)
-    node = main_output(graph, bind(graph, batch), OperationCount())
+    (node,) = wanted_nodes(graph, bind(graph, batch), OperationCount())
     want = first_tensor(outputs_of(graph, walk(graph.module, bind(graph, batch))))
     got = values_of(graph, install(graph, Assignment({}, {}, {})), bind(graph, batch), (node,),
                     OperationCount())[node]  # fmt: skip
     assert torch.equal(got, want)
 
 
-def test_a_constant_first_output_is_refused():
+def test_a_constant_first_output_is_not_the_answer():
     class Anchors(nn.Module):
         def __init__(self):
             super().__init__()
-            self.anchors, self.head = nn.Parameter(torch.ones(3)), nn.Linear(6, 3)
+            self.anchors, self.head = nn.Parameter(torch.ones(4, 2)), nn.Linear(6, 3)
 
         def forward(self, x):
             return self.anchors, self.head(x)
 
     graph = capture(Anchors().eval(), (normal(4, 6),))
+    (node,) = wanted_nodes(graph, bind(graph, (normal(4, 6),)), OperationCount())
+    assert node.name in graph.unit("head").calls
+    stored = replace(graph, answer=Answer("scores", (0,)))
     with pytest.raises(DataError, match="does not depend on its input"):
-        main_output(graph, bind(graph, (normal(4, 6),)), OperationCount())
+        wanted_nodes(stored, bind(graph, (normal(4, 6),)), OperationCount())
 
 
 # ---- changes ---------------------------------------------------------------------------------
@@ -201,7 +207,7 @@ def test_macs_agree_with_the_units(make, x):
 
     graph = capture(seeded(One).eval(), (x,))
     work = OperationCount()
-    wanted = main_output(graph, bind(graph, (x,)), OperationCount())
+    (wanted,) = wanted_nodes(graph, bind(graph, (x,)), OperationCount())
     values_of(graph, install(graph, Assignment({}, {}, {})), bind(graph, (x,)), (wanted,), work)
     assert work.macs == 3 * graph.units[0].macs > 0
 

@@ -23,7 +23,7 @@ from bitwright.sensitivity.measure import (
     measure_table,
     unit_groups,
 )
-from bitwright.sensitivity.sample_loss import CrossEntropy, Divergence, RelativeSquaredError
+from bitwright.sensitivity.sample_loss import CrossEntropy, Divergence, SeveralOutputs
 from bitwright.sources.batches import as_batch
 from nearest_menu import solve_menu, stitched_losses
 from networks import Chain, Tied, TwoTowers, normal, pictures, seeded, small_network
@@ -91,7 +91,8 @@ class Branches(nn.Module):
         self.stem = nn.Conv2d(3, 8, 3)
         self.left, self.right = nn.Conv2d(8, 8, 3, 2), nn.Conv2d(8, 8, 1)
         self.down = nn.Conv2d(8, 8, 1, 2)
-        self.head, self.unused = nn.Linear(16, 5), nn.Linear(16, 2)
+        self.head, self.second = nn.Linear(16, 5), nn.Linear(16, 1)
+        self.unused = nn.Linear(16, 2)
 
     def forward(self, x):
         x = torch.relu(self.stem(x))
@@ -100,16 +101,19 @@ class Branches(nn.Module):
         right = torch.relu(self.right(functional.max_pool2d(x, 2)))
         y = torch.cat([left + self.down(x), right], 1)
         y = y.mean((2, 3)).reshape(x.shape[0], -1)
-        return self.head(y), self.unused(y)
+        return self.head(y), self.second(y), self.unused(y).argmax(1)
 
 
 @pytest.mark.parametrize("target", ["paper", "ort-cpu"])
 def test_branches(target):
     net = seeded(Branches).eval()
     solved = solve_menu(net, chunks_of(pictures(16, size=16)), target=target)
-    measured = assert_equals_full_passes(solved)
-    # What does not reach the main output changes nothing, and is not run.
+    loss = loss_of_network(solved.graph, solved.chunks[0], use_labels=False)
+    assert isinstance(loss, SeveralOutputs)
+    measured = assert_equals_full_passes(solved, loss)
+    # What does not reach an output that is looked at changes nothing, and is not run.
     assert measured.delta("unused", parse_scheme("w2a4")).loss == 0.0
+    assert measured.delta("second", parse_scheme("w2a4")).loss > 0.0
 
 
 class Words(nn.Module):
@@ -335,10 +339,12 @@ def test_outputs_that_are_no_scores():
     net = seeded(lambda: Chain(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))).eval()
     solved = solve_menu(net, chunks_of(normal(24, 6)))
     loss = loss_of_network(solved.graph, solved.chunks[0], use_labels=False)
-    assert isinstance(loss, RelativeSquaredError)
+    assert isinstance(loss, SeveralOutputs)
+    (spread,) = loss.gauge.spreads
+    assert spread.rows == solved.chunks[0].size
     measured = assert_equals_full_passes(solved, loss)
     delta = measured.delta("m0", parse_scheme("w2a4"))
-    assert delta.loss > 0 and delta.drop is None
+    assert delta.loss > 0 and delta.drop > 0
 
 
 def test_no_data():

@@ -35,6 +35,8 @@ def quantize(recipe: str, options: Mapping[str, Any], workers: str | None) -> No
     if made.eval:
         sources("", made.eval)
     metric(made.metric)
+    if made.loss:
+        check_object(made.loss, RecipeError)
 
 
 def require_sources(recipe: Recipe) -> None:

@@ -160,7 +160,7 @@ def run_doctor(
 
     Args:
         model: MODEL.
-        options: the recipe's keys data, weights, size, mean, std and crop, where they are stated.
+        options: the recipe's keys data, weights, answer, size, mean, std and crop, where stated.
         speed: time a file of the suggested target beside float, which takes some seconds; and one
             for OpenVINO, where that is installed.
         progress: told of that stage.
@@ -169,7 +169,7 @@ def run_doctor(
     data, weights = recipe.data, recipe.weights
     source = load_model(model, Path(weights) if weights else None)
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
-    graph = _capture_for_doctor(source, dataset)
+    graph = _capture_for_doctor(source, dataset, recipe.answer)
     name, _ = suggest_target(graph)
     target = load_target(name)
     choices = {unit.name: parse_scheme(recipe.scheme) for unit in graph.units}
@@ -249,7 +249,7 @@ def capture_to_time(
     source = load_model(model, Path(weights) if weights else None)
     dataset = runs.open_data(data, recipe, source) if data not in (None, "", "none") else None
     with progress.stage("capture"):
-        graph = _capture_for_doctor(source, dataset)
+        graph = _capture_for_doctor(source, dataset, recipe.answer)
     if not graph.units:
         raise ModelError(f"the network of {model!r} has no unit with stored weights to time.")
     own = source.guess if source.example_inputs is None else source.example_inputs
@@ -273,7 +273,7 @@ def _make_ready(out: Path, here: Conditions, progress: Progress) -> None:
         raise RecipeError(f"--out {out} cannot be written. Name a file in another folder.")
 
 
-def _capture_for_doctor(source: LoadedModel, dataset: Dataset | None) -> ModelGraph:
+def _capture_for_doctor(source: LoadedModel, dataset: Dataset | None, answer: str) -> ModelGraph:
     example = source.example_inputs
     if example is None and dataset is not None:
         example = next(batch.inputs for batch in take(dataset, 2))
@@ -284,7 +284,7 @@ def _capture_for_doctor(source: LoadedModel, dataset: Dataset | None) -> ModelGr
             f"the shape of the inputs of {source.spec!r} is not known. Give --data, or set "
             "example_inputs (a tuple of tensors) on the network that the function returns."
         )
-    return capture(source.module, example)
+    return capture(source.module, example, answer=answer)
 
 
 def run_evaluate(

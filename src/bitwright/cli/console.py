@@ -182,6 +182,9 @@ def doctor_lines(found: Diagnosis) -> list[str]:
             f"{row.activation or '-'}{extra}"
         )
     plan, weights = found.plan, found.census.float_weights
+    if found.census.outputs:
+        lines += ["", "What the outputs mean (--answer 'NAME=KIND' says otherwise):"]
+        lines += [f"  {name}: {told}" for name, told in found.census.outputs.items()]
     lines += ["", f"{say_count(len(rows), 'unit is', 'units are')} quantised. What stays in float:"]
     lines += [f"  {o.count:4} x {o.op}: {o.reason}" for o in found.census.float_ops]
     if weights is not None and weights.size > CLEARLY:

@@ -131,6 +131,11 @@ Labelled = Annotated[str | None, typer.Option("--eval", help="labelled data", ri
 MeasuredOption = Annotated[
     str | None, option("top1, agreement, FILE.py:FUNCTION", FOR, known=names.METRICS)
 ]
+AnswerOption = Annotated[
+    str | None, option("what outputs mean: 'boxes=box, scores=scores:1, aux=none'", FOR)
+]
+GivenBits = Annotated[str | None, option("bits as 'allocate --out FILE' has them", BITS)]
+LossOption = Annotated[str | None, option("a loss of your own, FILE.py:FUNCTION", BITS)]
 InputRange = Annotated[
     str | None, option("minmax, mse, ..., output", HOW, known=(*names.RANGES, "output"))
 ]

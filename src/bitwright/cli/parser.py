@@ -99,9 +99,7 @@ def quantize(
     mode: of.Mode = None,
     scheme: Annotated[str | None, option("bits of all units, such as w4a8", BITS)] = None,
     keep: Annotated[str | None, option("'first,last=w8a8', 'PATTERN=SCHEME'", BITS)] = None,
-    allocation: Annotated[
-        str | None, option("bits as 'allocate --out FILE' has them", BITS)
-    ] = None,
+    allocation: of.GivenBits = None,
     menu: Annotated[str | None, option("'w8a8,w4a4', 'w{2..8}a{4,8}'", BITS)] = None,
     budget: Budgets = None,
     minimize: Annotated[str | None, option("the cost to make small", BITS)] = None,
@@ -121,6 +119,8 @@ def quantize(
     target: of.TargetName = None,
     eval: of.Labelled = None,
     metric: of.MeasuredOption = None,
+    answer: of.AnswerOption = None,
+    loss: of.LossOption = None,
     calib: Annotated[int | None, option("calibration samples; 0 for all", WHAT)] = None,
     size: of.Size = None,
     mean: of.Channels = None,
@@ -162,6 +162,7 @@ def doctor(
     std: of.Channels = None,
     crop: of.Crop = None,
     time: of.Time = None,
+    answer: of.AnswerOption = None,
     speed: Annotated[bool, option("time a file of each target beside float", FOR)] = True,
     as_json: Json = False,
 ) -> None:
@@ -169,7 +170,7 @@ def doctor(
     pictures = read_pictures(size, mean, std, crop)
     with Console(False, as_json) as console:
         checks.sources(model, data, weights)
-        options = _set(data=data, weights=weights, time=time, **pictures)
+        options = _set(data=data, weights=weights, time=time, answer=answer, **pictures)
         found: Diagnosis = _later("commands").run_doctor(model, options, speed, console.progress)
         console.result(found, lambda: doctor_lines(found))
 

@@ -12,8 +12,10 @@ from torch import Tensor
 from bitwright.errors import DataError
 from bitwright.evaluation.figures import Comparison
 from bitwright.evaluation.metrics import Metric, Running
-from bitwright.graph.answers import EMBEDDING, SCORES, Outcome
+from bitwright.evaluation.several import SeveralTally
+from bitwright.graph.answers import Outcome, as_parts
 from bitwright.graph.execute import class_rows
+from bitwright.graph.heads import EMBEDDING, SCORES
 from bitwright.numerics.losses import agreement, cosine_rows, kl_divergence
 
 # A tensor alone stands for a network that gives nothing else.
@@ -40,12 +42,28 @@ class Tally:
     divergence: float = 0.0
     signal: float = 0.0
     noise: float = 0.0
+    several: SeveralTally | None = None
 
     def add(self, reference: Given, other: Given, labels: Any) -> None:
         """Take in what both networks gave for one batch."""
         reference, other = as_outcome(reference), as_outcome(other)
         self.samples += reference.samples
-        a, b = class_rows(reference.answer), class_rows(other.answer)
+        one, two = reference.answer, other.answer
+        if isinstance(one, Tensor) and isinstance(two, Tensor):
+            self._add_one(class_rows(one), class_rows(two))
+        else:
+            self.several = self.several or SeveralTally.of(reference.meaning.heads)
+            self.several.add(one, two)
+        for a, b in zip(as_parts(one), as_parts(two), strict=True):
+            self.signal += float(a.double().square().sum())
+            self.noise += float((a.double() - b.double()).square().sum())
+        if self.metric is not None and self.metric.needs_labels:
+            for name, outcome in (("float", reference), ("quantized", other)):
+                if name not in self.scores:
+                    self.scores[name] = self.metric.start()
+                self.scores[name].add(self.metric.reads(outcome), labels)
+
+    def _add_one(self, a: Tensor, b: Tensor) -> None:
         if self.answers == EMBEDDING:
             cosines = cosine_rows(a, b)
             same, rows = float(cosines.sum()), cosines.numel()
@@ -54,16 +72,17 @@ class Tally:
         self.same += same
         self.rows += rows
         self.divergence += float(kl_divergence(a, b)) * rows
-        self.signal += float(a.double().square().sum())
-        self.noise += float((a.double() - b.double()).square().sum())
-        if self.metric is not None and self.metric.needs_labels:
-            for name, outcome in (("float", reference), ("quantized", other)):
-                if name not in self.scores:
-                    self.scores[name] = self.metric.start()
-                self.scores[name].add(self.metric.reads(outcome), labels)
+
+    def settle(self) -> None:
+        """Count what several outputs say once all batches are there."""
+        if self.several is not None:
+            shares = self.several.agreement()
+            self.same, self.rows = float(shares.sum()), len(shares)
+            self.divergence = float(self.several.loss().sum())
 
     def result(self) -> Comparison:
         """What both networks did."""
+        self.settle()
         before, after = (self._score(name) for name in ("float", "quantized"))
         divergence = self.divergence / max(self.rows, 1)
         return Comparison(
@@ -75,6 +94,7 @@ class Tally:
             # None is negative; a sum of terms that rounding has left can be.
             kl=0.0 if divergence <= 0.0 else divergence,
             relative_noise=self.noise / self.signal if self.signal else 0.0,
+            outputs=None if self.several is None else self.several.figures(),
         )
 
     def _score(self, name: str) -> dict[str, float]:

@@ -15,8 +15,10 @@ from bitwright.errors import DataError
 from bitwright.evaluation.compare import AnswerOf, as_outcome
 from bitwright.evaluation.metrics import Metric
 from bitwright.evaluation.promise import Evidence
-from bitwright.graph.answers import EMBEDDING, Outcome
+from bitwright.evaluation.several import SeveralTally
+from bitwright.graph.answers import Outcome
 from bitwright.graph.execute import class_rows
+from bitwright.graph.heads import EMBEDDING
 from bitwright.numerics.confidence import Statistic
 from bitwright.numerics.losses import agreement, cosine_rows, kl_rows
 
@@ -78,14 +80,19 @@ def gather_evidence(
     divergences: list[float] = []
     scores: list[tuple[float, float]] = []
     pairs = _Pairs()
+    several: SeveralTally | None = None
     wanted = metric if metric is not None and metric.needs_labels else None
     with torch.no_grad():
         for batch in batches:
             before, after = as_outcome(reference(batch.inputs)), as_outcome(other(batch.inputs))
             for one, two, label in _cut(before, after, batch):
-                same, divergence = _compare_sample(one.answer, two.answer, kind)
-                agrees.append(same)
-                divergences.append(divergence)
+                if isinstance(one.answer, Tensor) and isinstance(two.answer, Tensor):
+                    same, divergence = _compare_sample(one.answer, two.answer, kind)
+                    agrees.append(same)
+                    divergences.append(divergence)
+                else:
+                    several = several or SeveralTally.of(one.meaning.heads)
+                    several.add(one.answer, two.answer)
                 if wanted is None:
                     continue
                 seen = wanted.reads(one), wanted.reads(two)
@@ -93,6 +100,8 @@ def gather_evidence(
                     scores.append((_score(wanted, seen[0], label), _score(wanted, seen[1], label)))
                 else:
                     pairs.add(*seen, label)
+    if several is not None:
+        agrees, divergences = several.agreement().tolist(), several.loss().clamp_min(0).tolist()
     if not agrees:
         raise DataError("--promise: no sample came to judge it by. Check --eval, or --data.")
     parts = np.asarray(scores, dtype=np.float64).reshape(-1, 2)
@@ -118,7 +127,8 @@ def _take(outcome: Outcome, place: int) -> Outcome:
         grows = tensor.dim() > 0 and tensor.shape[0] == outcome.samples
         return tensor[place : place + 1] if grows else tensor
 
-    return Outcome(cut(outcome.answer), pytree.tree_map_only(Tensor, cut, outcome.whole))
+    answer, whole = pytree.tree_map_only(Tensor, cut, (outcome.answer, outcome.whole))
+    return Outcome(answer, whole, outcome.meaning)
 
 
 def _compare_sample(one: Tensor, two: Tensor, kind: str) -> tuple[float, float]:

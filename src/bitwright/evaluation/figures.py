@@ -13,6 +13,24 @@ from bitwright.evaluation.promised import Promised
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class OutputFigures(Record):
+    """One of several outputs, beside the float network's.
+
+    Attributes:
+        kind: what it means, a word of `graph.heads`.
+        agreement: share of its answers that are the same.
+        counted: what counts as the same, in words.
+        loss: its mean loss: divergence of what is read by its largest entry or sign, of numbers
+            the squared error relative to their variance.
+    """
+
+    kind: str
+    agreement: float
+    counted: str
+    loss: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Comparison(Record):
     """Two networks on the same samples; rates are fractions.
 
@@ -20,10 +38,12 @@ class Comparison(Record):
         samples: how many.
         before, after: the metric of the float and of the quantised network, where labels tell it.
         answers: what the outputs mean, a word of `graph.answers` (which takes torch to import).
-        agreement: share of answers that are the same; of embeddings the mean cosine.
-        kl: mean divergence of the answers from float's.
+        agreement: share of answers that are the same; of embeddings the mean cosine; of several
+            outputs the mean over samples of the worst output's.
+        kl: mean divergence of the answers from float's; of several outputs their mean loss.
         relative_noise: energy of the difference against that of float's outputs.
         evaluated_on: which data, in words.
+        outputs: of several outputs each by itself.
     """
 
     samples: int
@@ -34,6 +54,7 @@ class Comparison(Record):
     kl: float
     relative_noise: float
     evaluated_on: str | None = field(default=None, metadata=OPTIONAL)
+    outputs: Mapping[str, OutputFigures] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def has_vectors(self) -> bool:

@@ -15,7 +15,7 @@ from bitwright.sources.lengths import MASK
 
 
 def forward_of(graph: ModelGraph, module: nn.Module, device: str = "cpu") -> Any:
-    """A function from a batch's inputs to the tensor that answers are read from."""
+    """A function from a batch's inputs to what answers are read from."""
     whole = outcome_of(graph, module, device)
     return lambda inputs: whole(inputs).answer
 
@@ -35,7 +35,8 @@ def outcome_of(
                 result, mask = module(**values), values.get(MASK)
             else:
                 result = module(*(t.to(device) for t in flat if isinstance(t, Tensor)))
-            answer = graph.answer.of(result, mask).cpu()
-        return Outcome(answer, pytree.tree_map_only(Tensor, Tensor.cpu, result))
+            answer = graph.answer.of(result, mask)
+        answer, result = pytree.tree_map_only(Tensor, Tensor.cpu, (answer, result))
+        return Outcome(answer, result, graph.answer)
 
     return forward

@@ -15,6 +15,7 @@ from torch import Tensor
 from bitwright.errors import DataError, RecipeError, unknown
 from bitwright.evaluation import class_metrics, squad
 from bitwright.graph.answers import Outcome
+from bitwright.graph.heads import LABELS, PROBABILITIES, SCORES, TOKENS
 from bitwright.recipe.names import UNNAMED, refuse_unnamed
 from bitwright.recipe.registered import load_registered
 from bitwright.sources.guard import Foreign
@@ -104,7 +105,8 @@ class Metric:
     """A name and a function (outputs, labels) -> (sum, count) whose quotient is the metric.
 
     `running` makes metrics that are no such quotient. `own` ones, the user's, are given the whole
-    of what the network returned; the others the tensor that answers are read from.
+    of what the network returned; those that read `whole` the outcome; the others the tensor that
+    answers are read from, of several outputs the first of their `kinds`.
     """
 
     name: str
@@ -113,10 +115,11 @@ class Metric:
     text: str
     running: Callable[[], Running] | None = None
     own: bool = False
+    kinds: frozenset[str] = frozenset({SCORES, PROBABILITIES, TOKENS, LABELS})
 
     def reads(self, outcome: Outcome) -> Any:
         """What it is given of a network's outcome: the answer, or the user's own metric all."""
-        return outcome if self.own else outcome.answer
+        return outcome if self.own else outcome.take(self.kinds)
 
     def start(self) -> Running:
         """The metric of no batch yet."""

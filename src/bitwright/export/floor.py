@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from torch import Tensor
 from bitwright.export.file_network import FileNetwork
 from bitwright.export.runtimes import RuntimeRefusal
 from bitwright.export.verified import Rejection
-from bitwright.graph.answers import EMBEDDING
 from bitwright.graph.execute import Inputs, bind, class_rows
+from bitwright.graph.heads import BY_CLASS, EMBEDDING
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.numerics.confidence import bound_rate_below
 
@@ -38,7 +39,7 @@ def judge_floor(
         batches: inputs.
         runtime: of the target.
     """
-    if graph.answer.kind == EMBEDDING:
+    if graph.answer.kind == EMBEDDING or not _has_scores(graph):
         return None
     float_: list[Tensor] = []
     own: list[Tensor] = []
@@ -49,14 +50,28 @@ def judge_floor(
             for inputs in batches:
                 named = inputs if isinstance(inputs, dict) else {}
                 flat = tuple(t for t in bind(graph, inputs) if isinstance(t, Tensor))
-                before = graph.answer.of(graph.module(**named) if named else graph.module(*flat))
-                after = graph.answer.of(network(**named) if named else network(*flat))
+                before = _scores(graph, graph.module(**named) if named else graph.module(*flat))
+                after = _scores(graph, network(**named) if named else network(*flat))
                 float_.append(class_rows(before).argmax(-1).reshape(-1))
                 own.append(class_rows(after).argmax(-1).reshape(-1))
                 samples += before.shape[0] if before.dim() else 1
     except RuntimeRefusal:
         return None  # told by the verification
     return _judge(torch.cat(float_), torch.cat(own), samples) if float_ else None
+
+
+def _has_scores(graph: ModelGraph) -> bool:
+    """Whether some output has answers: rows of class scores along the usual axis."""
+    heads = graph.answer.heads
+    return not heads or any(head.kind in BY_CLASS and head.axis is None for head in heads)
+
+
+def _scores(graph: ModelGraph, result: Any) -> Tensor:
+    """The scores of a result; of several outputs the first that are."""
+    for head in graph.answer.heads:
+        if head.kind in BY_CLASS and head.axis is None:
+            return head.of(result)
+    return graph.answer.one(result)
 
 
 def _judge(float_: Tensor, own: Tensor, samples: int) -> Rejection | None:

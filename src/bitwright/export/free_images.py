@@ -30,23 +30,23 @@ from bitwright.graph.working_copy import make_working_copy
 SIZES = "height and width"
 
 
-def capture_free(model: nn.Module, example: ExampleInputs) -> ModelGraph:
+def capture_free(model: nn.Module, example: ExampleInputs, answer: str = "") -> ModelGraph:
     """The network with free heights and widths; with fixed ones, and the reason, where not.
 
     Tried before any work is spent: the network runs on larger images, and both its graph and a
     float ONNX file of it must give what it gives there.
     """
     try:
-        graph = capture(model, example, free_sizes=True)
+        graph = capture(model, example, free_sizes=True, answer=answer)
     except CaptureError:
         # What this one raises is not about sizes.
-        graph = capture(model, example)
+        graph = capture(model, example, answer=answer)
         return _add_note(graph, f"{SIZES} stay fixed: torch.export follows the network only so.")
     if not takes_free_images(graph.inputs):
         return _add_note(graph, _explain_fixed(graph))
     found = _obstacle(model, graph, example)
     if isinstance(found, str):
-        return _add_note(capture(model, example), f"{SIZES} stay fixed: {found}")
+        return _add_note(capture(model, example, answer=answer), f"{SIZES} stay fixed: {found}")
     steps = f" in steps of {found} pixels" if found > 1 else ""
     fixed = [s.label for s in graph.inputs if len(s.shape) == 4 and None not in s.shape[2:]]
     but = f", but those of {', '.join(fixed)}" if fixed else ""

@@ -25,6 +25,7 @@ from bitwright.export.runtimes import (
 from bitwright.export.tensorrt_rules import find_breaches
 from bitwright.export.verified import AsRun, Rules, Verification
 from bitwright.export.verify import UNIT_SAMPLES, verify, verify_units
+from bitwright.graph.answers import Compared
 from bitwright.graph.execute import Inputs, bind, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.target import Target
@@ -107,7 +108,7 @@ def _run_in(
 
 def _run_whole(
     loaded: LoadedFile, graph: ModelGraph, marked: fx.GraphModule, flat: Sequence[object]
-) -> Tensor:
+) -> Compared:
     """The answers of a batch."""
     tensors = [value for value in flat if isinstance(value, Tensor)]
     specs = [spec for spec in graph.inputs if spec.label in loaded.inputs]

@@ -157,6 +157,7 @@ class Verification(Record):
         agreement: share of the answers that are the simulation's, as the file runs: with all
             optimisations of the runtime (in files of earlier versions: without them).
         max_difference, max_relative_difference: of any number of the answers.
+        outputs: of several outputs the relative difference of each.
         optimized: the same, with what the runtime made of the file.
         unoptimized: without optimisations.
         runtime: what judged.
@@ -179,6 +180,7 @@ class Verification(Record):
     agreement: float
     max_difference: float
     max_relative_difference: float
+    outputs: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
     optimized: OptimizedRun
     unoptimized: PlainRun | None = None
     runtime: JudgingRuntime | None = None

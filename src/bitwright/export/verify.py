@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from bitwright.errors import RunDirectoryError
 from bitwright.export.certificate import certify
+from bitwright.export.end_to_end import EndToEnd
 from bitwright.export.kernels import AGREEMENT, find_overflowing, kernels_note, lacks_vnni
 from bitwright.export.onnx_file import output_places, unit_values
 from bitwright.export.onnx_read import read_onnx
@@ -30,7 +31,7 @@ from bitwright.export.verified import (
     PlainRun,
     Verification,
 )
-from bitwright.graph.answers import Answer
+from bitwright.graph.answers import Answer, Compared, as_parts, samples_of
 from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE, MARK
 from bitwright.graph.execute import Inputs, bind, walk
 from bitwright.graph.free_sizes import least_step, resize_free, takes_free_images
@@ -81,7 +82,7 @@ def verify(
     model = read_onnx(path)
     units: dict[str, float] = {}
     runs = {on: _Runs(_Whole(runtime, path, on, graph.answer, marked)) for on in (True, False)}
-    samples, of_float, few = 0, _EndToEnd(graph.answer), tuple[Any, ...]()
+    samples, of_float, few = 0, EndToEnd(graph.answer), tuple[Any, ...]()
     for inputs in batches:
         flat = bind(graph, inputs)
         if not samples:
@@ -93,7 +94,7 @@ def verify(
             runs[False].add(marked, flat, expected, units)
         if (got := runs[True].last) is not None:
             of_float.add(take_comparable(graph.answer, walk(graph.module, flat)), got)
-        samples += expected.shape[0]
+        samples += samples_of(expected)
         progress(samples)
     used, plain = runs[True], runs[False]
     other = _at_another_size(used.whole, graph, marked, few, units)
@@ -112,19 +113,19 @@ class _Runs:
 
     def __init__(self, whole: _Whole) -> None:
         self.whole = whole
-        self.tally = _EndToEnd(whole.answer)
+        self.tally = EndToEnd(whole.answer)
         self.doubtful = self.samples = 0
-        self.last: Tensor | None = None
+        self.last: Compared | None = None
 
     def add(
         self,
         marked: fx.GraphModule,
         flat: tuple[Any, ...],
-        expected: Tensor,
+        expected: Compared,
         units: Mapping[str, float] | None,
     ) -> None:
         """Run a batch; with `units` see which of its differences float rounding alone decides."""
-        self.samples += expected.shape[0]
+        self.samples += samples_of(expected)
         got = self.last = self.whole.run(flat, expected)
         if got is not None and self.tally.add(expected, got) and units is not None:
             answer = self.whole.answer
@@ -163,6 +164,7 @@ def _judge(
         agreement=tally.agreement,
         max_difference=tally.worst,
         max_relative_difference=tally.relative,
+        outputs=tally.by_output if used.whole.answer.heads else None,
         optimized=OptimizedRun(**_figures(tally), operators={}, note=None),
         unoptimized=PlainRun(
             **_figures(plain.tally), undecided=plain.doubtful, samples=plain.samples
@@ -173,7 +175,7 @@ def _judge(
     )
 
 
-def _figures(tally: _EndToEnd) -> dict[str, float]:
+def _figures(tally: EndToEnd) -> dict[str, float]:
     return {
         "agreement": tally.agreement,
         "max_difference": tally.worst,
@@ -336,7 +338,7 @@ class _Whole:
         except RuntimeRefusal as error:
             self.error = str(error)
 
-    def run(self, flat: tuple[Any, ...], like: Tensor) -> Tensor | None:
+    def run(self, flat: tuple[Any, ...], like: Compared) -> Compared | None:
         """The output that corresponds to the simulation's, or None after an error."""
         if self.error is not None:
             return None
@@ -354,42 +356,8 @@ class _Whole:
         ]
         if all(isinstance(leaves[i], Tensor) for i in self.answer.leaves):
             got = take_comparable(self.answer, leaves)
-            if got.shape == like.shape:
+            if [part.shape for part in as_parts(got)] == [part.shape for part in as_parts(like)]:
                 return got
         raise RunDirectoryError(
             "model.onnx gives no output of the network's shape: export it again."
         )
-
-
-class _EndToEnd:
-    """Sums over batches of whole-network comparisons."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.same = self.rows = 0
-        self.worst = 0.0
-        self.scale = 1e-12
-
-    def add(self, expected: Tensor, got: Tensor) -> int:
-        """Take in a batch; returns how many answers differ."""
-        agree = find_agreeing(self.answer, expected, got)
-        same, rows = int(agree.sum()), agree.numel()
-        self.same += same
-        self.rows += rows
-        self.worst = max(self.worst, float((expected - got).abs().max()))
-        self.scale = max(self.scale, float(expected.abs().max()))
-        return rows - same
-
-    def agrees(self, left_out: int) -> bool:
-        """Whether the promise holds for the answers that count."""
-        return self.rows > 0 and self.same >= AGREEMENT * (self.rows - left_out)
-
-    @property
-    def agreement(self) -> float:
-        """Share of the answers that are the same."""
-        return self.same / max(self.rows, 1)
-
-    @property
-    def relative(self) -> float:
-        """The worst difference against the largest number."""
-        return self.worst / self.scale

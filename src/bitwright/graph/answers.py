@@ -1,13 +1,15 @@
-"""What a network's outputs mean: class scores, the ends of a span, or an embedding.
+"""What a network's outputs mean, and what of them is compared.
 
-Metrics, losses and tuning compare one tensor of the float network with the same tensor of the
-quantised one. Which tensor that is, and whether its largest entry is an answer, is found once, at
-capture, from the names under which the network returns its outputs.
+A network of one answer (class scores, the ends of a span, an embedding) is compared by one tensor.
+Any other is compared by all its outputs, each in its own way (`heads`): boxes and scores, several
+heads, images, numbers. Which it is, is found once, at capture, from the names under which the
+network returns its outputs, their shapes and their last operators (`find_heads`), or said by the
+user (`declared`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bitwright.errors import DataError
+from bitwright.graph.heads import EMBEDDING, NONE, SCORES, Head
+from bitwright.graph.heads import unit_vectors as embedding
 
-SCORES, SPANS, EMBEDDING = "scores", "spans", "embedding"
+SPANS, SEVERAL = "spans", "several"
+# What is compared of two results: a tensor, or of SEVERAL a tensor for each head.
+Compared = Tensor | tuple[Tensor, ...]
 _ENDS = ("start_logits", "end_logits")
 _STATES = ("sentence_embedding", "text_embeds", "image_embeds", "last_hidden_state")
 
@@ -29,13 +35,22 @@ class Answer:
     Attributes:
         kind: `scores`: rows whose largest entry is the answer; `spans`: scores of where a span
             begins and of where it ends; `embedding`: a vector for each sample, of which the
-            direction counts.
+            direction counts; `several`: each of the heads by what it means.
         leaves: the places of the tensors among the leaves of the result; empty where there is no
             float tensor at all.
+        outputs: all outputs of the network and what they mean, also those not looked at; empty
+            where nobody asked.
     """
 
     kind: str = SCORES
     leaves: tuple[int, ...] = (0,)
+    outputs: tuple[Head, ...] = ()
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The outputs that are compared each in its own way; none where there is one answer."""
+        several = self.kind == SEVERAL
+        return tuple(h for h in self.outputs if h.kind != NONE) if several else ()
 
     def raw(self, result: Any) -> Tensor:
         """The first of the tensors as the network returns it.
@@ -48,12 +63,30 @@ class Answer:
         tensor: Tensor = pytree.tree_leaves(result)[self.leaves[0]]
         return tensor
 
-    def of(self, result: Any, mask: Tensor | None = None) -> Tensor:
-        """The tensor to compare, from a result in any form.
+    def of(self, result: Any, mask: Tensor | None = None) -> Compared:
+        """What is compared, from a result in any form.
 
         Scores as they are; the scores of a span's ends as [samples, 2, positions]; an embedding as
-        `embedding` makes it.
+        `embedding` makes it; of several heads each as the network returns it.
         """
+        if self.kind == SEVERAL:
+            return tuple(head.of(result) for head in self.heads)
+        return self.one(result, mask)
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The leaves that losses are taken of: of several heads all, else the first."""
+        return self.leaves if self.kind == SEVERAL else self.leaves[:1]
+
+    def of_wanted(self, tensors: Sequence[Tensor]) -> Compared:
+        """What is compared where losses are taken, from the values of `wanted`, as they are."""
+        if self.kind != SEVERAL:
+            return tensors[0]
+        found = dict(zip(self.leaves, tensors, strict=True))
+        return tuple(head.take(found[head.leaf]) for head in self.heads)
+
+    def one(self, result: Any, mask: Tensor | None = None) -> Tensor:
+        """The tensor that is compared where there is one; of several heads the first."""
         first = self.raw(result)
         if self.kind == SPANS:
             leaves = pytree.tree_leaves(result)
@@ -66,39 +99,50 @@ FIRST = Answer()
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a network gave for a batch: the tensor that is compared, and all of it as it came.
+    """What a network gave for a batch: what is compared, and all of it as it came.
 
-    `whole` is the user's own structure: a dictionary, a tuple, a dataclass, or the tensor itself.
+    `whole` is the user's own structure: a dictionary, a tuple, a dataclass, or the tensor itself;
+    `meaning` says what of it is compared.
     """
 
-    answer: Tensor
+    answer: Compared
     whole: Any
+    meaning: Answer = FIRST
 
     @property
     def samples(self) -> int:
         """How many samples the batch has."""
-        return self.answer.shape[0] if self.answer.dim() else 1
+        return samples_of(self.answer)
+
+    def take(self, kinds: Set[str]) -> Tensor:
+        """The answer where there is one, else the first head of some kinds, or the first at all."""
+        if isinstance(self.answer, Tensor):
+            return self.answer
+        pairs = zip(self.meaning.heads, self.answer, strict=True)
+        return next((t for head, t in pairs if head.kind in kinds), self.answer[0])
+
+    def named(self) -> dict[str, Tensor]:
+        """What is compared, by the names of the outputs."""
+        return name_parts(self.meaning, self.answer)
 
 
-def embedding(states: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One vector of root mean square 1 for each sample: its tokens' (or pixels') mean.
+def samples_of(value: Compared) -> int:
+    """How many samples something to compare is of."""
+    first = value if isinstance(value, Tensor) else value[0]
+    return first.shape[0] if first.dim() else 1
 
-    Equation: e = mean over tokens with mask 1 of h, then e / sqrt(mean(e^2)).
-    Only the direction counts, as in a comparison by cosine. The length sqrt(C) makes losses that
-    take a softmax meaningful too: for vectors near each other KL(softmax(a) || softmax(b)) is
-    about half the mean squared difference, which is one minus their cosine.
-    """
-    if states.dim() == 4:
-        pooled = states.mean((2, 3))
-    elif states.dim() == 3:
-        if mask is None or mask.shape != states.shape[:2]:
-            pooled = states.mean(1)
-        else:
-            weight = mask.to(states).unsqueeze(-1)
-            pooled = (states * weight).sum(1) / weight.sum(1).clamp_min(1.0)
-    else:
-        pooled = states.reshape(states.shape[0] if states.dim() else 1, -1)
-    return pooled / pooled.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)
+
+def name_parts(answer: Answer, value: Compared) -> dict[str, Tensor]:
+    """What is compared, by the names of the outputs."""
+    if not isinstance(value, Tensor):
+        return {head.name: part for head, part in zip(answer.heads, value, strict=True)}
+    name = next((h.name for h in answer.outputs if h.leaf in answer.leaves), "output")
+    return {name: value}
+
+
+def as_parts(value: Compared) -> tuple[Tensor, ...]:
+    """What is compared, as several tensors, be there only one."""
+    return (value,) if isinstance(value, Tensor) else value
 
 
 def answer_of(result: Any, free: Set[int] = frozenset()) -> Answer:

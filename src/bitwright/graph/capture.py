@@ -24,6 +24,7 @@ from bitwright.errors import CaptureError
 from bitwright.graph import rules, units
 from bitwright.graph.answers import answer_of
 from bitwright.graph.execute import channels_last, type_names
+from bitwright.graph.find_heads import Leaf, NetworkResult, find_answer
 from bitwright.graph.free_sizes import is_image
 from bitwright.graph.interface import Interface, interface_of
 from bitwright.graph.model_graph import (
@@ -34,7 +35,8 @@ from bitwright.graph.model_graph import (
     set_tensor,
 )
 from bitwright.graph.names import in_forward_order, know_dataclasses, leaf_names
-from bitwright.graph.unread import unread_notes
+from bitwright.graph.said import parse_answer
+from bitwright.graph.unread import output_notes, unread_notes
 from bitwright.graph.value_names import collect_names, take_names
 from bitwright.graph.working_copy import make_working_copy
 
@@ -48,7 +50,7 @@ _EXPORT_ERRORS = (
 
 
 def capture(
-    model: nn.Module, example_inputs: ExampleInputs, free_sizes: bool = False
+    model: nn.Module, example_inputs: ExampleInputs, free_sizes: bool = False, answer: str = ""
 ) -> ModelGraph:
     """Capture a network and bring it into the form that everything else works on.
 
@@ -61,12 +63,14 @@ def capture(
         example_inputs: a tuple of tensors, or keyword tensors; the first dimension is the batch.
         free_sizes: let height and width of images vary too, where torch.export finds that they can
             (`export.free_images` tries whether that is so).
+        answer: what outputs mean, as `--answer` says it: "boxes=box, scores=scores:1".
 
     Returns:
         The graph; the network itself is left untouched.
 
     Raises:
         CaptureError: the network cannot be exported; names the user's own line and what to try.
+        RecipeError: `answer` names an output that there is not, or that cannot be so.
     """
     args, kwargs = call_of(model, example_inputs)
     model, converted = make_working_copy(model)
@@ -85,15 +89,25 @@ def capture(
     inputs = _called(_input_specs(module, program, flat), interface)
     said = interface.notes if interface else _static_batch(inputs)
     notes = [*converted, *notes, *said]
-    names = interface.outputs if interface else leaf_names(expected)
+    names, free = interface.outputs if interface else leaf_names(expected), _free_sizes(module)
     named = dict(zip(names, pytree.tree_leaves(expected), strict=True)) if interface else expected
-    answer = answer_of(named, _free_sizes(module))
+    calls = {call for unit in found for call in unit.calls}
+    seen = NetworkResult(_leaves(module, expected, names), flat, free, calls)
+    meaning = find_answer(answer_of(named, free), seen, parse_answer(answer))
     values = collect_names(module, interface)
     graph = ModelGraph(
-        module, found, inputs, folded, tuple(notes), answer, names, interface, values
+        module, found, inputs, folded, tuple(notes), meaning, names, interface, values
     )
     _check_same_outputs(expected, graph, args, kwargs)
-    return replace(graph, notes=(*graph.notes, *unread_notes(graph)))
+    return replace(graph, notes=(*graph.notes, *unread_notes(graph), *output_notes(graph)))
+
+
+def _leaves(module: fx.GraphModule, expected: Any, names: tuple[str, ...]) -> tuple[Leaf, ...]:
+    """The leaves of a network's result, each with the node that makes it."""
+    result = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    nodes, values = pytree.tree_leaves(result), pytree.tree_leaves(expected)
+    parts = zip(names, values, nodes, strict=True)
+    return tuple(Leaf(name, i, value, node) for i, (name, value, node) in enumerate(parts))
 
 
 def _free_sizes(module: fx.GraphModule) -> frozenset[int]:

@@ -45,6 +45,7 @@ def census(
         folded_batch_norms=tuple(sorted(record.name for record in graph.folded.values())),
         protocol=_conventions(graph, target, choices, sites),
         calibration_samples=samples,
+        outputs={head.name: str(head) for head in graph.answer.outputs} or None,
     )
 
 

@@ -112,6 +112,7 @@ class Census(Record):
         calibration_samples: how many the run has seen.
         network: the class of the user's network; of a run only.
         histograms: of the units that keep least of their signal; of a run only.
+        outputs: what each output means, and what told it; not known of old runs.
     """
 
     target: str
@@ -124,3 +125,4 @@ class Census(Record):
     calibration_samples: int
     network: str | None = field(default=None, metadata=OPTIONAL)
     histograms: tuple[Picture, ...] | None = field(default=None, metadata=OPTIONAL)
+    outputs: Mapping[str, str] | None = field(default=None, metadata=OPTIONAL)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -108,10 +109,10 @@ class ModelGraph:
     ``module`` is an fx.GraphModule over ATen operators that takes and returns what the user's
     network does. Nothing after capture writes to it: a changed network is a new GraphModule that
     shares the tensors that did not change. ``answer`` tells which outputs are compared,
-    ``outputs`` what the network calls each leaf of its result. Of a network from a file
-    ``interface`` says how the file calls its ends, ``values`` what it calls each node's value.
-    ``outputs`` what the network calls each leaf of its result. ``grids`` are those that a
-    preparation learned for its inputs, by root and bits, in place of what a range rule finds.
+    ``outputs`` what the network calls each leaf of its result, ``loss`` is the user's own of them.
+    Of a network from a file ``interface`` says how the file calls its ends, ``values`` what it
+    calls each node's value. ``grids`` are those that a preparation learned for its inputs, by root
+    and bits, in place of what a range rule finds.
     """
 
     module: fx.GraphModule
@@ -124,6 +125,7 @@ class ModelGraph:
     interface: Interface | None = None
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     grids: Mapping[tuple[str, int], QParams] = field(default_factory=dict)
+    loss: Callable[..., Any] | None = field(default=None, repr=False)
 
     def unit(self, name: str) -> Unit:
         """The unit of that name."""

@@ -22,35 +22,36 @@ GivenValues = Mapping[fx.Node, Any]
 
 @dataclass(frozen=True, eq=False)
 class Suffix:
-    """The nodes that depend on the touched ones and that the wanted value depends on.
+    """The nodes that depend on the touched ones and that the wanted values depend on.
 
     `nodes` are to be computed, in order; `inputs` are the values that they read and that no change
-    reaches; `frees` tells which values nobody needs after a node. Where the wanted value does not
-    depend on what was touched there are no nodes, and it is itself the only input.
+    reaches; `frees` tells which values nobody needs after a node. A wanted value that does not
+    depend on what was touched is itself an input.
     """
 
     touched: frozenset[str]
-    wanted: fx.Node
+    wanted: tuple[fx.Node, ...]
     nodes: tuple[fx.Node, ...]
     inputs: tuple[fx.Node, ...]
     frees: Mapping[fx.Node, list[fx.Node]]
 
 
-def suffix_of(graph: ModelGraph, touched: Set[str], wanted: fx.Node) -> Suffix:
-    """Plan the suffix behind the touched nodes up to the wanted value."""
+def suffix_of(graph: ModelGraph, touched: Set[str], wanted: tuple[fx.Node, ...]) -> Suffix:
+    """Plan the suffix behind the touched nodes up to the wanted values."""
     order = [n for n in graph.module.graph.nodes if n.op not in ("get_attr", "output")]
     reached: set[fx.Node] = set()
     for node in order:
         if node.name in touched or any(i in reached for i in node.all_input_nodes):
             reached.add(node)
-    needed = {wanted} & reached
+    needed = set(wanted) & reached
     for node in reversed(order):
         if node in needed:
             needed.update(i for i in node.all_input_nodes if i in reached)
     nodes = tuple(node for node in order if node in needed)
     read = dict.fromkeys(i for node in nodes for i in node.all_input_nodes)
-    inputs = tuple(i for i in read if i not in needed and i.op != "get_attr") or (wanted,)
-    frees = {node: [d for d in dead if d is not wanted] for node, dead in last_uses(nodes).items()}
+    read |= dict.fromkeys(w for w in wanted if w not in reached)
+    inputs = tuple(i for i in read if i not in needed and i.op != "get_attr")
+    frees = {node: [d for d in dead if d not in wanted] for node, dead in last_uses(nodes).items()}
     return Suffix(frozenset(touched), wanted, nodes, inputs, frees)
 
 
@@ -80,8 +81,8 @@ def run_suffix(
     networks: Sequence[Installed],
     axes: BatchAxes | None,
     work: OperationCount,
-) -> list[Any]:
-    """The wanted value of every network, in one pass over the suffix.
+) -> list[tuple[Any, ...]]:
+    """The wanted values of every network, in one pass over the suffix.
 
     The networks agree everywhere but at the touched nodes. There each computes its own; their
     results stand one behind the other along the batch, and so go through all other nodes at once.
@@ -122,9 +123,6 @@ def run_suffix(
         ]
         return join(results, leaves(node))
 
-    for _ in interpret(suffix.nodes, values, value, {suffix.wanted}):
+    for _ in interpret(suffix.nodes, values, value, set(suffix.wanted)):
         pass
-    if not suffix.nodes:
-        return [given[suffix.wanted]] * times
-    whole = values[suffix.wanted]
-    return [part(whole, leaves(suffix.wanted), index, times) for index in range(times)]
+    return [tuple(for_one(node, index) for node in suffix.wanted) for index in range(times)]

@@ -69,7 +69,23 @@ def unread_notes(graph: ModelGraph) -> tuple[Note, ...]:
             f"outputs {_join_names(found.outputs)}",
             f"nobody looks at them: losses, agreement and the built-in metrics see "
             f"{_join_names(found.read)} alone. {blind}What to do: {remedy}a metric of your own, "
-            "which is given the whole result, or the output that matters first (or as 'logits').",
+            "which is given the whole result, or --answer 'NAME=KIND' where it can be compared.",
+        ),
+    )
+
+
+def output_notes(graph: ModelGraph) -> tuple[Note, ...]:
+    """That several outputs count, and how each is read; nothing where there is one."""
+    heads = graph.answer.heads
+    if len(heads) < 2:
+        return ()
+    told = ", ".join(f"{head.name!r} as {head.kind}" for head in heads[:_SHOWN])
+    more = f" and {len(heads) - _SHOWN} more" if len(heads) > _SHOWN else ""
+    return (
+        Note(
+            "outputs",
+            f"all of them count in losses and agreement, each by its own measure: {told}{more}. "
+            "--answer 'NAME=KIND' says what one is, NAME=none leaves it out.",
         ),
     )
 

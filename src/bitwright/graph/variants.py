@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from bitwright.errors import DataError
+from bitwright.graph.answers import Compared
 from bitwright.graph.batch_axes import BatchAxes, few_samples, find_batch_axes
 from bitwright.graph.change import Change
 from bitwright.graph.execute import NodeValues, interpret, outputs_of
@@ -37,7 +39,7 @@ from bitwright.graph.work import OperationCount
 Variant = tuple[Change, ...]
 VariantKey = Hashable
 Groups = Mapping[str, Mapping[Any, Variant]]
-Outputs = dict[Any, Tensor]
+Outputs = dict[Any, Compared]
 
 BASE = ""
 
@@ -57,7 +59,7 @@ class PreparedVariants:
 
     graph: ModelGraph
     base: Installed
-    wanted: fx.Node
+    wanted: tuple[fx.Node, ...]
     groups: Groups
     suffixes: Mapping[str, Suffix]
     sample_bytes: Mapping[str, int | None]
@@ -86,7 +88,7 @@ def prepare(
     """
     if stack_bytes is None:
         stack_bytes = STACK_BYTES.get(device_of(graph).type, STACK_BYTES["cpu"])
-    wanted = main_output(graph, few_samples(graph, flat), work)
+    wanted = wanted_nodes(graph, few_samples(graph, flat), work)
     axes = find_batch_axes(graph, flat, work) if stack_bytes else None
     suffixes = {}
     for name, group in groups.items():
@@ -102,8 +104,10 @@ def prepare(
     )
 
 
-def main_output(graph: ModelGraph, flat: tuple[Any, ...], work: OperationCount) -> fx.Node:
-    """The node whose value the network's answer is made of.
+def wanted_nodes(
+    graph: ModelGraph, flat: tuple[Any, ...], work: OperationCount
+) -> tuple[fx.Node, ...]:
+    """The nodes whose values the network's answer is made of, see `Answer.wanted`.
 
     Raises:
         DataError: that is a stored tensor, which no change of the network can reach.
@@ -113,14 +117,24 @@ def main_output(graph: ModelGraph, flat: tuple[Any, ...], work: OperationCount) 
     values = values_of(graph, Installed(), flat, returned, work)
     stored = {n: graph.tensor(str(n.target)) for n in output.all_input_nodes if n not in values}
     result = fx.map_arg(output.args[0], {**values, **stored}.__getitem__)
-    chosen = graph.answer.raw(outputs_of(graph, result))
-    for node, value in values.items():
-        if value is chosen:
-            return node
-    raise DataError(
-        "the first output of the network is a stored tensor that does not depend on its input, so "
-        "there is no loss to measure. Return the scores first, or as 'logits' in a dictionary."
-    )
+    graph.answer.raw(outputs_of(graph, result))  # says where there is no tensor
+    leaves = pytree.tree_leaves(outputs_of(graph, result))
+    nodes = {id(value): node for node, value in values.items()}
+    found = [nodes.get(id(leaves[place])) for place in graph.answer.wanted]
+    if None in found:
+        raise DataError(
+            "the first output of the network is a stored tensor that does not depend on its input, "
+            "so there is no loss to measure. Return the scores first, or as 'logits' in a "
+            "dictionary."
+        )
+    return tuple(node for node in found if node is not None)
+
+
+def answer_of_values(
+    graph: ModelGraph, wanted: tuple[fx.Node, ...], values: Mapping[fx.Node, Any]
+) -> Compared:
+    """What is compared, from the values of the nodes it is made of."""
+    return graph.answer.of_wanted([values[node] for node in wanted])
 
 
 def values_of(
@@ -140,7 +154,7 @@ def run_variants(
     todo: Mapping[str, Sequence[VariantKey]],
     work: OperationCount,
 ) -> Iterator[tuple[str, Outputs]]:
-    """The main outputs of the variants on one bound batch, group by group as they come.
+    """What the variants answer on one bound batch, group by group as they come.
 
     Args:
         prepared: what to run.
@@ -231,7 +245,8 @@ def _outputs(
         networks = [reinstall(prepared.graph, prepared.base, variant) for variant in variants]
         suffix, axes = prepared.suffixes[name], prepared.axes
         made = run_suffix(prepared.graph, suffix, start, networks, axes, work)
-        found.update(zip(here, made, strict=True))
+        answers = map(prepared.graph.answer.of_wanted, made)
+        found.update(zip(here, answers, strict=True))
     return found
 
 

@@ -14,6 +14,7 @@ from bitwright.engine.device import parse_device
 from bitwright.errors import RecipeError, unknown
 from bitwright.export.opset import check, need_of_choices
 from bitwright.graph.choice import Choice, parse_keep, parse_menu, parse_scheme
+from bitwright.graph.said import parse_answer
 from bitwright.graph.target import Target, load_target
 from bitwright.prepare.names import prepare_steps
 from bitwright.recipe.durations import parse_duration
@@ -108,6 +109,7 @@ def check_recipe(recipe: Recipe, target: Target | None = None) -> Recipe:
             "name another refine_method."
         )
     check_metric(recipe.metric)
+    _check_answer(recipe)
     check_name("range rule", tensor_rule(recipe), RANGES, "--activation-range")
     check_name("range rule", recipe.weight_range, RANGES, "--weight-range")
     if recipe.calib < 0 or recipe.batch < 1 or recipe.table_samples < 0:
@@ -138,6 +140,15 @@ def _check_time(recipe: Recipe) -> None:
         raise RecipeError(
             f"--time {recipe.time} is given with --data none: it chooses among numbers of samples. "
             "Leave it out, or give --data D."
+        )
+
+
+def _check_answer(recipe: Recipe) -> None:
+    """Whether what is said of the outputs can be read, and one loss is named at most."""
+    parse_answer(recipe.answer)
+    if recipe.loss and recipe.labels:
+        raise RecipeError(
+            f"--labels and --loss {recipe.loss!r} name two losses. Leave one of them out."
         )
 
 

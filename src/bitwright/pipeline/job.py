@@ -235,7 +235,12 @@ def capture_network(job: Job) -> ModelGraph:
         )
     if example is None:
         raise DataError("the calibration data are empty, so the shape of the inputs is not known.")
-    graph = capture_free(job.model, example) if job.recipe.dynamic else capture(job.model, example)
+    answer = job.recipe.answer
+    if job.recipe.dynamic:
+        graph = capture_free(job.model, example, answer)
+    else:
+        graph = capture(job.model, example, answer=answer)
+    graph = replace(graph, loss=job.plan.loss)
     try_opset(graph, example, job.recipe.opset)
     if not graph.units:
         raise RecipeError(

@@ -25,6 +25,7 @@ from bitwright.allocation.solver.program import FEASIBLE
 from bitwright.allocation.table import Table
 from bitwright.engine.progress import Progress
 from bitwright.evaluation.compare import Tally
+from bitwright.graph.answers import Outcome
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import walk
 from bitwright.pipeline.choose_bits import Choices, Searched
@@ -81,8 +82,10 @@ class HeldOut:
         tally = Tally(None, graph.answer.kind)
         with torch.no_grad():
             for flat in self.prepared.samples.held_out():
-                reference, other = (graph.answer.of(walk(m, flat)) for m in (graph.module, module))
+                found = (graph.answer.of(walk(m, flat)) for m in (graph.module, module))
+                reference, other = (Outcome(value, value, graph.answer) for value in found)
                 tally.add(reference, other, None)
+        tally.settle()
         return Agreement(tally.same, tally.rows)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from bitwright.errors import RecipeError
 from bitwright.evaluation.metrics import metric_word
 from bitwright.graph.choice import write_choices
+from bitwright.graph.said import write_answer
 from bitwright.graph.target import BUILT_IN, Target, load_target
 from bitwright.methods.catalogue import METHODS
 from bitwright.methods.problem import Method
@@ -32,6 +33,7 @@ class Objects:
     activation_range: RangeRule | None = None
     weight_range: RangeRule | None = None
     metric: Any = None
+    loss: Any = None
     tune: tuple[TuningStep, ...] = ()
 
     def steps(self, words: Iterable[str]) -> tuple[str | TuningStep, ...]:
@@ -66,6 +68,11 @@ def as_words(options: Mapping[str, Any]) -> tuple[dict[str, object], Objects]:
     if "metric" in found:
         objects["metric"] = None if isinstance(found["metric"], str) else found["metric"]
         found["metric"] = metric_word(found["metric"])
+    if "answer" in found:
+        found["answer"] = write_answer(found["answer"])
+    if "loss" in found and not isinstance(found["loss"], str):
+        objects["loss"] = found["loss"]
+        found["loss"] = metric_word(found["loss"])
     for key, kind in _KINDS.items():
         if key in found and not isinstance(found[key], str):
             thing = found[key]

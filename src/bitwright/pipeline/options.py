@@ -44,6 +44,8 @@ class Options(TypedDict, total=False):
     refine_method: str | Method
     target: str | Target
     metric: str | Metric | Callable[..., Any]
+    answer: str | Mapping[str, str]
+    loss: str | Callable[..., Any]
     calib: int
     activation_range: str | RangeRule
     weight_range: str | RangeRule

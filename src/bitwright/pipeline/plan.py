@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from bitwright.allocation.devices import parse_devices
 from bitwright.allocation.given import of_units, parse_given
 from bitwright.errors import RecipeError
 from bitwright.evaluation.metrics import Metric, metric
+from bitwright.evaluation.own_loss import find_loss
 from bitwright.graph.choice import FLOAT, Choice, assign, parse_keep, parse_menu, parse_scheme
 from bitwright.graph.model_graph import ModelGraph, Unit
 from bitwright.graph.target import Target, load_target
@@ -64,6 +65,7 @@ class Plan:
     rule: RangeRule
     by_output: bool
     metric: Metric
+    loss: Callable[..., Any] | None
     objects: Objects = field(default=NO_OBJECTS, repr=False)
 
     @classmethod
@@ -96,6 +98,7 @@ class Plan:
             rule=range_rule(objects.activation_range or tensor_rule(recipe)),
             by_output=recipe.activation_range == BY_OUTPUT,
             metric=metric(objects.metric or recipe.metric),
+            loss=find_loss(objects.loss or recipe.loss),
             objects=objects,
         )
 
@@ -111,7 +114,7 @@ class Plan:
             for key in ("method", "refine_method", "activation_range", "weight_range")
             if is_unnamed(getattr(recipe, key))
         }
-        return cls.of(replace(recipe, tune="", metric=Recipe().metric, **unnamed))
+        return cls.of(replace(recipe, tune="", loss="", metric=Recipe().metric, **unnamed))
 
     def under(self, recipe: Recipe) -> Plan:
         """The plan of another recipe, with the same objects."""

@@ -44,6 +44,7 @@ def resolve_files(recipe: Recipe) -> Recipe:
         metric=recipe.metric
         if _is_word("metric", recipe.metric, METRICS)
         else resolve_spec(recipe.metric),
+        loss=recipe.loss if is_unnamed(recipe.loss) else resolve_spec(recipe.loss),
     )
 
 

@@ -99,7 +99,7 @@ def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) ->
     source = _source(recipe, model, gate)
     example = _example(source, _without_code(recipe) if model is not None else recipe, packed, gate)
     free = takes_free_images(packed.inputs)
-    graph = capture(source.module, example, free)
+    graph = capture(source.module, example, free, recipe.answer)
     graph = rewrite(graph, Plan.to_read(recipe)) if recipe.prepare else graph
     graph = with_factors(graph, packed.rest)
     graph = with_places(graph, packed.rest)
@@ -158,7 +158,8 @@ def job_of(
     """
     recipe, gate = recipe_of(directory), Gate(directory.path, trust)
     chosen = metric_name or gate.allow("metric", recipe.metric)
-    recipe = replace(recipe, metric=chosen, eval=evaluation)
+    loss = gate.allow("loss", recipe.loss)
+    recipe = replace(recipe, metric=chosen, eval=evaluation, loss=loss)
     plan = Plan.of(recipe)
     source = _source(recipe, None, gate)
     kept = directory[rundir.STORE]
@@ -180,7 +181,7 @@ def evaluate(loaded: LoadedRun, data: str, metric_name: str, progress: Progress)
     chosen = metric(metric_name or gate.allow("metric", recipe.metric))
     dataset = _open(data or own, recipe, loaded.source)
     free = takes_free_images(loaded.graph.inputs)
-    graph = capture(loaded.source.module, loaded.example, free)
+    graph = capture(loaded.source.module, loaded.example, free, recipe.answer)
     if dataset.is_none:
         dataset = data_of(graph, Plan.to_read(recipe))
     dataset = take_off_padding(dataset, graph.inputs)

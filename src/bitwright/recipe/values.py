@@ -74,6 +74,10 @@ class Recipe:
         refine_method: how `refine` solves; "" for `method`.
         target: what the runtime can do; `auto` lets the network decide.
         metric: what --eval measures.
+        answer: what each output means, `NAME=KIND, ...`; overrules what is found
+            (docs/outputs.md).
+        loss: a loss of the user's own for table and tuning, `FILE.py:FUNCTION`; "" for the one
+            that fits the outputs.
         calib: calibration samples used at most; 0 for all.
         activation_range, weight_range: how ranges are chosen; "output" tries several input ranges
             at the unit's own output (methods with data), the default minimises the tensor's error.
@@ -118,6 +122,8 @@ class Recipe:
     refine_method: str = ""
     target: str = AUTO
     metric: str = "top1"
+    answer: str = ""
+    loss: str = ""
     calib: int = 1000
     activation_range: str = "mse"
     weight_range: str = "mse"

@@ -81,8 +81,13 @@ def accuracy_lines(metrics: Comparison) -> list[str]:
         text.with_interval("agreement", agreement, samples)
     )  # fmt: skip
     on = metrics.evaluated_on or "the data given"
-    told = f"{shown} of {say_count(samples, 'sample')} ({on}), KL {metrics.kl:.2g}"
+    loss = "loss" if metrics.outputs else "KL"
+    told = f"{shown} of {say_count(samples, 'sample')} ({on}), {loss} {metrics.kl:.2g}"
     lines.append(_line("agreement", told))
+    lines += [
+        _line("", f"{name}: {text.percent(own.agreement, 2)} ({own.counted}), loss {own.loss:.2g}")
+        for name, own in (metrics.outputs or {}).items()
+    ]
     few = about_few(agreement, samples, metrics.answers)
     if few:
         lines.append(_line("", f"warning: {few} Give more by --eval DATA."))
@@ -104,13 +109,20 @@ def accuracy_rows(metrics: Comparison) -> list[tuple[str, str, str, str]]:
     vectors = metrics.has_vectors
     for key, name, value in (
         ("agreement", _agreeing(vectors), metrics.agreement),
-        ("kl", "KL divergence from float", metrics.kl),
+        ("kl", _diverging(metrics), metrics.kl),
         ("relative_noise", "relative noise of the output", metrics.relative_noise),
     ):
         if text.number(value) is not None:
             shown = text.with_interval(key, value, None if vectors else samples)
             found.append((name, "", shown, ""))
+    for name, own in (metrics.outputs or {}).items():
+        said = f"{text.percent(own.agreement, 2)}, loss {own.loss:.2g}"
+        found.append((f"{name} ({own.kind}): {own.counted}", "", said, ""))
     return found
+
+
+def _diverging(metrics: Comparison) -> str:
+    return "loss of all outputs" if metrics.outputs else "KL divergence from float"
 
 
 def _agreeing(vectors: bool) -> str:

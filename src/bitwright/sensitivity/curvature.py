@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from bitwright.graph.answers import Compared
+from bitwright.graph.draws import draw_answer
 from bitwright.graph.execute import bind
+from bitwright.graph.gauge import Gauge
 from bitwright.graph.installed import Installed, evaluate
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.graph.placing import same_device
-from bitwright.graph.variants import main_output
+from bitwright.graph.variants import answer_of_values, values_of, wanted_nodes
 from bitwright.graph.work import OperationCount
 from bitwright.sensitivity.sample_loss import by_sample
 from bitwright.sources.batches import Batch
@@ -29,7 +33,7 @@ def output_curvature(
     spread evenly, |dy|^2 = e |y|^2 on average, and k = 1/2 E[|g|^2] E[|y|^2] / dim(y): what the
     error e has to be multiplied by. Rows of one sample (words, pixels) are drawn independently and
     the loss is their mean. Outputs that are no class scores have the squared error relative to
-    their variance as loss, whose F is constant in them.
+    their variance as loss, whose F is constant in them. Of several outputs see `graph.draws`.
     Reference: Amari 1998, "Natural gradient works efficiently in learning".
 
     Args:
@@ -44,12 +48,17 @@ def output_curvature(
     energy: dict[str, float] = defaultdict(float)
     sizes: dict[str, int] = defaultdict(int)
     samples = 0
-    wanted: fx.Node | None = None
+    wanted: tuple[fx.Node, ...] | None = None
+    gauge: Gauge | None = None
     for batch in batches:
         flat = same_device(graph, bind(graph, batch.inputs))
-        wanted = wanted or main_output(graph, flat, OperationCount())
+        wanted = wanted or wanted_nodes(graph, flat, OperationCount())
+        if gauge is None and graph.answer.heads:
+            values = values_of(graph, Installed(), flat, wanted, OperationCount())
+            gauge = Gauge.fit(graph.answer.heads, [answer_of_values(graph, wanted, values)])
+        draw = partial(_draw, gauge, generator=generator, temperature=temperature)
         samples += batch.size
-        for call, y, gradient in _gradients(graph, flat, wanted, calls, generator, temperature):
+        for call, y, gradient in _gradients(graph, flat, wanted, calls, draw):
             name = calls[call]
             squares[name] += float(gradient.double().square().sum())
             energy[name] += float(y.double().square().sum())
@@ -65,10 +74,9 @@ def output_curvature(
 def _gradients(
     graph: ModelGraph,
     flat: tuple[Any, ...],
-    wanted: fx.Node,
+    wanted: tuple[fx.Node, ...],
     calls: Iterable[str],
-    generator: torch.Generator,
-    temperature: float,
+    draw: Callable[[Compared], tuple[Tensor, float]],
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Every call's output on a batch, and a drawn gradient to it, scaled so that F = E[g g^T]."""
     values: dict[fx.Node, Any] = {}
@@ -88,7 +96,7 @@ def _gradients(
                     value if value.requires_grad else value.requires_grad_()
                 )
             values[node] = value
-        drawn, scale = _draw(values[wanted], generator, temperature)
+        drawn, scale = draw(answer_of_values(graph, wanted, values))
         if not drawn.requires_grad:
             return
         gradients = torch.autograd.grad(drawn, list(outputs.values()), allow_unused=True)
@@ -97,8 +105,13 @@ def _gradients(
             yield call, y.detach(), gradient * scale
 
 
-def _draw(outputs: Tensor, generator: torch.Generator, temperature: float) -> tuple[Tensor, float]:
+def _draw(
+    gauge: Gauge | None, outputs: Compared, generator: torch.Generator, temperature: float
+) -> tuple[Tensor, float]:
     """A scalar whose gradient has the loss's curvature as its second moment, after a scaling."""
+    if gauge is not None:
+        return draw_answer(gauge, outputs, generator), 1.0
+    assert isinstance(outputs, Tensor)
     rows = by_sample(outputs)
     if rows.shape[-1] >= 2:
         scores = (rows.double() / temperature).log_softmax(-1)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from bitwright.errors import DataError
+from bitwright.graph.answers import Compared
 from bitwright.graph.change import Change
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
@@ -36,13 +37,19 @@ from bitwright.graph.variants import (
     BASE,
     Groups,
     PreparedVariants,
-    main_output,
+    answer_of_values,
     prepare,
     run_variants,
     values_of,
+    wanted_nodes,
 )
 from bitwright.graph.work import OperationCount
-from bitwright.sensitivity.sample_loss import SampleLoss, choose_loss
+from bitwright.sensitivity.sample_loss import (
+    OwnSampleLoss,
+    SampleLoss,
+    choose_loss,
+    choose_loss_of_several,
+)
 from bitwright.sources.batches import Batch
 
 LossValues = NDArray[np.float64]
@@ -145,9 +152,16 @@ def loss_of_network(graph: ModelGraph, batch: Batch, use_labels: bool) -> Sample
             "data, or leave the labels out: the float network then is the measure."
         )
     flat = same_device(graph, bind(graph, batch.inputs))
-    wanted = main_output(graph, flat, OperationCount())
-    reference = values_of(graph, Installed(), flat, (wanted,), OperationCount())[wanted]
+    wanted = wanted_nodes(graph, flat, OperationCount())
+    values = values_of(graph, Installed(), flat, wanted, OperationCount())
+    reference = answer_of_values(graph, wanted, values)
     labels = batch.labels if use_labels else None
+    if graph.loss is not None:
+        if labels is not None:
+            raise DataError("--labels and --loss name two losses. Leave one of them out.")
+        return OwnSampleLoss(graph.loss, graph.answer)
+    if not isinstance(reference, Tensor):
+        return choose_loss_of_several(graph.answer, reference, labels)
     return choose_loss(reference, labels, graph.answer.kind)
 
 
@@ -218,16 +232,16 @@ def _runs(key: Hashable, variant: tuple[Change, ...]) -> bool:
 
 
 def _reference(
-    subject: Subject, wanted: fx.Node, flat: tuple[Any, ...], work: OperationCount
-) -> Tensor | None:
+    subject: Subject, wanted: tuple[fx.Node, ...], flat: tuple[Any, ...], work: OperationCount
+) -> Compared | None:
     if not subject.loss.needs_float:
         return None
-    found: Tensor = values_of(subject.graph, Installed(), flat, (wanted,), work)[wanted]
-    return found
+    found = values_of(subject.graph, Installed(), flat, wanted, work)
+    return answer_of_values(subject.graph, wanted, found)
 
 
 def _values(
-    loss: SampleLoss, reference: Tensor | None, output: Tensor, labels: object
+    loss: SampleLoss, reference: Compared | None, output: Compared, labels: object
 ) -> LossValues:
     found: LossValues = loss.of(reference, output, labels).cpu().numpy()
     return found

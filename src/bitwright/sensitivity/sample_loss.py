@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from bitwright.errors import DataError
-from bitwright.graph.answers import EMBEDDING, SCORES, embedding
+from bitwright.evaluation.own_loss import lose_by
+from bitwright.graph.answers import Answer, Compared
 from bitwright.graph.execute import class_rows
+from bitwright.graph.gauge import WORST, Gauge, bound, join
+from bitwright.graph.heads import EMBEDDING, SCORES, unit_vectors
 from bitwright.numerics.losses import SOFTNESS, cosine_rows, kl_rows
-
-# What counts for a sample whose outputs are no longer numbers, and the most that any sample counts:
-# finite, so that the sums stay usable, and far beyond what a network that still works reaches.
-WORST = 1e4
 
 # How far from one the sum of a row may be for its entries to count as probabilities.
 NORMALISED = 1e-3
@@ -38,13 +38,14 @@ class SampleLoss(Protocol):
     def has_answers(self) -> bool:
         """Whether a sample has an answer that can be missed."""
 
-    def of(self, reference: Tensor | None, outputs: Tensor, labels: object) -> Tensor:
+    def of(self, reference: Any, outputs: Any, labels: object) -> Tensor:
         """Losses and missed answers, [2, samples] in float64; and a third row where there is one.
 
         The third row is a loss in other units that tells choices apart with less noise.
 
         Args:
-            reference: the float network's outputs, where they are needed.
+            reference: the float network's outputs, where they are needed: a tensor, or of
+                several outputs a tuple.
             outputs: the quantised network's.
             labels: of the batch, where there are any.
         """
@@ -153,8 +154,66 @@ class EmbeddingDistance:
         """See `SampleLoss`; labels are not used."""
         del labels
         assert reference is not None
-        losses = 1 - cosine_rows(embedding(reference.double()), embedding(outputs.double()))
+        losses = 1 - cosine_rows(unit_vectors(reference.double()), unit_vectors(outputs.double()))
         return _bound(losses, torch.zeros_like(losses))
+
+
+@dataclass(frozen=True)
+class SeveralOutputs:
+    """The losses of several outputs together, each in units of its own spread (`graph.gauge`).
+
+    The loss is that of answers as they are, the third row that of softened ones. An answer is
+    missed to the extent that the worst output's is.
+    """
+
+    gauge: Gauge
+    name: str = "several-outputs"
+    needs_float: bool = True
+    has_answers: bool = True
+
+    def of(self, reference: Compared | None, outputs: Compared, labels: object) -> Tensor:
+        """See `SampleLoss`; labels are not used."""
+        del labels
+        assert reference is not None
+        plain, soft = (self.gauge.losses(reference, outputs, how) for how in (False, True))
+        missed = 1.0 - join(self.gauge.agreements(reference, outputs))
+        return torch.stack([bound(plain), missed, bound(soft)])
+
+
+@dataclass(frozen=True)
+class OwnSampleLoss:
+    """The user's own loss of all outputs; no answer is missed by it."""
+
+    own: Callable[..., Any]
+    answer: Answer
+    name: str = "own"
+    needs_float: bool = True
+    has_answers: bool = False
+
+    def of(self, reference: Compared | None, outputs: Compared, labels: object) -> Tensor:
+        """See `SampleLoss`; labels are not used."""
+        del labels
+        assert reference is not None
+        losses = bound(lose_by(self.own, self.answer, reference, outputs))
+        return torch.stack([losses, torch.zeros_like(losses)])
+
+
+def choose_loss_of_several(
+    answer: Answer, reference: Compared, labels: object = None
+) -> SeveralOutputs:
+    """The loss of several outputs, with the spreads that float results have.
+
+    Raises:
+        DataError: labels are to be used, which tell nothing of several outputs.
+    """
+    if labels is not None:
+        names = ", ".join(repr(head.name) for head in answer.heads)
+        raise DataError(
+            f"--labels measures the loss of one output of class scores, and {names} are looked at. "
+            "Leave the labels out: the float network then is the measure. Or leave outputs out, "
+            "such as --answer 'NAME=none'."
+        )
+    return SeveralOutputs(Gauge.fit(answer.heads, [reference]))
 
 
 def choose_loss(reference: Tensor, labels: object = None, answers: str = SCORES) -> SampleLoss:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bitwright.allocation.table import Row, Table
+from bitwright.engine.code import code_version
 from bitwright.engine.digest import digest
 from bitwright.engine.memory import trim_heap
 from bitwright.engine.store import Entries
@@ -193,7 +194,7 @@ def measure_losses(
 
 def _key(solutions: Solutions) -> str:
     """What every measurement of single choices and of their mixtures depends on."""
-    bench = solutions.bench
+    bench, own = solutions.bench, solutions.work.graph.loss
     # The digest of the data leaves labels out; here they count where they are looked at.
     labels = [batch.labels for batch in bench.opened()] if bench.labels else None
     return digest(
@@ -202,6 +203,8 @@ def _key(solutions: Solutions) -> str:
         bench.size,
         TABLE_BATCH,
         labels,
+        solutions.work.graph.answer,
+        code_version(own) if own is not None else None,
     )
 
 

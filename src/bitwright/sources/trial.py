@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from bitwright.engine.note import Note
-from bitwright.graph.answers import SCORES
 from bitwright.graph.execute import bind, blame_batch, run
+from bitwright.graph.heads import SCORES
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.sources.batches import Dataset
 from bitwright.sources.lengths import batch_by_length

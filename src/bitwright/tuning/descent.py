@@ -11,7 +11,8 @@ from torch import Tensor, fx
 
 from bitwright.engine.limits import LIMITS
 from bitwright.errors import RecipeError
-from bitwright.evaluation.judge import Judge, distillation
+from bitwright.evaluation.judge import Judge
+from bitwright.graph.answers import Compared
 from bitwright.graph.custom_ops import is_stored_weight
 from bitwright.graph.execute import walk
 from bitwright.graph.model_graph import ModelGraph
@@ -100,7 +101,7 @@ def descend(
             fraction = (step - 1) / how.iterations
             options["lr"] = options["rate"] * 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.zero_grad()
-        backward(graph, module, tensors, next(batches), judge.temperature, part)
+        backward(graph, module, tensors, next(batches), judge.loss, part)
         optimizer.step()
         for group, own in zip(learned, means, strict=True):
             for mean, parameter in zip(own, group.parameters, strict=True):
@@ -129,7 +130,7 @@ def backward(
     module: fx.GraphModule,
     tensors: Callable[[], Mapping[str, Tensor]],
     entries: list[PoolEntry],
-    temperature: float,
+    loss_of: Callable[[Compared, Compared], Tensor],
     part: int,
 ) -> None:
     """Add the gradient of a minibatch's distillation loss, `part` samples at a time.
@@ -139,7 +140,7 @@ def backward(
         module: the quantised network with a gradient (`straight.differentiable`).
         tensors: what is learned, as the network computes with it, by attribute path.
         entries: the minibatch.
-        temperature: of the softened answers.
+        loss_of: the mean loss of answers beside those of the float network.
         part: see `rows_at_once`.
     """
     for first in range(0, len(entries), part):
@@ -149,7 +150,7 @@ def backward(
             answer = graph.answer.of(walk(graph.module, flat))
         with torch.enable_grad():
             output = graph.answer.of(run_with(module, flat, tensors()))
-            loss = distillation(answer, output, temperature)
+            loss = loss_of(answer, output)
             if loss.requires_grad:
                 (loss * (len(some) / len(entries))).backward()  # type: ignore[no-untyped-call]
 

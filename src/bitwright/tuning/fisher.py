@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bitwright.graph.draws import draw_answer
 from bitwright.graph.execute import Flat, NodeValues, Open, class_rows, compute, interpret
+from bitwright.graph.gauge import Gauge
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.solving.samples import size_of
 from bitwright.tuning.front import parts_of
@@ -23,7 +25,8 @@ def fisher_diagonals(
     for each sample would be the wrong class so seldom where the network is sure that F is a matter
     of luck; instead F = E_r (J^T r)^2 with r = sqrt(p) e - p (sqrt(p) . e), e of random signs: r's
     covariance is the matrix in the middle. Where an answer is a number, its density is a Gaussian
-    of deviation 1, and r = e. The mean is over samples, and over positions where those may differ
+    of deviation 1, and r = e. Of several outputs F is their loss's curvature
+    (`graph.draws`). The mean is over samples, and over positions where those may differ
     in number, so F has the shape of one sample or of the channels alone.
     Reference: Li et al. (BRECQ), arXiv 2102.05426, section 3.2.
 
@@ -83,8 +86,12 @@ def _gradients(
     with torch.enable_grad():
         for _, result in interpret(graph.module.graph.nodes, {}, evaluate):  # noqa: B007
             pass
-        rows = class_rows(graph.answer.of(result))
-        score = (rows * _projection(rows.detach(), generator)).sum()
+        answer = graph.answer.of(result)
+        if isinstance(answer, Tensor):
+            rows = class_rows(answer)
+            score = (rows * _projection(rows.detach(), generator)).sum()
+        else:
+            score = draw_answer(Gauge.fit(graph.answer.heads, [answer]), answer, generator)
         found = torch.autograd.grad(score, list(kept.values()), allow_unused=True)
     return {n: g for n, g in zip(kept, found, strict=True) if g is not None}
 

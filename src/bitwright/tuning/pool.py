@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bitwright.engine.limits import LIMITS
+from bitwright.graph.answers import Compared, as_parts
 from bitwright.graph.execute import Flat, Open, channels_last, walk
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.solving.samples import bytes_of, has_fixed_batch, keys_of, size_of
@@ -26,7 +28,7 @@ class PoolEntry:
 
     key: int
     flat: Flat
-    answer: Tensor | None
+    answer: Compared | None
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -58,15 +60,19 @@ def _bytes(entry: PoolEntry) -> int:
     return bytes_of((entry.flat, entry.answer))
 
 
-def _copy(flat: Flat, answer: Tensor) -> tuple[Flat, Tensor]:
-    return tuple(t.clone() if isinstance(t, Tensor) else t for t in flat), answer.clone()
+def _copy(flat: Flat, answer: Compared) -> tuple[Flat, Compared]:
+    copied: Compared = pytree.tree_map(Tensor.clone, answer)
+    return tuple(t.clone() if isinstance(t, Tensor) else t for t in flat), copied
 
 
-def _line(flat: Flat, answer: Tensor, row: int) -> tuple[Flat, Tensor | None]:
+def _line(flat: Flat, answer: Compared, row: int) -> tuple[Flat, Compared | None]:
     """One sample of a batch, copied: a view would keep the whole batch in memory."""
-    alike = answer.dim() > 0 and answer.shape[0] == size_of(flat)
+    alike = all(part.dim() > 0 and part.shape[0] == size_of(flat) for part in as_parts(answer))
     own = tuple(t[row : row + 1].clone() if isinstance(t, Tensor) else t for t in flat)
-    return own, answer[row : row + 1].clone() if alike else None
+    if not alike:
+        return own, None
+    line: Compared = pytree.tree_map(lambda part: part[row : row + 1].clone(), answer)
+    return own, line
 
 
 def minibatches(pool: list[PoolEntry], size: int, seed: int) -> Iterator[list[PoolEntry]]:
@@ -87,7 +93,7 @@ def minibatches(pool: list[PoolEntry], size: int, seed: int) -> Iterator[list[Po
             yield cuts[place]
 
 
-def join_entries(entries: list[PoolEntry]) -> tuple[Flat, Tensor | None]:
+def join_entries(entries: list[PoolEntry]) -> tuple[Flat, Compared | None]:
     """Several samples as one batch, with their answers where all are known."""
     if len(entries) == 1:
         return entries[0].flat, entries[0].answer
@@ -97,4 +103,7 @@ def join_entries(entries: list[PoolEntry]) -> tuple[Flat, Tensor | None]:
         for column in columns
     )
     known = [entry.answer for entry in entries if entry.answer is not None]
-    return flat, torch.cat(known) if len(known) == len(entries) else None
+    if len(known) < len(entries):
+        return flat, None
+    joined: Compared = pytree.tree_map(lambda *parts: torch.cat(parts), *known)
+    return flat, joined

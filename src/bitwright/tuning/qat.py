@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bitwright.errors import RecipeError
 from bitwright.evaluation.judge import Judge, Loss
+from bitwright.graph.answers import Compared
 from bitwright.graph.model_graph import ModelGraph
 from bitwright.methods.problem import UnitSolution
 from bitwright.methods.training import moves
@@ -151,8 +153,8 @@ def train_weights(
         biased = start.having(with_biases(start))
         before = judge(simulate(biased).module)
         best, chosen, history = before, dict[str, UnitSolution](), [(0, before)]
-        temperature = 1.0 if options.published else judge.temperature
-        for step, found in _moments(biased, parted, temperature, options):
+        loss = partial(judge.loss, soft=not options.published)
+        for step, found in _moments(biased, parted, loss, options):
             now = judge(simulate(biased.changed(found)).module)
             history.append((step, now))
             if not options.early_stop or (now.no_worse(before) and now.soft < best.soft):
@@ -185,7 +187,10 @@ def _part(graph: ModelGraph, samples: Samples, early_stop: bool) -> Samples:
 
 
 def _moments(
-    start: Configuration, samples: Samples, temperature: float, options: WeightTraining
+    start: Configuration,
+    samples: Samples,
+    loss: Callable[[Compared, Compared], Tensor],
+    options: WeightTraining,
 ) -> Iterator[tuple[int, dict[str, UnitSolution]]]:
     """The iterations at which the weights are to be judged, and what they are then."""
     trained = _make_parameters(start)
@@ -209,7 +214,7 @@ def _moments(
 
     for step in range(1, descent.steps + 1):
         descent.optimizer.zero_grad()
-        backward(graph, module, tensors, next(batches), temperature, part)
+        backward(graph, module, tensors, next(batches), loss, part)
         descent.step(step)
         if not all(bool(p.isfinite().all()) for t in trained.values() for p in t.parameters()):
             return
