@@ -46,11 +46,12 @@ def test_detections_are_those_of_non_maximum_suppression():
         boxes(60),
         torch.rand(60, 3, generator=torch.Generator().manual_seed(2)).double(),
     )
-    kept, classes = same.detections(found, scores, ("xyxy", "probability"))
+    kept, classes, sure = same.detections(found, scores, ("xyxy", "probability"))
     best, which = scores.max(1)
     want = ops.batched_nms(found, best, which, 0.5)
     want = want[best[want] >= same.CONFIDENT]
     assert torch.equal(kept, found[want]) and torch.equal(classes, which[want])
+    assert torch.equal(sure, best[want])
 
 
 def test_matched_boxes():

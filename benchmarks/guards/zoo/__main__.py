@@ -36,6 +36,7 @@ from torch.utils._pytree import tree_leaves
 import bitwright as bw
 from benchmarks.guards.zoo.models import KNOWN_REASONS, ZOO
 from benchmarks.guards.zoo.tables import page
+from benchmarks.guards.zoo.tasks import TASKS
 from benchmarks.tables import MEASURED
 from bitwright.export.verified import Verification
 from bitwright.export.verify import verify
@@ -274,9 +275,13 @@ def main() -> int:
             print(line(row), flush=True)
     rows = read(options.results)
     options.page.parent.mkdir(parents=True, exist_ok=True)
-    more = {"ort-cpu": list(CHAIN_NETWORKS), ATTENTION: list(ATTENTION_NETWORKS)}
+    more = {
+        "tasks": list(TASKS),
+        "ort-cpu": list(CHAIN_NETWORKS),
+        ATTENTION: list(ATTENTION_NETWORKS),
+    }
     old = options.page.read_text() if options.page.is_file() else ""
-    text = page(rows, list(ZOO), more, KNOWN_REASONS, old)
+    text = page(rows, [name for name in ZOO if name not in TASKS], more, KNOWN_REASONS, old)
     options.page.write_text(text)
     print(next(part for part in text.splitlines() if part.startswith("**Target")))
     return 0 if all(r["verified"] or r["name"] in KNOWN_REASONS for r in rows.values()) else 1

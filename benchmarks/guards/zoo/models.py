@@ -25,12 +25,13 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from benchmarks.guards.zoo.common import Builder
+from benchmarks.guards.zoo.tasks import TASKS
 from benchmarks.guards.zoo.text import AUDIO, TEXT
 from benchmarks.guards.zoo.topologies import TOPOLOGIES
 from benchmarks.guards.zoo.topologies_more import TOPOLOGIES_MORE
 from benchmarks.guards.zoo.vision import VISION
 
-ZOO: dict[str, Builder] = {**TOPOLOGIES, **TOPOLOGIES_MORE, **VISION, **TEXT, **AUDIO}
+ZOO: dict[str, Builder] = {**TOPOLOGIES, **TOPOLOGIES_MORE, **VISION, **TEXT, **AUDIO, **TASKS}
 
 # Networks that do not pass the check, and why it is the architecture's doing.
 KNOWN_REASONS: dict[str, str] = {

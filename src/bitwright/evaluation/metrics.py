@@ -14,8 +14,11 @@ from torch import Tensor
 
 from bitwright.errors import DataError, RecipeError, unknown
 from bitwright.evaluation import class_metrics, squad
+from bitwright.evaluation import number_metrics as numbers
+from bitwright.evaluation import sequence_metrics as sequences
+from bitwright.evaluation.detection_metrics import CocoMap
 from bitwright.graph.answers import Outcome
-from bitwright.graph.heads import LABELS, PROBABILITIES, SCORES, TOKENS
+from bitwright.graph.heads import EMBEDDING, LABELS, PROBABILITIES, SCORES, TOKENS
 from bitwright.recipe.names import UNNAMED, refuse_unnamed
 from bitwright.recipe.registered import load_registered
 from bitwright.sources.guard import Foreign
@@ -115,11 +118,12 @@ class Metric:
     text: str
     running: Callable[[], Running] | None = None
     own: bool = False
+    whole: bool = False
     kinds: frozenset[str] = frozenset({SCORES, PROBABILITIES, TOKENS, LABELS})
 
     def reads(self, outcome: Outcome) -> Any:
         """What it is given of a network's outcome: the answer, or the user's own metric all."""
-        return outcome if self.own else outcome.take(self.kinds)
+        return outcome if self.own or self.whole else outcome.take(self.kinds)
 
     def start(self) -> Running:
         """The metric of no batch yet."""
@@ -193,7 +197,44 @@ METRICS = {
         class_metrics.Perplexity,
     ),
     "spearman": Metric(
-        "spearman", _no_score, True, "rank correlation of similarities of pairs", Spearman
+        "spearman", _no_score, True, "rank correlation of numbers, or of similarities of pairs",
+        Spearman, kinds=numbers.NUMBERS | {EMBEDDING},
+    ),
+    "pearson": Metric(
+        "pearson", _no_score, True, "correlation of numbers", numbers.Pearson,
+        kinds=numbers.NUMBERS,
+    ),
+    "mae": Metric(
+        "mae", numbers.score_mae, True, "mean absolute error; less is better",
+        kinds=numbers.NUMBERS,
+    ),
+    "rmse": Metric(
+        "rmse", _no_score, True, "root mean squared error; less is better",
+        numbers.RootMeanSquare, kinds=numbers.NUMBERS,
+    ),
+    "psnr": Metric(
+        "psnr", numbers.score_psnr, True, "peak signal-to-noise ratio of images, decibels",
+        kinds=numbers.IMAGES,
+    ),
+    "ssim": Metric(
+        "ssim", numbers.score_ssim, True, "structural similarity of images", kinds=numbers.IMAGES
+    ),
+    "label_f1": Metric(
+        "label_f1", _no_score, True, "F1 of labels of which a sample has several, all together",
+        numbers.micro_f1, kinds=numbers.YES_OR_NO,
+    ),
+    "label_macro_f1": Metric(
+        "label_macro_f1", _no_score, True, "the mean F1 of such labels", numbers.macro_label_f1,
+        kinds=numbers.YES_OR_NO,
+    ),
+    "map": Metric(
+        "map", _no_score, True, "COCO's mean average precision of boxes", CocoMap, whole=True
+    ),
+    "wer": Metric(
+        "wer", _no_score, True, "word error rate; less is better", sequences.word_errors
+    ),
+    "cer": Metric(
+        "cer", _no_score, True, "character error rate; less is better", sequences.letter_errors
     ),
     "f1": Metric("f1", _of_spans(squad.f1, "f1"), True, "F1 of answers' words, as in SQuAD 1.1"),
     "exact_match": Metric(

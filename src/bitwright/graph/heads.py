@@ -233,6 +233,6 @@ def same_detections(
     found = []
     sides = [(heads[0].rows(boxes), scored_rows(heads[1], scores)) for boxes, scores in (one, two)]
     for sample in range(one[0].shape[0]):
-        a, b = (same.detections(boxes[sample], own[sample], forms) for boxes, own in sides)
+        a, b = (same.detections(boxes[sample], own[sample], forms)[:2] for boxes, own in sides)
         found.append(same.same_boxes(a, b))
     return torch.tensor(found, dtype=torch.float64)

@@ -117,15 +117,17 @@ def confidence(scores: Tensor, form: str) -> tuple[Tensor, Tensor, int | None]:
     return best, which, background
 
 
-def detections(boxes: Tensor, scores: Tensor, forms: tuple[str, str]) -> tuple[Tensor, Tensor]:
-    """The boxes of a sample that are kept, best first, and their classes.
+def detections(
+    boxes: Tensor, scores: Tensor, forms: tuple[str, str], least: float = CONFIDENT
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The boxes of a sample that are kept, best first, their classes, and how sure each is.
 
     Confident rows, of which those that overlap a better one of their class are left out (greedy
     non-maximum suppression).
     """
     best, which, _ = confidence(scores, forms[1])
     order = best.argsort(descending=True, stable=True)[: 10 * MOST_BOXES]
-    order = order[best[order] >= CONFIDENT]
+    order = order[best[order] >= least]
     corners, which = as_corners(boxes[order], forms[0]), which[order]
     alike = which[:, None] == which[None, :]
     covered = ((overlap(corners, corners) > LEAST_OVERLAP) & alike).cpu().numpy()
@@ -135,7 +137,7 @@ def detections(boxes: Tensor, scores: Tensor, forms: tuple[str, str]) -> tuple[T
             break
         if not covered[i, kept].any():
             kept.append(i)
-    return corners[kept], which[kept]
+    return corners[kept], which[kept], best[order][kept]
 
 
 def same_boxes(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:

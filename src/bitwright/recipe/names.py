@@ -14,8 +14,9 @@ from bitwright.recipe.registered import find_registered
 METHODS = ("nearest", "aciq", "quadratic", "adaquant", "adaquant-paper", "adaround")
 RANGES = ("aciq", "kl", "lp", "minmax", "mse", "percentile")
 METRICS = (
-    "top1", "top5", "accuracy", "agreement", "miou", "macro_f1", "perplexity", "spearman", "f1",
-    "exact_match",
+    "top1", "top5", "accuracy", "agreement", "miou", "macro_f1", "perplexity", "spearman",
+    "pearson", "mae", "rmse", "psnr", "ssim", "label_f1", "label_macro_f1", "map", "wer", "cer",
+    "f1", "exact_match",
 )  # fmt: skip
 SOLVERS = ("ip", "greedy-accuracy", "greedy-compression")
 DEFAULT = "default"
