@@ -278,7 +278,7 @@ def _capture_for_doctor(source: LoadedModel, dataset: Dataset | None, answer: st
     if example is None and dataset is not None:
         example = next(batch.inputs for batch in take(dataset, 2))
     if example is None and source.guess is not None:
-        return say_guess(capture(source.module, source.guess))
+        return say_guess(capture(source.module, source.guess, answer=answer))
     if example is None:
         raise InputError(
             f"the shape of the inputs of {source.spec!r} is not known. Give --data, or set "

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bitwright.errors import DataError, InputError
 from bitwright.graph.answers import Outcome
@@ -33,7 +34,7 @@ class CocoMap:
     """
 
     found: list[list[float]] = field(default_factory=list)
-    true: list[dict[str, Any]] = field(default_factory=list)
+    true: list[dict[str, object]] = field(default_factory=list)
     images: int = 0
 
     def add(self, outputs: Outcome, labels: Any) -> None:
@@ -49,7 +50,7 @@ class CocoMap:
         rows = boxes.rows(by_name[boxes.name]), scored_rows(scores, by_name[scores.name])
         for own, said, label in zip(*rows, labels, strict=True):
             self.images += 1
-            self._add_true(label)
+            self._add_true(torch.as_tensor(label["boxes"]), torch.as_tensor(label["labels"]))
             form = PROBABILITY if scores.form == PROBABILITY else "logit"
             corners, classes, sure = detections(own, said, (boxes.form, form), LEAST_CONFIDENCE)
             low, size = corners[:, :2], corners[:, 2:] - corners[:, :2]
@@ -57,10 +58,10 @@ class CocoMap:
             table = torch.cat([place, low, size, sure[:, None], classes[:, None].double()], 1)
             self.found += table.tolist()
 
-    def _add_true(self, label: dict[str, Any]) -> None:
-        corners = torch.as_tensor(label["boxes"]).double().reshape(-1, 4)
+    def _add_true(self, boxes: Tensor, labels: Tensor) -> None:
+        corners = boxes.double().reshape(-1, 4)
         for (left, top, right, bottom), number in zip(
-            corners.tolist(), torch.as_tensor(label["labels"]).tolist(), strict=True
+            corners.tolist(), labels.tolist(), strict=True
         ):
             width, height = right - left, bottom - top
             self.true.append(
@@ -80,7 +81,10 @@ class CocoMap:
             known = _tools("coco").COCO()
             known.dataset = {
                 "images": [{"id": i + 1} for i in range(self.images)],
-                "categories": [{"id": c} for c in sorted({t["category_id"] for t in self.true})],
+                "categories": [
+                    {"id": int(c)}
+                    for c in sorted({str(t["category_id"]) for t in self.true}, key=int)
+                ],
                 "annotations": self.true,
                 "info": {},
             }

@@ -57,6 +57,7 @@ def capture(
     model: nn.Module | str | Path,
     example_inputs: ExampleInputs | None = None,
     free_sizes: bool = False,
+    answer: str = "",
 ) -> ModelGraph:
     """Capture a network, or that of a file, and bring it into the form that all else works on.
 
@@ -65,6 +66,7 @@ def capture(
         example_inputs: a tuple of tensors, or keyword tensors; the first dimension is the batch.
             Without them those that the network carries or the file declares.
         free_sizes: let height and width of images vary too (`graph.capture.capture`).
+        answer: what outputs mean, as `--answer` says it.
 
     Raises:
         CaptureError: the network cannot be exported, or nothing says what its inputs are like.
@@ -78,10 +80,10 @@ def capture(
     if example is None:
         example = source.example_inputs
     if example is None and source.guess is not None:
-        return say_guess(capture_module(source.module, source.guess, free_sizes))
+        return say_guess(capture_module(source.module, source.guess, free_sizes, answer))
     if example is None:
         raise CaptureError(
             f"nothing says what the inputs of {source.spec} are like. Pass example_inputs, a tuple "
             "of tensors."
         )
-    return capture_module(source.module, example, free_sizes)
+    return capture_module(source.module, example, free_sizes, answer)

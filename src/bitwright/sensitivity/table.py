@@ -13,7 +13,7 @@ from bitwright.allocation.table import Row, Table
 from bitwright.engine.code import code_version
 from bitwright.engine.digest import digest
 from bitwright.engine.memory import trim_heap
-from bitwright.engine.store import Entries
+from bitwright.engine.store import Entries, NullStore
 from bitwright.graph.change import Change, change_of
 from bitwright.graph.choice import Choice
 from bitwright.graph.execute import bind
@@ -204,7 +204,8 @@ def _key(solutions: Solutions) -> str:
         TABLE_BATCH,
         labels,
         solutions.work.graph.answer,
-        code_version(own) if own is not None else None,
+        # A function of which there is no file, such as a notebook's, needs none without a store.
+        None if own is None or isinstance(solutions.work.store, NullStore) else code_version(own),
     )
 
 
