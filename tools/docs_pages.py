@@ -21,6 +21,7 @@ from bitwright.evaluation.figures import Metrics
 from bitwright.export.verified import Verification
 from bitwright.graph.census_record import Census
 from bitwright.recipe.values import BUILT_IN, Recipe, about
+from bitwright.sources.onnx_in.table import TABLE
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 88
@@ -49,6 +50,12 @@ attributes. Each is also the mapping that its file is: `result.metrics.before` a
 `result.metrics["float"]` are the same figures, the second as JSON has them. `to_json()` gives the
 whole object, `from_json(...)` reads it and names the place of what is no such value. A key that
 an older version did not write has a default. The files:
+
+"""
+OPERATORS = """# Operators of ONNX
+
+The operators that an [ONNX file](onnx.md) is translated by, of opsets 7 to 26. An operator that is
+not here, or in a form that is not translated, stays as it is, in float, and is run by ONNX Runtime.
 
 """
 FILES: dict[str, type[Record]] = {
@@ -253,8 +260,22 @@ def results() -> str:
     return text
 
 
+def operators() -> str:
+    """The operators of ONNX that are translated, and what becomes of each."""
+    lines = [SIGN + OPERATORS]
+    lines += [
+        "| operator | opsets in which it changed | what becomes of it |",
+        "| --- | --- | --- |",
+    ]
+    for name, entry in sorted(TABLE.items()):
+        changes = ", ".join(map(str, entry.since))
+        lines.append(f"| `{name}` | {changes} | {entry.fate} |")
+    return "\n".join(lines) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "recipes.md": recipes, "api.md": api, "results.md": results,
+    "onnx_operators.md": operators,
 }  # fmt: skip
 
 

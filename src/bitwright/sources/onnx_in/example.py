@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import onnx
 import torch
@@ -13,6 +14,7 @@ from bitwright.sources.onnx_in.plain_form import PlainForm, shape_of
 from bitwright.sources.onnx_in.values import DTYPES
 
 BATCH = 2
+_OTHER_SIDES = ((48, 320), (32, 320), (640, 640), (64, 64))
 _SIDE, _LENGTH, _WAVE, _CHANNELS = 224, 16, 1024, 3
 
 
@@ -92,6 +94,23 @@ def _guess(declared: tuple[int | None, ...], axis: int, layout: str, dtype: torc
     if len(declared) == 2:
         return _WAVE if dtype.is_floating_point else _LENGTH
     return _LENGTH * 4
+
+
+def guess_otherwise(plans: tuple[InputPlan, ...]) -> Iterator[tuple[InputPlan, ...]]:
+    """Other sizes of images, where the file leaves them free: lines of text, larger pictures."""
+    for sides in _OTHER_SIDES:
+        made = tuple(replace(p, shape=_with_sides(p, sides)) for p in plans)
+        if made != plans:
+            yield made
+
+
+def _with_sides(plan: InputPlan, sides: tuple[int, int]) -> tuple[int, ...]:
+    if not plan.layout:
+        return plan.shape
+    shape = list(plan.shape)
+    for axis, side in zip((2, 3) if plan.layout == "NCHW" else (1, 2), sides, strict=True):
+        shape[axis] = side if axis in plan.guessed else shape[axis]
+    return tuple(shape)
 
 
 def make_inputs(plans: tuple[InputPlan, ...], batch: int = 0) -> tuple[Tensor, ...]:

@@ -99,6 +99,7 @@ def load_onnx(path: Path, name: str = "") -> OnnxSource:
     form = fuse(fold(plain_form(original, name), name))
     plans = plan_inputs(form, name)
     tried = try_network(Constants(form), original, plans, name)
+    plans = tried.plans
     imported = ImportedModel(
         path, digest_of(path, original), original, form, plans, _places(tried.module),
         tried.opaque,

@@ -137,6 +137,10 @@ def _attribute(attribute: onnx.AttributeProto, file: str) -> Any:
             f"MODEL {file!r}: the attribute {attribute.name!r} has no value that can be read "
             f"({error}). Export it again."
         ) from error
+    if value is None:
+        raise ModelError(
+            f"MODEL {file!r}: the attribute {attribute.name!r} has no value. Export it again."
+        )
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return list(value) if not isinstance(value, (int, float, str, onnx.GraphProto)) else value

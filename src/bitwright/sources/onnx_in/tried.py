@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from bitwright.sources.onnx_in.agree import (
     run_file,
     run_nodes,
 )
-from bitwright.sources.onnx_in.example import InputPlan, make_inputs
+from bitwright.sources.onnx_in.example import InputPlan, guess_otherwise, make_inputs
 from bitwright.sources.onnx_in.network import Constants, build
 from bitwright.sources.onnx_in.parts import RANDOM, PartNode
 
@@ -42,6 +42,7 @@ class TriedNetwork:
         batch: how many samples it takes at a time, 0 for any number.
         opaque: (name, kind) of operators that are not translated.
         notes: what a user should know.
+        plans: its inputs, with the sizes that it was tried on.
     """
 
     module: fx.GraphModule
@@ -49,6 +50,7 @@ class TriedNetwork:
     batch: int
     opaque: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    plans: tuple[InputPlan, ...]
 
 
 FileArrays = dict[str, np.ndarray[Any, Any]]
@@ -94,7 +96,8 @@ def try_network(
         ModelError: ONNX Runtime itself does not take the file, or the network draws at random.
     """
     _refuse_random(store, file)
-    trial = _Trial(store, original, plans, file)
+    trial = _suited(_Trial(store, original, plans, file))
+    plans = trial.plans
     fixed = max(plan.batch for plan in plans) if plans else 0
     if not plans:
         raise ModelError(
@@ -122,7 +125,18 @@ def try_network(
         example = make_inputs(plans, 2 * fixed) if freed is not None else example
         notes.append(_say_batch(fixed, freed is not None))
     parts = _parts(module)
-    return TriedNetwork(module, example, batch, parts, (*notes, *_say_parts(parts)))
+    return TriedNetwork(module, example, batch, parts, (*notes, *_say_parts(parts)), plans)
+
+
+def _suited(trial: _Trial) -> _Trial:
+    """The trial with sizes that the file takes, where it leaves some free."""
+    if not any(plan.guessed for plan in trial.plans):
+        return trial
+    if not isinstance(trial.reference(make_inputs(trial.plans)), str):
+        return trial
+    others = (replace(trial, plans=plans) for plans in guess_otherwise(trial.plans))
+    fit = (t for t in others if not isinstance(t.reference(make_inputs(t.plans)), str))
+    return next(fit, trial)
 
 
 def _refuse_random(store: Constants, file: str) -> None:
