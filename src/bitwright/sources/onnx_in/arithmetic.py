@@ -231,7 +231,7 @@ def _cast(call: Call, x: OnnxValue) -> Results:
     if known is not None:
         convert = _sym_float if kind.is_floating_point else _sym_int
         if kind == torch.bool:
-            return Host(np.frompyfunc(bool, 1, 1)(known.array), kind)
+            return Host(np.asarray(np.frompyfunc(bool, 1, 1)(known.array), dtype=object), kind)
         return Host(np.asarray(np.frompyfunc(convert, 1, 1)(known.array), dtype=object), kind)
     return as_tensor(x).to(kind)
 
