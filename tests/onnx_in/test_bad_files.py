@@ -36,7 +36,7 @@ def change(path: Path, edit) -> Path:
 
 
 def test_an_absent_file(tmp_path):
-    assert "does not exist" in refusal(tmp_path / "absent.onnx")
+    assert "no file" in refusal(tmp_path / "absent.onnx")
     (tmp_path / "folder.onnx").mkdir()
     assert "is a folder" in refusal(tmp_path / "folder.onnx")
 

@@ -214,7 +214,7 @@ def test_a_folder_from_python(folder):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("model.onnx", "does not exist. Give the path of an ONNX file"),
+    [("model.onnx", "no file 'model.onnx'"),
      ("a" * 5000, "characters: a name has up to"),
      ("m:f\n", "holds a line break")],
 )  # fmt: skip

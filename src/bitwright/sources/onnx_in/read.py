@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from bitwright.errors import ModelError
+from bitwright.sources.guard import say_absent
 
 _EXPORT_AGAIN = "Export the network again, or check the download"
 # What no allocation should be asked for: a tensor's own count of entries is not to be trusted.
@@ -34,9 +35,10 @@ def read_file(path: Path, name: str = "") -> onnx.ModelProto:
             of its folder.
     """
     name = name or str(path)
+    if path.is_dir():
+        raise ModelError(f"MODEL {name!r} is a folder. Give the path of an ONNX file.")
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ModelError(f"MODEL {name!r} {what}. Give the path of an ONNX file.")
+        raise ModelError(f"{say_absent('file', name)}. Check the path.")
     try:
         content = path.read_bytes()
     except OSError as error:
