@@ -132,7 +132,7 @@ def test_completion_in_bash():
     assert offered("qu") == ["quantize"]
     assert offered("list", "m") == ["methods", "metrics"]
     assert offered("quantize", "--method", "ada") == ["adaquant", "adaquant-paper", "adaround"]
-    own = ["ort-cpu", "ort-linear", "ort-dynamic", "ort-web"]
+    own = ["ort-cpu", "ort-linear", "ort-dynamic", "ort-blocks", "ort-web"]
     assert offered("quantize", "--target", "ort") == own
     assert offered("quantize", "--recipe", "l") == ["light", "lapq"]
     assert "--force" in offered("quantize", "--fo")

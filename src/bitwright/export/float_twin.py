@@ -14,6 +14,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tape import Tape
 
+from bitwright.export.onnx_nbits import OPERATOR, floats_of
+from bitwright.export.onnx_tape import add, store, substitute
 from bitwright.export.runtime import run, session
 
 # Beyond this a file in memory cannot be handed to ONNX Runtime.
@@ -33,6 +35,7 @@ def float_twin(model: onnx.ModelProto) -> onnx.ModelProto | None:
     wanted += [v for v in graph.outputs if v in made]
     _store(graph, list(dict.fromkeys(wanted)), model.ir_version)
     _take_quantizers_out(graph)
+    _multiply_floats(graph)
     graph.name = "float"
     twin = ir.Model(graph, ir_version=model.ir_version)
     RemoveUnusedNodesPass()(twin)
@@ -82,6 +85,15 @@ def _take_quantizers_out(graph: ir.Graph) -> None:
             before.name, result.name = result.name, None
             before.type, before.shape = result.type, result.shape
         result.replace_all_uses_with(before, replace_graph_outputs=True)
+
+
+def _multiply_floats(graph: ir.Graph) -> None:
+    """Let products of packed weights be those of floats."""
+    for node in [n for n in graph if n.op_type == OPERATOR]:
+        weight = ir.tensor(floats_of(node), name=f"{node.outputs[0].name}.weight")
+        tape = Tape()
+        product = add(tape, "MatMul", [node.inputs[0], store(graph, weight)], f"{weight.name}.x")
+        substitute(graph, node, tape, product)
 
 
 def _quantizer(node: ir.Node) -> ir.Node | None:

@@ -29,7 +29,7 @@ class _AtRun:
 def quantize_at_run(graph: ir.Graph) -> None:
     """Rewrite every FakeQuantize that is dynamic, and the products that read it, in place."""
     for node in [n for n in graph if n.domain == DOMAIN and n.op_type == "FakeQuantize"]:
-        if "dynamic" in node.attributes and node.attributes["dynamic"].as_int():
+        if "at_run" in node.attributes and node.attributes["at_run"].as_int() == 1:
             _rewrite(graph, node)
 
 
@@ -45,32 +45,38 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
     for user, place in list(node.outputs[0].uses()):
         weight = _weight_of(user, place)
         if weight is not None:
-            _multiply(graph, user, at_run, weight)
+            _multiply(graph, user, at_run, *weight)
     tape = Tape()
     substitute(graph, node, tape, add(tape, "DequantizeLinear", [q, scale, zero], f"{name}.float"))
 
 
-def _weight_of(user: ir.Node, place: int) -> ir.Node | None:
-    """The stored weight that an integer product can take: whole, one scale a column, zeros of 0."""
+def _weight_of(user: ir.Node, place: int) -> tuple[ir.Node, bool] | None:
+    """The stored weight that an integer product can take, and whether it is read transposed.
+
+    It takes one that is whole and has one scale a column and zero points of 0.
+    """
     if place != 0 or user.op_type not in ("MatMul", "Gemm") or user.inputs[1] is None:
         return None
     made = user.inputs[1].producer()
+    flag = user.attributes.get("transB")
+    turned = flag is not None and bool(flag.as_int())
     if made is not None and made.op_type == "Transpose" and made.inputs[0] is not None:
-        made = made.inputs[0].producer()
+        made, turned = made.inputs[0].producer(), not turned
     if made is None or made.domain != DOMAIN or made.op_type != "Dequantize":
         return None
     scale, zero = (_stored(made, index) for index in (1, 2))
-    one_axis = scale.ndim < 2 or scale.shape[0] == scale.size
+    one_axis = scale.ndim < 2 or scale.shape[0 if turned else -1] == scale.size
     plain = made.attributes["points"].as_int() == 1 and made.attributes["bits"].as_int() <= 8
-    return made if one_axis and plain and not np.any(zero) else None
+    return (made, turned) if one_axis and plain and not np.any(zero) else None
 
 
-def _multiply(graph: ir.Graph, user: ir.Node, at_run: _AtRun, made: ir.Node) -> None:
+def _multiply(graph: ir.Graph, user: ir.Node, at_run: _AtRun, made: ir.Node, turned: bool) -> None:
     """Put a product of integers in the place of a MatMul or a Gemm."""
     stem = f"{made.attributes['name'].as_string()}.weight"
     bits, scale = made.attributes["bits"].as_int(), _stored(made, 1).reshape(-1)
     kind = ir.DataType.INT4 if bits <= 4 else ir.DataType.INT8
-    table = np.ascontiguousarray(_stored(made, 0).T).astype(kind.numpy())
+    stored = _stored(made, 0)
+    table = np.ascontiguousarray(stored.T if turned else stored).astype(kind.numpy())
     own = user.outputs[0].name
     tape = Tape()
     weight = store(graph, ir.Tensor(table, name=f"{stem}.q", dtype=kind))

@@ -10,6 +10,7 @@ from onnx_ir.tape import Tape
 
 from bitwright.export.onnx_clamps import drop_clamps
 from bitwright.export.onnx_dynamic import quantize_at_run
+from bitwright.export.onnx_nbits import CONTRIB, OPERATOR, multiply_in_blocks
 from bitwright.export.onnx_parts import DOMAIN, put_parts
 from bitwright.export.onnx_points import Sum, spread
 from bitwright.export.onnx_shapes import is_zero_pad, pool_globally
@@ -47,6 +48,9 @@ def rewrite(model: ir.Model, opset: int, target: Target, pools: bool = True) -> 
     sums: list[Sum] = []
     parts: list[Sum] = []
     put_parts(model, opset)
+    if target.blocks and multiply_in_blocks(graph, target):
+        model.opset_imports[CONTRIB] = 1
+        RemoveUnusedNodesPass()(model)
     quantize_at_run(graph)
     # Inputs before weights before biases: how each is written depends on those beside it.
     for node in sorted((n for n in graph if n.domain == DOMAIN), key=_rank):
@@ -229,7 +233,7 @@ def _ends(node: ir.Node) -> tuple[ir.Value, ir.Value]:
 
 # What lies between quantising an input and dequantising it, or a part of it.
 _BETWEEN = {"Clip", "Cast", "BitShift", "BitwiseAnd"}
-_WEIGHTED = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Gather"}
+_WEIGHTED = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Gather", OPERATOR}
 
 
 def _data_input(node: ir.Node) -> ir.Value:

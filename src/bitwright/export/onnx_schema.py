@@ -12,6 +12,7 @@ from onnx.defs import OpSchema
 from bitwright.export.onnx_parts import DOMAIN, register_parts, translate_part
 from bitwright.graph.custom_ops import DEQUANTIZE, FAKE_QUANTIZE, MARK
 
+INT = OpSchema.AttrType.INT
 _INTEGERS = ["tensor(int8)", "tensor(uint8)", "tensor(int16)", "tensor(uint16)", "tensor(int32)"]
 
 
@@ -22,13 +23,13 @@ def _parameter(name: str, kind: str) -> OpSchema.FormalParameter:
 def _register() -> None:
     """Tell onnx of the operators; without a schema the exporter refuses to emit them."""
     grid = {
-        "bits": OpSchema.AttrType.INT,
-        "signed": OpSchema.AttrType.INT,
+        "bits": INT,
+        "signed": INT,
         "name": OpSchema.AttrType.STRING,
     }
     shapes: list[tuple[str, str, dict[str, OpSchema.AttrType]]] = [
-        ("FakeQuantize", "tensor(float)", {**grid, "dynamic": OpSchema.AttrType.INT}),
-        ("Dequantize", "Q", {**grid, "points": OpSchema.AttrType.INT}),
+        ("FakeQuantize", "tensor(float)", {**grid, "at_run": INT}),
+        ("Dequantize", "Q", {**grid, "points": INT}),
         ("Mark", "tensor(float)", {"name": OpSchema.AttrType.STRING}),
     ]
     for name, first, attributes in shapes:
@@ -57,10 +58,10 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     ops = onnxscript.values.Opset(DOMAIN, 1)
 
     def fake_quantize(
-        x: Any, scale: Any, zero: Any, bits: int, signed: bool, name: str, dynamic: bool = False
+        x: Any, scale: Any, zero: Any, bits: int, signed: bool, name: str, at_run: int = 0
     ) -> Any:
         return ops.FakeQuantize(
-            x, scale, zero, bits=bits, signed=int(signed), name=name, dynamic=int(dynamic)
+            x, scale, zero, bits=bits, signed=int(signed), name=name, at_run=at_run
         )
 
     def dequantize(

@@ -99,6 +99,8 @@ def store_integers(
         return _dequantized(graph, tape, node, own, own.bits, stem)
     beside = _reads_integers(node)
     width = target.stored_bits(own.bits, block is not None, not beside)
+    if block is not None and folds:  # no kernel of integers takes them as they are
+        return _folded_blocks(graph, tape, own, width, stem, block)
     if block is not None:
         return _dequantized_blocks(graph, tape, own, width, stem, block)
     if folds and (not _reads_integers(node, whole=True) or _lacks_kernel(node, own)):
@@ -170,7 +172,29 @@ def _dequantized_blocks(
     return add(tape, "DequantizeLinear", inputs, f"{stem}.float", axis=axis, block_size=size)
 
 
-def _folded(graph: ir.Graph, tape: Tape, own: Integers, width: int, stem: str) -> ir.Value:
+def _folded_blocks(
+    graph: ir.Graph, tape: Tape, own: Integers, width: int, stem: str, block: tuple[int, int]
+) -> ir.Value:
+    """`_folded` with one scale for each block: the integers are stored with an axis for these."""
+    axis, size = block
+    shape = (*own.q.shape[:axis], own.q.shape[axis] // size, size, *own.q.shape[axis + 1 :])
+    first = [slice(None)] * len(shape)
+    first[axis + 1] = slice(0, 1)
+    apart = replace(
+        own,
+        q=own.q.reshape(shape),
+        scale=own.scale.reshape(shape)[tuple(first)],
+        zero=own.zero.reshape(shape)[tuple(first)],
+    )
+    parts = _folded(graph, tape, apart, width, stem, ".blocks")
+    whole = np.array(own.q.shape, dtype=np.int64)
+    inputs = [parts, store(graph, ir.Tensor(whole, name=f"{stem}.shape"))]
+    return add(tape, "Reshape", inputs, f"{stem}.float")
+
+
+def _folded(
+    graph: ir.Graph, tape: Tape, own: Integers, width: int, stem: str, leaf: str = ".float"
+) -> ir.Value:
     """(q - z) s as Cast, Sub and Mul: the same numbers, made once at load."""
     kind, _ = container(width, own.signed)
     q = store(graph, pack(own.q, kind, f"{stem}.q"))
@@ -180,7 +204,7 @@ def _folded(graph: ir.Graph, tape: Tape, own: Integers, width: int, stem: str) -
         zero = add(tape, "Cast", [narrow], f"{stem}.zero.number", to=int(ir.DataType.FLOAT))
         value = add(tape, "Sub", [value, zero], f"{stem}.centred")
     scale = store(graph, ir.Tensor(own.scale.astype(np.float32), name=f"{stem}.scale"))
-    return add(tape, "Mul", [value, scale], f"{stem}.float")
+    return add(tape, "Mul", [value, scale], f"{stem}{leaf}")
 
 
 def _flat(scale: np.ndarray) -> tuple[np.ndarray, int | None]:

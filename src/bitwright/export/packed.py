@@ -300,7 +300,7 @@ def _store_edges(
     tensors["edges.z"] = torch.stack([p.zero_point.reshape(()) for p in edges.values()])
     # Scales that are taken as the network runs are named; all others are as they always were.
     return [
-        [*key, p.grid.bits, int(p.grid.signed), *([1] if p.dynamic else [])]
+        [*key, p.grid.bits, int(p.grid.signed), *([p.at_run] if p.dynamic else [])]
         for key, p in edges.items()
     ]
 
@@ -309,13 +309,13 @@ def _read_edges(
     tensors: Mapping[str, Tensor], entries: list[list[Any]]
 ) -> dict[tuple[str, str], QParams]:
     return {
-        (source, reader): QParams(
+        (source, reader): QParams.of(
             Grid(bits, bool(signed)),
             tensors["edges.s"][i].clone(),
             tensors["edges.z"][i].clone(),
-            bool(dynamic),
+            int(at_run[0]) if at_run else 0,
         )
-        for i, (source, reader, bits, signed, *dynamic) in enumerate(entries)
+        for i, (source, reader, bits, signed, *at_run) in enumerate(entries)
     }
 
 

@@ -23,14 +23,14 @@ def fake_quantize(
     bits: int,
     signed: bool,
     name: str,
-    dynamic: bool = False,
+    at_run: int = 0,
 ) -> Tensor:
     """An activation put on its grid: clamp(round(x / s) + z, qmin, qmax), then back to float.
 
-    Where it is dynamic, s and z are those of the tensor's own range.
+    `at_run`: s and z are those given (0), of the tensor's own range (1), or of the range of each so
+    many neighbours of a row.
     """
-    grid = Grid(bits, signed)
-    return affine.fake_quantize(x, affine.QParams(grid, scale, zero_point, dynamic))
+    return affine.fake_quantize(x, affine.QParams.of(Grid(bits, signed), scale, zero_point, at_run))
 
 
 @fake_quantize.register_fake
@@ -41,7 +41,7 @@ def _(
     bits: int,
     signed: bool,
     name: str,
-    dynamic: bool = False,
+    at_run: int = 0,
 ) -> Tensor:
     return torch.empty_like(x)
 

@@ -204,11 +204,12 @@ def _put_edges(
     edges: Mapping[tuple[str, str], QParams],
 ) -> None:
     """One fake-quantise node for each distinct (source, parameters), shared by its readers."""
-    made: dict[tuple[str, int, float, int, bool], fx.Node] = {}
+    made: dict[tuple[str, int, float, int, bool, int], fx.Node] = {}
     for (source, reader), qparams in edges.items():
         node = nodes[source]
         grid = qparams.grid
-        key = (source, grid.bits, float(qparams.scale), int(qparams.zero_point), grid.signed)
+        numbers = float(qparams.scale), int(qparams.zero_point)
+        key = (source, grid.bits, *numbers, grid.signed, qparams.block)
         if key not in made:
             made[key] = _insert_fake_quantize(module, node, qparams, len(made))
         _redirect(nodes[reader], node, made[key])
@@ -241,7 +242,7 @@ def _insert_fake_quantize(
         return graph.call_function(
             FAKE_QUANTIZE,
             (marked, scale, zero, grid.bits, grid.signed, f"{node.name}_{index}")
-            + ((True,) if qparams.dynamic else ()),
+            + ((qparams.at_run,) if qparams.dynamic else ()),
         )
 
 

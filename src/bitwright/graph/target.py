@@ -23,6 +23,8 @@ ALWAYS, BLOCKS = "always", "blocks"
 # What judges the files of a target, and whose rules for files there are.
 RUNTIMES = ("onnxruntime", "openvino")
 RULES = ("tensorrt",)
+# Of weights that share a grid in MatMulNBits.
+BLOCK_SIZES = (16, 32, 64, 128, 256)
 FOLDED, DEQUANTIZED = "folded", "dequantized"
 
 
@@ -45,6 +47,9 @@ class Target:
         inputs: whether inputs of weighted operators are quantised at all.
         input_symmetric, input_signed: the same for inputs.
         dynamic: the scale of an input is that of the tensor at hand, found as the network runs.
+        blocks: linear layers are kernels of weights in blocks (MatMulNBits) of so many, or of a
+            scheme's group, which quantise each block of each row of an input by its own range; all
+            other operators are float. 0: none.
         chain: further operators whose inputs are quantised (add, concat, global_avg_pool ...).
         outputs: whether results are quantised too, so that integer kernels follow one another.
         bias_bits: 32 to hold biases beside quantised inputs as integers of scale s_x s_w, as
@@ -83,6 +88,7 @@ class Target:
     least_container: int = 2
     tables: bool = True
     dynamic: bool = False
+    blocks: int = 0
     runtime: str = RUNTIMES[0]
     rules: str = ""
     float_weights: str = FOLDED
@@ -91,6 +97,17 @@ class Target:
     def adds(self) -> bool:
         """Whether sums are computed by integer kernels."""
         return "add" in self.chain
+
+    def block_of(self, width: int, group: int = 0) -> int:
+        """How many weights of a row share a grid in a kernel of blocks; 0: it has none that fits.
+
+        Args:
+            width: inputs of the linear layer.
+            group: what the scheme asks for; 0: what the target does.
+        """
+        asked = group or self.blocks
+        fitting = (size for size in BLOCK_SIZES if size <= asked and size < width)
+        return max((size for size in fitting if width % size == 0), default=0)
 
     def weight_grid(self, bits: int) -> Grid:
         """The integer grid of weights of so many bits."""
@@ -182,7 +199,7 @@ def _in_parts(made: Target, stated: bool, place: str) -> Target:
 
 _TYPES: Mapping[str, type[Any]] = {
     "name": str, "description": str, "weight_bits": list, "input_bits": list, "chain": list,
-    "bias_bits": int, "ties": list, "points": str, "input_part_bits": int,
+    "bias_bits": int, "blocks": int, "ties": list, "points": str, "input_part_bits": int,
     "packed": str, "least_container": int, "runtime": str, "rules": str, "float_weights": str,
 }  # fmt: skip
 
@@ -190,6 +207,8 @@ _WORDS: Mapping[str, tuple[Any, ...]] = {
     "packed": (ALWAYS, BLOCKS), "least_container": (2, 4, 8), "runtime": RUNTIMES,
     "rules": ("", *RULES), "float_weights": (FOLDED, DEQUANTIZED),
 }  # fmt: skip
+
+_NUMBERS: Mapping[str, tuple[int, ...]] = {"bias_bits": (0, 32), "blocks": (0, *BLOCK_SIZES)}
 
 
 def _value(key: str, value: Any, place: str) -> Any:
@@ -213,6 +232,8 @@ def _value(key: str, value: Any, place: str) -> Any:
     words = _WORDS.get(key)
     if words and value not in words:
         raise RecipeError(unknown(key.replace("_", " "), str(value), map(str, words), place))
-    if key == "bias_bits" and value not in (0, 32):
-        raise RecipeError(f"{place}: bias_bits is {value}. It is 0 (float) or 32.")
+    sizes = _NUMBERS.get(key)
+    if sizes and value not in sizes:
+        listed = f"{', '.join(map(str, sizes[1:-1]))} or {sizes[-1]}" if sizes[2:] else sizes[-1]
+        raise RecipeError(f"{place}: {key} is {value}. It is 0 (float) or {listed}.")
     return tuple(value) if isinstance(value, list) else value

@@ -274,7 +274,8 @@ class _State:
         if inputs is not None and self.settled and self.input_learned:
             scales, zeros = inputs.scale, inputs.zero_point
             zero = zeros.new_tensor(int(self.input_zero))
-            inputs = QParams(inputs.grid, scales.new_tensor(self.input_scale), zero)
+            scale_in = scales.new_tensor(self.input_scale)
+            inputs = replace(inputs, scale=scale_in, zero_point=zero, dynamic=False)
         return k, scale.expand_as(self.begin.scale), self.bias.clone(), inputs
 
 

@@ -89,7 +89,8 @@ def check_recipe(recipe: Recipe, target: Target | None = None) -> Recipe:
     others = (*(kept for _, kept in keep), *given.values())
     for own in others:
         _check_bits(own, target)
-    _check_groups((choice, *others), (recipe.method, recipe.refine_method))
+    chosen = tuple(c if c.is_float or c.group else _grouped(c, target) for c in (choice, *others))
+    _check_groups(chosen, (recipe.method, recipe.refine_method))
     _check_allocation(recipe, target)
     _check_opset(recipe, target)
     prepare_steps(recipe.prepare)
@@ -168,6 +169,11 @@ def _check_allocation(recipe: Recipe, target: Target) -> None:
         raise RecipeError(
             "--allocation gives the bits of every unit, --menu and --budget search for them. "
             "Leave out the one or the others."
+        )
+    if recipe.menu and target.blocks:
+        raise RecipeError(
+            f"--menu {recipe.menu!r} is given with target {target.name!r}, whose weights are in "
+            "groups, and a menu has none. Give one scheme, and others by --keep."
         )
     for choice in parse_menu(recipe.menu) if recipe.menu else ():
         if choice.group:
@@ -279,6 +285,11 @@ def _check_quick(recipe: Recipe) -> None:
             f"--table quick estimates most losses from the errors of the solutions; {reason}. "
             f"{remedy}, or --table measured."
         )
+
+
+def _grouped(choice: Choice, target: Target) -> Choice:
+    """A choice with the groups that a target gives to weights whose scheme names none."""
+    return replace(choice, group=target.blocks)
 
 
 def _check_groups(choices: Iterable[Choice], methods: Iterable[str]) -> None:

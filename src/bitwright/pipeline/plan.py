@@ -175,9 +175,22 @@ def _possible(unit: Unit, choice: Choice, target: Target) -> Choice:
         return FLOAT
     if not target.inputs or unit.weight_only:
         choice = replace(choice, a_bits=0)
+    if target.blocks and not choice.is_float:
+        return _in_blocks(unit, choice, target)
     if not choice.group or (unit.kind in ("linear", "addmm") and fits(unit, choice.group)):
         return choice
     return replace(choice, group=0)
+
+
+def _in_blocks(unit: Unit, choice: Choice, target: Target) -> Choice:
+    """A linear layer's weights in blocks, as a target's kernels take them; else the input is float.
+
+    What has no such kernel has one grid a channel.
+    """
+    linear = unit.kind in ("linear", "addmm") and choice.points == 1 and not unit.weight_only
+    width = unit.shape[1 - unit.channel_axis] if linear else 0
+    block = target.block_of(width, choice.group)
+    return replace(choice, a_bits=choice.a_bits if block else 0, group=block)
 
 
 def rewrite(graph: ModelGraph, plan: Plan) -> ModelGraph:
@@ -194,7 +207,7 @@ def menu_of(graph: ModelGraph, plan: Plan) -> dict[str, tuple[Choice, ...]]:
     menu = {}
     for unit in graph.units:
         wanted = plan.menu
-        if not plan.target.inputs or unit.weight_only:
+        if not plan.target.inputs or plan.target.blocks or unit.weight_only:
             wanted = tuple(_possible(unit, c, plan.target) for c in wanted)
         kept = ruled[unit.name] != _FREE
         menu[unit.name] = (base[unit.name],) if kept else tuple(dict.fromkeys(wanted))

@@ -30,8 +30,8 @@ CONVOLUTIONAL, LINEAR = "ort-cpu", "ort-linear"
 # A target that the network decides, once it is captured.
 AUTO = "auto"
 TARGETS = (
-    "ort-cpu", "ort-linear", "ort-dynamic", "ort-web", "openvino", "tensorrt", "weights-only",
-    "paper", "per-tensor",
+    "ort-cpu", "ort-linear", "ort-dynamic", "ort-blocks", "ort-web", "openvino", "tensorrt",
+    "weights-only", "paper", "per-tensor",
 )  # fmt: skip
 QUICK = "quick"
 TABLES = ("measured", QUICK)

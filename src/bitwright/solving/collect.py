@@ -26,7 +26,7 @@ SAMPLE_BYTES = LIMITS.rows
 SAMPLE_UNIT_BYTES = LIMITS.rows_of_a_unit
 
 Grids = tuple[QParams | None, ...]
-GridsKey = tuple[tuple[int, float, int] | None, ...]
+GridsKey = tuple[tuple[float, ...] | None, ...]
 
 
 @dataclass(frozen=True, eq=False)

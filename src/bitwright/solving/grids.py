@@ -30,19 +30,20 @@ def input_grids(
     learned: LearnedGrids = MappingProxyType({}),
 ) -> dict[tuple[str, str], QParams]:
     """The grid of every quantised edge, learned or from the statistics of its root."""
-    made: dict[tuple[str, int], QParams] = dict(learned)
+    made: dict[tuple[str, int, int], QParams] = {(*key, 0): qp for key, qp in learned.items()}
     edges: dict[tuple[str, str], QParams] = {}
     for site in sites:
         bits = CHAIN_BITS if site.unit is None else choices[site.unit].a_bits
+        block = choices[site.unit].group if target.blocks and site.unit is not None else 0
         if not bits or site.root not in stats:
             continue
-        key = (site.root, bits)
+        key = (site.root, bits, block)
         if key not in made:
             grid = target.input_grid(bits)
             low, high = rule.of_stats(stats[site.root], grid, target.input_symmetric)
             own = exact_range(low, high, grid, target.input_symmetric, site.clamped)
             own = round_alike(own) if target.adds else own
-            made[key] = replace(own, dynamic=target.dynamic)
+            made[key] = replace(own, dynamic=target.dynamic, block=block)
         edges[site.source, site.reader] = made[key]
     return edges
 
@@ -71,19 +72,27 @@ def task_grids(
     """The input grids of every choice of every unit, one a call; None where the input is float."""
     own = [site for site in sites if site.unit is not None]
     places = {(s.unit, s.call): (s.source, s.reader) for s in own}
-    by_bits: dict[int, dict[tuple[str, str], QParams]] = {}
-    for bits in sorted({c.a_bits for choices in menu.values() for c in choices if c.a_bits}):
-        same = {unit.name: Choice(8, bits) for unit in graph.units}
-        wanted = [s for s in own if any(c.a_bits == bits for c in menu[str(s.unit)])]
-        by_bits[bits] = input_grids(wanted, stats, same, target, rule, graph.grids)
+    by_bits: dict[tuple[int, int], dict[tuple[str, str], QParams]] = {}
+    asked = {_inputs_of(c, target) for choices in menu.values() for c in choices if c.a_bits}
+    for bits, block in sorted(asked):
+        same = {unit.name: Choice(8, bits, group=block) for unit in graph.units}
+        wanted = [
+            s for s in own if (bits, block) in {_inputs_of(c, target) for c in menu[str(s.unit)]}
+        ]
+        by_bits[bits, block] = input_grids(wanted, stats, same, target, rule, graph.grids)
     return {
         (unit.name, choice): tuple(
-            by_bits.get(choice.a_bits, {}).get(places.get((unit.name, call), ("", "")))
+            by_bits.get(_inputs_of(choice, target), {}).get(places.get((unit.name, call), ("", "")))
             for call in range(len(unit.calls))
         )
         for unit in graph.units
         for choice in menu[unit.name]
     }
+
+
+def _inputs_of(choice: Choice, target: Target) -> tuple[int, int]:
+    """The bits of a choice's inputs and, where a kernel takes them in blocks, the size of these."""
+    return choice.a_bits, choice.group if target.blocks else 0
 
 
 def sites_in_use(sites: Iterable[Site], menu: Mapping[str, tuple[Choice, ...]]) -> tuple[Site, ...]:

@@ -177,10 +177,13 @@ def _biases_differ(graph: ModelGraph, unit: Unit) -> bool:
     return unit.bias is None and any(bias_of(nodes[call]) is not None for call in unit.calls)
 
 
-def inputs_key(inputs: tuple[QParams | None, ...]) -> tuple[tuple[int, float, int] | None, ...]:
+def inputs_key(inputs: tuple[QParams | None, ...]) -> tuple[tuple[float, ...] | None, ...]:
     """Input grids as a plain value: choices with equal ones share their sums."""
     return tuple(
-        None if qp is None else (qp.grid.bits, float(qp.scale), int(qp.zero_point)) for qp in inputs
+        None
+        if qp is None
+        else (qp.grid.bits, float(qp.scale), int(qp.zero_point), *([qp.block] if qp.block else []))
+        for qp in inputs
     )
 
 

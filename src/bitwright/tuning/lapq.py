@@ -127,7 +127,7 @@ def wider(qparams: QParams, log: float) -> QParams:
     if log == 0.0:
         return qparams
     scale = snap(qparams.scale * math.exp(log), significant_bits(qparams.grid))
-    return QParams(qparams.grid, scale, qparams.zero_point)
+    return replace(qparams, scale=scale, dynamic=False)
 
 
 def search_clips(

@@ -98,7 +98,7 @@ def stretch(qparams: QParams, log: Tensor) -> QParams:
     """The same grid, its scales times exp(log), each on the nearest of few significant bits."""
     wanted = qparams.scale.double() * log.double().exp()
     scale = nearest_scale(wanted, significant_bits(qparams.grid))
-    return QParams(qparams.grid, scale, qparams.zero_point)
+    return replace(qparams, scale=scale, dynamic=False)
 
 
 def tune_scales(

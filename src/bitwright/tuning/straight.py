@@ -81,11 +81,12 @@ def _quantizer(
     bits: int,
     signed: bool,
     _: str,
-    dynamic: bool = False,
+    at_run: int = 0,
 ) -> Tensor:
-    grid = Grid(bits, signed)
-    own = range_at_hand(x, grid) if dynamic else QParams(grid, scale, zero_point)
-    return straight_through(x, own)
+    own = QParams.of(Grid(bits, signed), scale, zero_point, at_run)
+    if own.block:  # no value lies outside its own range
+        return x - x.detach() + fake_quantize(x, own)
+    return straight_through(x, range_at_hand(x, own.grid) if at_run else own)
 
 
 def differentiable(module: fx.GraphModule) -> fx.GraphModule:
