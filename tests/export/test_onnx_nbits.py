@@ -110,7 +110,7 @@ def test_the_float_twin_multiplies_the_same_weights(made):
     result, path = made["w4afloat"]
     twin = float_twin(onnx.load(str(path)))
     assert "MatMulNBits" not in {node.op_type for node in twin.graph.node}
-    session = ort.InferenceSession(twin.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = load(twin)
     (got,) = session.run(None, {session.get_inputs()[0].name: ROWS.numpy()})
     want = result.model(ROWS).detach().numpy()
     assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
@@ -184,9 +184,16 @@ def product(q, scale, zero, bits, block, level):
     return helper.make_model(graph, opset_imports=domains, ir_version=10)
 
 
+def load(model):
+    """A session of one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    content = model.SerializeToString()
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
 def run(model, x):
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x})[0]
+    return load(model).run(None, {"x": x})[0]
 
 
 def identity(block):
@@ -201,22 +208,21 @@ NUMBERS = st.floats(-1e6, 1e6, width=32).map(lambda x: x if abs(x) > 1e-6 else 0
 
 
 @settings(max_examples=60)
-@given(st.data(), st.sampled_from((16, 32)))
-def test_an_input_gets_the_integers_of_the_kernel(data, block):
-    x = np.array(data.draw(st.lists(NUMBERS, min_size=2 * block, max_size=2 * block)), np.float32)
+@given(st.lists(NUMBERS, min_size=1, max_size=12), st.sampled_from((16, 32)))
+def test_an_input_gets_the_integers_of_the_kernel(values, block):
+    x = np.resize(np.array(values, np.float32), 2 * block)
     qparams = QParams.of(
         Grid(8, True), torch.tensor(1.0), torch.tensor(0, dtype=torch.int32), block
     )
     want = fake_quantize(torch.from_numpy(x)[None], qparams)
     if block not in SESSIONS:
-        content = identity(block).SerializeToString()
-        SESSIONS[block] = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+        SESSIONS[block] = load(identity(block))
     (got,) = SESSIONS[block].run(None, {"x": x[None]})
     steps, scales = in_blocks(torch.from_numpy(x)[None], qparams.grid, block)
     assert float(steps.abs().max()) <= 127
-    # The kernel takes its zero points off by another sum: the last bits are its own.
+    # The kernel takes zero points off by a sum of floats, 128 for each weight here.
     own = got.reshape(steps.shape) / np.where(scales > 0, scales, 1)
-    assert np.abs(own - steps.numpy()).max() < 0.01
+    assert np.abs(own - steps.numpy()).max() < 0.25
     assert torch.equal(
         quantize(torch.from_numpy(x)[None], qparams), steps.flatten(-2).to(torch.int8)
     )

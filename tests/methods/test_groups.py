@@ -66,9 +66,12 @@ def test_groups_lower_the_error_and_the_file_computes_the_same(tmp_path, method,
     assert result.verify(path)["passed"]
     file = onnx.load(path)
     stored = {t.name: list(t.dims) for t in file.graph.initializer}
-    assert stored["0.weight.q"] == [24, 2, 16] and stored["0.weight.scale"] == [24, 2, 1]
-    # Made floats once, at load: what runs reads no packed weight and no block.
-    assert not any(a.name == "block_size" for n in file.graph.node for a in n.attribute)
+    blocks_at_run = [a.i for n in file.graph.node for a in n.attribute if a.name == "block_size"]
+    if target == "paper":  # made floats once, at load: what runs reads no packed weight
+        assert stored["0.weight.q"] == [40, 4, 16] and stored["0.weight.scale"] == [40, 4, 1]
+        assert not blocks_at_run
+    else:  # between quantisers ONNX Runtime would round float weights once more
+        assert stored["0.weight.q"] == [40, 64] and blocks_at_run == [16]
     x = data()[0]
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     got = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]

@@ -99,7 +99,7 @@ def store_integers(
         return _dequantized(graph, tape, node, own, own.bits, stem)
     beside = _reads_integers(node)
     width = target.stored_bits(own.bits, block is not None, not beside)
-    if block is not None and folds:  # no kernel of integers takes them as they are
+    if block is not None and folds and not (beside and _ends_quantized(node)):
         return _folded_blocks(graph, tape, own, width, stem, block)
     if block is not None:
         return _dequantized_blocks(graph, tape, own, width, stem, block)
@@ -243,6 +243,14 @@ def _reads_integers(node: ir.Node, whole: bool = False) -> bool:
         if any(maker is not None and _turns_back(maker) for maker in makers):
             return True
     return False
+
+
+def _ends_quantized(node: ir.Node) -> bool:
+    """Whether a weight's product is quantised: ONNX Runtime would round float weights once more."""
+    return any(
+        _ends_quantized(user) if user.op_type in _ROUNDABOUT else is_quantized(user.outputs[0])
+        for user, _ in node.outputs[0].uses()
+    )
 
 
 def _joins_integers(node: ir.Node) -> bool:
