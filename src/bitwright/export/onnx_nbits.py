@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from bitwright.export.onnx_schema import DOMAIN
+from bitwright.export.onnx_parts import DOMAIN
 from bitwright.export.onnx_tape import add, store, substitute
 from bitwright.graph.target import Target
 
