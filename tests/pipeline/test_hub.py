@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bitwright.cli.commands import run_export, run_quantize
 from bitwright.engine.progress import Progress
@@ -86,3 +87,17 @@ def test_preprocessing_is_said_as_transformers_says_it():
     assert said["size"] == {"shortest_edge": 256}
     assert said["crop_size"] == {"height": 224, "width": 224}
     assert said["image_mean"] == [0.5] * 3 and said["image_std"] == [0.25] * 3
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"crop": None}, {"keep_aspect": False}, {"interpolation": "bilinear"}]
+)
+def test_transformers_prepares_a_picture_as_the_run_did(tmp_path, how):
+    """32 / 0.875 is 36.57: the side that is resized to must be counted alike, 36."""
+    pre = ImagePreprocess((32, 32), (0.5,) * 3, (0.25,) * 3, **how)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(describe_preprocess(pre)))
+    pixels = np.random.default_rng(0).integers(0, 256, (47, 61, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    got = processor(image, return_tensors="pt")["pixel_values"][0]
+    assert float((got - pre(image)).abs().max()) < 1e-5

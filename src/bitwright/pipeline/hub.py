@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -119,12 +120,16 @@ def _write_openvino(onnx: Path, path: Path) -> None:
 
 
 def describe_preprocess(pre: ImagePreprocess) -> dict[str, Any]:
-    """What an image goes through, as transformers' `preprocessor_config.json` says it."""
+    """What an image goes through, as transformers' `preprocessor_config.json` says it.
+
+    Where the margin of a crop is odd transformers cuts half a pixel further up and left.
+    """
     height, width = pre.size
     if pre.crop is None:
         shape: dict[str, Any] = {"size": {"height": height, "width": width}}
     else:
-        edge = int(height / pre.crop + 0.5)
+        # As `ImagePreprocess` counts: the tiny term keeps 224 / 0.875 at 256.
+        edge = math.floor(height / pre.crop + 1e-6)
         size = {"shortest_edge": edge} if pre.keep_aspect else {"height": edge, "width": edge}
         shape = {
             "size": size, "do_center_crop": True, "crop_size": {"height": height, "width": width},
