@@ -26,7 +26,8 @@ CHANGED = Recipe(
     metric="agreement",
     calib=17, activation_range="minmax", weight_range="lp", batch=3, size=224,
     mean=(0.5, 0.25, 1e-3),
-    std=(1.0,), crop=0.875, device="cuda", seed=3, time="2min", opset=21, dynamic=True,
+    std=(1.0,), crop=0.875, device="cuda", seed=3, time="2min", opset=21,
+    dynamic=True, onnx="/mine.onnx",
     latencies="pi=pi.csv", portable=True, promise="kl<=1", answer="a=box", loss="l.py:f",
 )  # fmt: skip
 

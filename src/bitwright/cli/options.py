@@ -135,6 +135,9 @@ AnswerOption = Annotated[
     str | None, option("what outputs mean: 'boxes=box, scores=scores:1, aux=none'", FOR)
 ]
 GivenBits = Annotated[str | None, option("bits as 'allocate --out FILE' has them", BITS)]
+TableOption = Annotated[
+    str | None, option("measured, or quick: one probe a unit", BITS, known=names.TABLES)
+]
 LossOption = Annotated[str | None, option("a loss of your own, FILE.py:FUNCTION", BITS)]
 InputRange = Annotated[
     str | None, option("minmax, mse, ..., output", HOW, known=(*names.RANGES, "output"))

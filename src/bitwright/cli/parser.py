@@ -41,7 +41,7 @@ from bitwright.cli.outcomes import Diagnosis, RunOutcome, outcome_lines
 from bitwright.cli.run_parser import check, diagnose
 from bitwright.cli.words import Picturing, read_numbers, read_pictures
 from bitwright.recipe import names
-from bitwright.recipe.names import DEFAULT, RANGES, TABLES
+from bitwright.recipe.names import DEFAULT, RANGES
 from bitwright.report.summary import comparison
 
 app = typer.Typer(
@@ -110,9 +110,7 @@ def quantize(
     labels: of.Labels = False,
     tie: Annotated[list[str] | None, option("units of one choice: 'layer1.*'", BITS)] = None,
     pairwise: Annotated[int | None, option("pairs of units measured together", BITS)] = None,
-    table: Annotated[
-        str | None, option("measured, or quick: one probe a unit", BITS, known=TABLES)
-    ] = None,
+    table: of.TableOption = None,
     table_samples: Annotated[int | None, option("samples of the table", BITS)] = None,
     prepare: of.Prepare = None,
     tune: of.Tune = None,
@@ -129,6 +127,7 @@ def quantize(
     batch: Annotated[int | None, option("samples in a forward pass", WHAT)] = None,
     activation_range: of.InputRange = None,
     weight_range: Annotated[str | None, option("minmax, mse, ...", HOW, known=RANGES)] = None,
+    onnx: Annotated[str | None, option("your own export, to be quantised in place", FOR)] = None,
     opset: Annotated[int | None, option("of model.onnx, 13 to 25; 0: as needed", FOR)] = None,
     dynamic: of.Dynamic = None,
     portable: of.Portable = None,

@@ -26,6 +26,7 @@ from bitwright.graph.placing import graph_on
 from bitwright.graph.sites import Site, find_sites
 from bitwright.graph.target import Target
 from bitwright.methods.on_device import solve_on
+from bitwright.pipeline.own_export import with_own_export
 from bitwright.pipeline.plan import Plan, menu_of, rewrite, stream
 from bitwright.prepare.names import BALANCE, LEARNED, SMOOTH
 from bitwright.prepare.smooth import apply_changes, find_changes
@@ -241,6 +242,8 @@ def capture_network(job: Job) -> ModelGraph:
     else:
         graph = capture(job.model, example, answer=answer)
     graph = replace(graph, loss=job.plan.loss)
+    if job.recipe.onnx:
+        graph = with_own_export(graph, example, Path(job.recipe.onnx))
     try_opset(graph, example, job.recipe.opset)
     if not graph.units:
         raise RecipeError(

@@ -54,6 +54,7 @@ class Options(TypedDict, total=False):
     mean: Sequence[float]
     std: Sequence[float]
     crop: float
+    onnx: str
     opset: int
     dynamic: bool
     portable: bool

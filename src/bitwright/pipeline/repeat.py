@@ -37,6 +37,7 @@ def resolve_files(recipe: Recipe) -> Recipe:
         data=resolve_spec(recipe.data),
         eval=resolve_spec(recipe.eval),
         weights=absolute(recipe.weights),
+        onnx=absolute(recipe.onnx),
         latencies=resolve_devices(recipe.latencies),
         target=recipe.target
         if _is_word("target", recipe.target.split("+")[0], (AUTO, *BUILT_IN))

@@ -33,6 +33,7 @@ from bitwright.graph.unread import unread_notes
 from bitwright.pipeline.diagnose import find_causes, read_file
 from bitwright.pipeline.distilled import data_of
 from bitwright.pipeline.job import Job
+from bitwright.pipeline.own_export import with_own_export
 from bitwright.pipeline.own_file import write_model
 from bitwright.pipeline.page import render_run
 from bitwright.pipeline.plan import Plan, rewrite
@@ -100,6 +101,7 @@ def load_run(path: Path, model: nn.Module | None = None, trust: bool = False) ->
     example = _example(source, _without_code(recipe) if model is not None else recipe, packed, gate)
     free = takes_free_images(packed.inputs)
     graph = capture(source.module, example, free, recipe.answer)
+    graph = with_own_export(graph, example, Path(recipe.onnx)) if recipe.onnx else graph
     graph = rewrite(graph, Plan.to_read(recipe)) if recipe.prepare else graph
     graph = with_factors(graph, packed.rest)
     graph = with_places(graph, packed.rest)

@@ -84,6 +84,7 @@ class Recipe:
         batch: samples in a forward pass.
         size, mean, std, crop: preprocessing of image folders where the model brings none, or
             instead of it; 0, empty and -1 mean not stated.
+        onnx: an export of the network by the user, into which the solution is written.
         opset: of model.onnx; 0 for the one that its types need.
         dynamic: height and width of images stay free, where the network allows it.
         portable: the same sums on processors that add pairs of products in 16 bits (x86 without
@@ -132,6 +133,7 @@ class Recipe:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     crop: float = -1.0
+    onnx: str = ""
     opset: int = 0
     dynamic: bool = False
     portable: bool = False
