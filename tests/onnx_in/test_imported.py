@@ -201,3 +201,16 @@ def test_a_part_is_in_the_quantised_file(tmp_path):
     assert result.verify().passed
     reasons = {op.op: op.reason for op in result.census.float_ops}
     assert "run by ONNX Runtime" in reasons["LSTM"]
+
+
+def test_several_inputs_go_by_name(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["a:0", "w"], ["p"], name="first"),
+        helper.make_node("Add", ["p", "b:0"], ["y"], name="sum"),
+    ]
+    model = model_of(nodes, {"a:0": ["n", 3], "b:0": ["n", 4]}, weights={"w": numbers(3, 4)})
+    path = save(model, tmp_path / "net.onnx")
+    data = [{"b:0": torch.randn(16, 4), "a:0": torch.randn(16, 3)}]
+    result = bw.quantize(path, data, recipe="fixed", scheme="w8a8", target="ort-linear")
+    assert [spec.label for spec in result.graph.inputs] == ["a:0", "b:0"]
+    assert result.verify().passed

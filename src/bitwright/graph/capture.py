@@ -130,9 +130,9 @@ def _use_channels_last(module: fx.GraphModule) -> None:
 def call_of(model: nn.Module, example: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, object]]:
     """The arguments and keywords with which an example is given to forward(), two samples each."""
     interface = interface_of(model)
-    if interface and isinstance(example, Mapping):
-        example = tuple(example[name] for name in interface.inputs)
-    if interface and interface.batch and not isinstance(example, Mapping):
+    if interface and interface.batch:  # it takes no other number of samples
+        if isinstance(example, Mapping):
+            return (), dict(in_forward_order(model, example))
         return (example,) if isinstance(example, Tensor) else tuple(example), {}
     if isinstance(example, Mapping):
         return (), pytree.tree_map(_at_least_two, in_forward_order(model, example))
