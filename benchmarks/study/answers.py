@@ -286,7 +286,7 @@ def study(name: str, steps: int) -> Iterable[dict[str, Any]]:
     net = train(task, steps)
     trained = time.process_time() - start
     calibration, test = draw(CALIBRATION, 3), draw(TEST, 4)
-    batches = given(task, calibration).split(32)
+    batches = list(given(task, calibration).split(32))
     example = (given(task, calibration)[:2],)
     graph = bw.capture(net, example)
     yield {"network": name, "bits": "float", "loss": "", "train_s": trained,
@@ -299,7 +299,9 @@ def study(name: str, steps: int) -> Iterable[dict[str, Any]]:
     for bits, loss, options in runs:
         start = time.process_time()
         result = bw.quantize(net, batches, recipe="fixed", method="quadratic", **options)
-        size = result.metrics.size.weight_ratio
+        units = result.census.units
+        held = sum(unit.params * (unit.w_bits or 32) for unit in units)
+        size = held / sum(32 * unit.params for unit in units)
         yield {"network": name, "bits": bits, "loss": loss, "size": size,
                "quantize_s": time.process_time() - start,
                **measure(task, graph, result.model, test)}  # fmt: skip
@@ -321,7 +323,8 @@ triangles ({SIDE} x {SIDE}), quantises them by `quadratic` on {CALIBRATION} pict
 {TEST} others. *Mixed* is the menu `{MENU}` at `{TIGHT}`, once with the first output read
 as class scores (which is how all networks were read before) and once with all outputs as what they
 are. The U-Net's one output is class scores either way. mAP is COCO's, by pycocotools; RMSE is of
-the second head, in pixels. {machine("torch")}
+the second head, in pixels; size is of the weights at their bits, without scales.
+{machine("torch")}
 
 {markdown(rows, COLUMNS)}
 
