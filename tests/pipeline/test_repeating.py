@@ -121,7 +121,7 @@ def everything_else() -> Recipe:
         "calib": 9, "activation_range": "kl", "weight_range": "lp", "batch": 3, "size": 32,
         "mean": (0.5,), "std": (0.5, 0.25, 0.1), "crop": 0.9, "device": "cpu:0", "seed": 11,
         "onnx": "/mine.onnx", "opset": 21, "dynamic": True, "latencies": "pi=/pi.csv",
-        "portable": True,
+        "portable": True, "time": "2min", "answer": "a=box", "loss": "/l.py:f",
     }  # fmt: skip
     return replace(Recipe(), **other)
 
