@@ -14,8 +14,7 @@ from onnxruntime import quantization
 
 from bitwright import cli
 from bitwright.errors import DataError, InputError
-from bitwright.pipeline import mend_file
-from bitwright.pipeline.mend_file import FileAgreement, mend
+from bitwright.pipeline.mend_file import MendSettings, mend
 from two_files import SIZE, Reader, network, stored, write_all
 
 KINDS = quantization.QuantType
@@ -27,8 +26,11 @@ FORMS = {
     "four_bits": {"per_channel": True, "weight_type": KINDS.QInt4},
 }
 
+# Of 8 bits a channel: so near to float that they may be left as they are.
+NEAR = ("qdq_channels", "integers")
 
-def many(count: int = 256) -> np.ndarray:
+
+def many(count: int = 512) -> np.ndarray:
     return np.random.default_rng(5).standard_normal((count, 3, SIZE, SIZE)).astype(np.float32)
 
 
@@ -67,7 +69,11 @@ def outputs(path, images):
 def test_only_stored_numbers_change_and_the_file_is_nearer_to_float(folder, tmp_path, name):
     found, out = mended(folder, name, tmp_path)
     assert form_of(onnx.load(folder / f"{name}.onnx")) == form_of(onnx.load(out))
-    assert found.changed and [unit.left for unit in found.units] == [""] * 4
+    assert [unit.left for unit in found.units] == [""] * 4
+    if name in NEAR and not found.changed:  # one flip of an answer is enough
+        assert out.read_bytes() == (folder / f"{name}.onnx").read_bytes()
+        return
+    assert found.changed and not all(unit.undone for unit in found.units)
     assert found.after.agreement >= found.before.agreement
     assert found.after.difference < 0.9 * found.before.difference
     # On samples that neither learnt from nor judged by.
@@ -88,7 +94,8 @@ def test_seven_bits_stay_seven_bits(folder, tmp_path):
 
 
 def test_biases_stay_multiples_of_both_scales(folder, tmp_path):
-    _, out = mended(folder, "qdq_channels", tmp_path)
+    found, out = mended(folder, "seven_bits", tmp_path)
+    assert found.changed
     model = onnx.load(out)
     held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     maker = {n.output[0]: n for n in model.graph.node}
@@ -108,18 +115,79 @@ def test_the_same_file_again_and_again(folder, tmp_path):
     assert again.read_bytes() == first
 
 
-def test_never_worse(folder, tmp_path, monkeypatch):
-    """Where the samples held out find no gain the original bytes are written, and that is said."""
-    told = iter([(1.0, 0.01), (0.9, 0.005), (1.0, 0.02)])
-    monkeypatch.setattr(
-        mend_file, "judge_against",
-        lambda *_: FileAgreement(**dict(zip(("agreement", "difference"), next(told), strict=True)),
-                                 samples=9),
-    )  # fmt: skip
-    found, out = mended(folder, "qdq_tensors", tmp_path)
-    assert not found.changed and found.after == found.before
-    assert out.read_bytes() == (folder / "qdq_tensors.onnx").read_bytes()
+def test_a_file_that_cannot_be_improved_is_left_as_it_was(folder, tmp_path):
+    """Every weight on its grid and activations in float: there is nothing to gain but luck."""
+    model = onnx.load(folder / "prepared.onnx")
+    step = np.float32(2.0**-6)
+    for index, tensor in enumerate(list(model.graph.initializer)):
+        values = numpy_helper.to_array(tensor)
+        consumer = next(n for n in model.graph.node if tensor.name in n.input)
+        if consumer.op_type not in ("Conv", "Gemm") or consumer.input[1] != tensor.name:
+            continue
+        whole = np.clip(np.rint(values / step), -127, 127)
+        exact = numpy_helper.from_array((whole * step).astype(np.float32), tensor.name)
+        model.graph.initializer[index].CopyFrom(exact)
+    onnx.save(model, tmp_path / "exact.onnx")
+    quantised = with_weights_behind_dequantisers(model, step)
+    onnx.save(quantised, tmp_path / "quantised.onnx")
+    out = tmp_path / "out.onnx"
+    found = mend(
+        tmp_path / "quantised.onnx", str(folder / "many.npz"), tmp_path / "exact.onnx", out
+    )
+    assert len(found.units) == 4 and not any(unit.left for unit in found.units)
+    assert not found.changed and found.after == found.before and found.grids == 0
+    assert out.read_bytes() == (tmp_path / "quantised.onnx").read_bytes()
     assert "the bytes are the original's" in " ".join(found.notes)
+
+
+def with_weights_behind_dequantisers(model, step):
+    """The same network, its weights stored as integers of one step."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for index, tensor in enumerate(list(made.graph.initializer)):
+        values = numpy_helper.to_array(tensor)
+        reader = next(n for n in made.graph.node if tensor.name in n.input)
+        if reader.op_type not in ("Conv", "Gemm") or reader.input[1] != tensor.name:
+            continue
+        name = tensor.name
+        whole = numpy_helper.from_array(np.rint(values / step).astype(np.int8), f"{name}.q")
+        made.graph.initializer[index].CopyFrom(whole)
+        made.graph.initializer.append(numpy_helper.from_array(np.asarray(step), f"{name}.s"))
+        reader.input[1] = f"{name}.d"
+        made.graph.node.insert(0, helper.make_node(
+            "DequantizeLinear", [f"{name}.q", f"{name}.s"], [f"{name}.d"], name=f"{name}.D"
+        ))  # fmt: skip
+    return made
+
+
+def test_a_mended_file_gains_little_more(folder, tmp_path):
+    """Mended again it is no worse on samples of neither, whether or not anything is found."""
+    first, once = mended(folder, "four_bits", tmp_path)
+    assert first.changed
+    twice = tmp_path / "twice.onnx"
+    found = mend(once, str(folder / "many.npz"), folder / "float.onnx", twice)
+    assert found.changed or twice.read_bytes() == once.read_bytes()
+    fresh = np.random.default_rng(78).standard_normal((256, 3, SIZE, SIZE)).astype(np.float32)
+    true = outputs(folder / "float.onnx", fresh)
+    one, two = (np.linalg.norm(outputs(path, fresh) - true) for path in (once, twice))
+    assert two <= 1.02 * one
+
+
+def test_units_put_back_store_what_they_did(folder, tmp_path):
+    """On few samples some gains are not sure; those units keep every stored byte."""
+    out = tmp_path / "few.onnx"
+    found = mend(
+        folder / "qdq_channels.onnx", str(folder / "many.npz"), folder / "float.onnx", out,
+        MendSettings(64),
+    )  # fmt: skip
+    before, after = onnx.load(folder / "qdq_channels.onnx"), onnx.load(out)
+    held = [{t.name: t.SerializeToString() for t in m.graph.initializer} for m in (before, after)]
+    nodes = {n.name: n for n in before.graph.node}
+    maker = {n.output[0]: n for n in before.graph.node}
+    for unit in found.units:
+        weight = maker[nodes[unit.name].input[1]].input[0]
+        same = held[0][weight] == held[1][weight]
+        assert same or (found.changed and not unit.undone)
 
 
 def test_a_producer_that_quantises_float_weights_at_load(folder, tmp_path):
@@ -175,8 +243,8 @@ def test_what_cannot_be_mended_is_said(folder, tmp_path):
     (tmp_path / "half.onnx").write_bytes((folder / "integers.onnx").read_bytes()[:900])
     with pytest.raises(InputError, match=r"half\.onnx"):
         mend(tmp_path / "half.onnx", data, folder / "float.onnx", out)
-    np.savez(tmp_path / "few.npz", image=many(6))
-    with pytest.raises(InputError, match="give 16 or more"):
+    np.savez(tmp_path / "few.npz", image=many(16))
+    with pytest.raises(InputError, match="give 24 or more"):
         mend(folder / "qdq_channels.onnx", str(tmp_path / "few.npz"), folder / "float.onnx", out)
     np.savez(tmp_path / "odd.npz", image=np.zeros((20, 3, 5, 5), np.float32))
     with pytest.raises(DataError, match="takes image as"):

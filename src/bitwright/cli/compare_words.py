@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitwright.diagnosis.file_difference import FileComparison
-from bitwright.pipeline.mend_file import FileAgreement, Mended
+from bitwright.pipeline.mend_file import Mended
+from bitwright.pipeline.mend_judge import FileAgreement
 from bitwright.report.compare_page import say_difference, say_times, verdict
 
 _SHOWN = 40
@@ -60,6 +61,7 @@ def mend_lines(found: Mended) -> list[str]:
     lines = [f"{'unit':{wide}}{'error before':>14}{'after':>11}"]
     for one in found.units:
         figures = one.left or f"{one.before:>14.3g}{one.after:>11.3g}"
+        figures += "  put back" if one.undone and not one.left else ""
         lines.append(f"{_short(one.name, wide - 2):{wide}}{figures}")
     grids = f"; {found.grids} activations have another scale" if found.grids else ""
     lines += [

@@ -63,7 +63,7 @@ def mend(
     mean: of.Channels = None,
     std: of.Channels = None,
     crop: of.Crop = None,
-    samples: Annotated[int, option("at most so many; a quarter judges", WHAT)] = 256,
+    samples: Annotated[int, option("at most so many; half or more judge", WHAT)] = 512,
     out: Annotated[Path, option("the file to write", WHERE)] = Path("mended.onnx"),
     quiet: Quiet = False,
     as_json: Json = False,

@@ -3,19 +3,17 @@
 Units are taken in the file's own order. Each is given what it reads in the file as mended so far,
 in ONNX Runtime, and what the float network gives at its place; its integers, the scales that are
 its own and its bias are solved for that (`solving.again`). Before the weights the scales and zero
-points of activations may be chosen again. Samples that nothing was learnt from decide what is kept,
-and whether anything is.
+points of activations may be chosen again. Samples that nothing was learnt from decide whether a
+unit's change stays, and others of them whether anything does (`pipeline.mend_judge`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
-import torch
 
 from bitwright.diagnosis.file_graph import FileGraph
 from bitwright.diagnosis.file_match import Matching, match_files
@@ -25,44 +23,27 @@ from bitwright.engine.record import Record
 from bitwright.errors import InputError, RecipeError
 from bitwright.export.onnx_read import read_onnx
 from bitwright.export.runtimes import RuntimeRefusal
-from bitwright.graph.execute import class_rows
 from bitwright.latency.feeds import inputs_of
-from bitwright.numerics.losses import agreement
 from bitwright.pipeline.compare_files import AGAIN
 from bitwright.pipeline.file_data import FileData, check_feeds, read_file_data
-from bitwright.pipeline.file_values import TensorTally, load_model
+from bitwright.pipeline.file_values import load_model
 from bitwright.pipeline.mend_grids import choose_grids
+from bitwright.pipeline.mend_judge import (
+    ALPHA,
+    FileAgreement,
+    FileJudge,
+    JudgedFile,
+    split_data,
+)
 from bitwright.pipeline.mend_parts import (
     StoredTensors,
     find_stored,
     is_quantised,
 )
-from bitwright.pipeline.mend_units import MendedUnit, feed_both, mend_unit
+from bitwright.pipeline.mend_units import MendedUnit, mend_unit
 from bitwright.sources.images import ImageOptions
 
-# Every how manyth batch judges.
-EVERY = 4
 _RAW_LIMIT = (1 << 31) - (1 << 20)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FileAgreement(Record):
-    """A file beside the float network on samples that nothing was learnt from.
-
-    Attributes:
-        samples: how many.
-        agreement: the share of rows whose largest entry is the float network's.
-        difference: of the outputs, relative.
-    """
-
-    samples: int
-    agreement: float
-    difference: float
-
-    def beats(self, other: FileAgreement) -> bool:
-        """Whether no figure is worse, and one is better."""
-        no_worse = self.agreement >= other.agreement and self.difference <= other.difference
-        return no_worse and self.difference < other.difference
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,7 +53,7 @@ class Mended(Record):
     Attributes:
         source, reference, out: the file, the float one, and what was written.
         changed: whether anything was; else the original bytes were written.
-        before, after: both files on the samples held out.
+        before, after: both files on the samples that judge the whole.
         grids: how many activations have another scale or zero point.
         units: of the file, in its order.
         notes: what is to be told.
@@ -93,12 +74,12 @@ class Mended(Record):
 class MendSettings:
     """How many samples at most, and what is stated of pictures."""
 
-    samples: int = 256
+    samples: int = 512
     image: ImageOptions | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.samples <= 1_000_000:
-            raise RecipeError(f"--samples {self.samples} makes no sense: give 16 or more.")
+            raise RecipeError(f"--samples {self.samples} makes no sense: give 24 or more.")
 
 
 def mend(
@@ -138,30 +119,29 @@ def mend(
     match_files(float_graph, FileGraph(model))
     given = read_file_data(inputs_of(other), data, chosen.samples, chosen.image)
     check_feeds(paths[1], inputs_of(other), given)
-    fit, judge = split_data(given)
-    before = judge_against(float_graph, model, judge)
-    found = [_mended(float_graph, model, fit, grids, told) for grids in (False, True)]
-    judged = [judge_against(float_graph, one[0], judge) for one in found]
-    best = min(range(2), key=lambda i: (-judged[i].agreement, judged[i].difference))
-    changed = judged[best].beats(before)
-    made, units, grids = found[best]
-    _write(made if changed else None, paths[0], Path(out))
+    work = _Work(float_graph, *split_data(given), told)
+    found = work.mend(model)
+    changed = found.refusal == ""
+    _write(found.model if changed else None, paths[0], Path(out))
     return Mended(
         source=str(source),
         reference=str(reference),
         out=str(out),
         changed=changed,
-        before=before,
-        after=judged[best] if changed else before,
-        grids=grids if changed else 0,
-        units=units,
-        notes=(*given.notes, *_notes(changed, units)),
+        before=found.before,
+        after=found.after,
+        grids=found.grids if changed else 0,
+        units=found.units,
+        notes=(*given.notes, *_notes(found.refusal, found.units)),
     )
 
 
-def _notes(changed: bool, units: Sequence[MendedUnit]) -> Iterator[str]:
-    if not changed:
-        yield "nothing was found that is no worse on samples held out: the bytes are the original's"
+def _notes(refusal: str, units: Sequence[MendedUnit]) -> Iterator[str]:
+    if refusal:
+        yield f"{refusal}: the bytes are the original's"
+    undone = sum(unit.undone for unit in units)
+    if undone and not refusal:
+        yield f"{undone} of {len(units)} units were put back: no sure gain on samples held out"
     left = [unit for unit in units if unit.left]
     if left:
         told = ", ".join(f"{unit.name} ({unit.left})" for unit in left[:5])
@@ -189,73 +169,101 @@ def _write(made: onnx.ModelProto | None, source: Path, out: Path) -> None:
     write_atomically(out, made.SerializeToString())
 
 
-def split_data(given: FileData) -> tuple[FileData, FileData]:
-    """Batches to learn from, and every fourth to judge by.
-
-    Raises:
-        InputError: a single batch.
-    """
-    if len(given.batches) < 2:
-        raise InputError(
-            "mend learns from some samples and judges by others: give 16 or more, or two batches."
-        )
-    apart = [i % EVERY == EVERY - 1 or len(given.batches) - 1 == i < EVERY - 1
-             for i in range(len(given.batches))]  # fmt: skip
-    parts = []
-    for wanted in (False, True):
-        batches = tuple(b for b, own in zip(given.batches, apart, strict=True) if own is wanted)
-        names = tuple(str(i) for i in range(sum(len(next(iter(b.values()))) for b in batches)))
-        parts.append(FileData(batches, names))
-    return parts[0], parts[1]
-
-
-def judge_against(reference: FileGraph, model: onnx.ModelProto, data: FileData) -> FileAgreement:
-    """A file as users run it, beside the float network."""
-    graph = FileGraph(model)
-    matching = match_files(reference, graph)
-    files = load_model(reference.model, optimized=True), load_model(model, optimized=True)
-    tally, same, rows = TensorTally(), 0.0, 0.0
-    for feed, count in zip(data.batches, data.counts, strict=True):
-        found = [f.run(own) for f, own in zip(files, feed_both(feed, matching, graph), strict=True)]
-        values = [dict(zip(g.outputs, v, strict=True))
-                  for g, v in zip((reference, graph), found, strict=True)]  # fmt: skip
-        for one, other in matching.outputs:
-            a, b = np.asarray(values[0][one]), np.asarray(values[1][other])
-            if a.dtype.kind != "f" or a.shape != b.shape:
-                continue
-            tally.add(a.astype(np.float64), b.astype(np.float64), count)
-            if a.ndim > 1:
-                pair = (class_rows(torch.from_numpy(v.astype(np.float32))) for v in (a, b))
-                here, of = agreement(*pair)
-                same, rows = same + float(here), rows + of
-    return FileAgreement(
-        samples=sum(data.counts),
-        agreement=same / rows if rows else 1.0,
-        difference=tally.difference,
-    )
-
-
 # ---- the work --------------------------------------------------------------------------------
 
 
-def _mended(
-    reference: FileGraph, source: onnx.ModelProto, fit: FileData, grids: bool, told: Progress
-) -> tuple[onnx.ModelProto, tuple[MendedUnit, ...], int]:
-    """The file with its units solved again one after the other; with `grids` activations first."""
-    model = onnx.ModelProto()
-    model.CopyFrom(source)
-    graph, tensors = FileGraph(model), StoredTensors(model)
-    matching = match_files(reference, graph)
-    units = list(find_stored(graph, tensors))
-    moved = choose_grids(reference, graph, tensors, matching, (fit, units)) if grids else 0
-    done = []
-    stage = "mend weights on other grids" if grids else "mend weights"
-    targets = _targets(reference, graph, matching)
-    with told.stage(stage, len(units)) as tick:
-        for index, unit in enumerate(units):
-            done.append(mend_unit(reference, graph, tensors, unit, (targets, matching, fit)))
-            tick(index + 1)
-    return model, tuple(done), moved
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """A file with units solved again, and its losses on the samples that units are judged by."""
+
+    model: onnx.ModelProto
+    units: tuple[MendedUnit, ...]
+    grids: int
+    chosen: JudgedFile
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """The attempt that is taken beside the file as it was; else why none is, and the nearest."""
+
+    model: onnx.ModelProto
+    units: tuple[MendedUnit, ...]
+    grids: int
+    before: FileAgreement
+    after: FileAgreement
+    refusal: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """The float network, samples to learn from, to judge units and to judge the whole by."""
+
+    reference: FileGraph
+    fit: FileData
+    choose: FileData
+    rest: FileData
+    told: Progress
+
+    def mend(self, source: onnx.ModelProto) -> _Found:
+        """Both attempts, and the whole judged by samples that chose nothing."""
+        matching = match_files(self.reference, FileGraph(source))
+        chooser = FileJudge(self.reference, matching, self.choose)
+        before = chooser.judge(source)
+        attempts = [self._attempt(source, chooser, before, grids) for grids in (False, True)]
+        attempts.sort(key=lambda one: one.chosen.figures.divergence)
+        sure = [one for one in attempts if one.chosen.surely_beats(before)]
+        last = FileJudge(self.reference, matching, self.rest)
+        old = last.judge(source)
+        refusal = f"no change was surely a gain on {len(before.losses)} samples held out"
+        for one in sure:
+            new = last.judge(one.model)
+            # Two may be tried, so each has half the chance to pass by luck.
+            refusal = _refusal(old, new, ALPHA / len(sure))
+            if not refusal:
+                return _Found(one.model, one.units, one.grids, old.figures, new.figures, "")
+        one = attempts[0]
+        return _Found(one.model, one.units, one.grids, old.figures, old.figures, refusal)
+
+    def _attempt(
+        self, source: onnx.ModelProto, chooser: FileJudge, before: JudgedFile, grids: bool
+    ) -> _Attempt:
+        """The file with its units solved one after the other; with `grids` activations first."""
+        model = onnx.ModelProto()
+        model.CopyFrom(source)
+        graph, tensors = FileGraph(model), StoredTensors(model)
+        matching = match_files(self.reference, graph)
+        units = list(find_stored(graph, tensors))
+        given = (self.fit, units)
+        moved = choose_grids(self.reference, graph, tensors, matching, given) if grids else 0
+        now = chooser.judge(model) if moved else before
+        done = []
+        stage = "mend weights on other grids" if grids else "mend weights"
+        targets = _targets(self.reference, graph, matching)
+        with self.told.stage(stage, len(units)) as tick:
+            for index, unit in enumerate(units):
+                kept = tensors.keep(unit)
+                own = (targets, matching, self.fit)
+                one = mend_unit(self.reference, graph, tensors, unit, own)
+                if not one.left and tensors.keep(unit) != kept:
+                    then = chooser.judge(model)
+                    if then.surely_beats(now):
+                        now = then
+                    else:
+                        tensors.put_back(kept)
+                        one = replace(one, undone=True)
+                done.append(one)
+                tick(index + 1)
+        return _Attempt(model, tuple(done), moved, now)
+
+
+def _refusal(before: JudgedFile, after: JudgedFile, alpha: float) -> str:
+    """Why a mended file is not taken; empty where it is surely better and nothing is worse."""
+    told = f"on {before.figures.samples} samples held out the mended file"
+    if not after.surely_beats(before, alpha):
+        return f"{told} is not surely nearer to the float network"
+    if after.figures.agreement < before.figures.agreement:
+        return f"{told} is surely nearer to the float network, but agrees with it less often"
+    return f"{told} has outputs further off" if after.figures.is_worse(before.figures) else ""
 
 
 def _targets(reference: FileGraph, graph: FileGraph, matching: Matching) -> dict[str, str]:

@@ -89,6 +89,19 @@ class StoredTensors:
         made.doc_string = tensor.doc_string
         tensor.CopyFrom(made)
 
+    def keep(self, unit: StoredUnit) -> dict[str, bytes]:
+        """What a unit stores, to be put back."""
+        names = [unit.weight, unit.scale]
+        if unit.bias is not None:
+            names += [name for name in (unit.bias.name, unit.bias.scale) if name]
+        stored = self.model.graph.initializer
+        return {name: stored[self.places[name]].SerializeToString() for name in names}
+
+    def put_back(self, kept: Mapping[str, bytes]) -> None:
+        """Store what was kept."""
+        for name, tensor in kept.items():
+            self.model.graph.initializer[self.places[name]].ParseFromString(tensor)
+
     def holds(self, *names: str) -> bool:
         """Whether all of these are stored tensors."""
         return all(name in self.places for name in names)

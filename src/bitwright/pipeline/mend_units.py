@@ -41,12 +41,16 @@ APART = 0.7
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MendedUnit(Record):
-    """One unit: its output's squared error on the rows it was solved on, relative, and why not."""
+    """One unit: its output's squared error on the rows it was solved on, relative, and why not.
+
+    `undone`: samples held out found no sure gain, so it stores what it did.
+    """
 
     name: str
     before: float = 0.0
     after: float = 0.0
     left: str = ""
+    undone: bool = False
 
 
 def feed_both(feed: Arrays, matching: Matching, graph: FileGraph) -> tuple[Arrays, Arrays]:
