@@ -50,7 +50,8 @@ FORMS = {"w8a8 a tensor": False, "w8a8 a channel": True}
 # Images of which quantize_static takes its ranges, and the least that are left to judge.
 RANGES, JUDGE = 16, 100
 SHOWN = {
-    "network": "{network}", "file": "{form}", "mended": "{mended}", "units put back": "{undone}", "grids moved": "{grids}",
+    "network": "{network}", "file": "{form}", "mended": "{mended}", "units put back": "{undone}",
+    "grids moved": "{grids}",
     "agreement before": "{agreement_before:.2%}", "after": "{agreement_after:.2%}",
     "flips lost, won": "{lost}, {won}", "difference before": "{difference_before:.4f}",
     "after ": "{difference_after:.4f}", "images": "{samples}", "mended on": "{given}",
@@ -125,7 +126,8 @@ def measured(reference: Path, images: np.ndarray, per_channel: bool, count: int)
     return {
         "mended": "yes" if found.changed else "left as it was",
         "undone": f"{sum(u.undone for u in found.units)} of {len(found.units)}",
-        "grids": found.grids, "given": len(given), "seconds": seconds, "notes": " ".join(found.notes),
+        "grids": found.grids, "given": len(given), "seconds": seconds,
+        "notes": " ".join(found.notes),
         "held_before": found.before.agreement, "held_after": found.after.agreement, **judged,
     }  # fmt: skip
 
