@@ -19,6 +19,7 @@ from bitwright.engine.files import write_atomically
 from bitwright.errors import CaptureError
 from bitwright.export.onnx_names import name_axes, name_outputs
 from bitwright.export.onnx_rewrite import rewrite
+from bitwright.export.onnx_scalars import protect_small_terms
 from bitwright.export.onnx_schema import translation_table
 from bitwright.export.opset import TRANSLATED, choose_opset
 from bitwright.export.opset_of_file import need_of_module, stamp
@@ -100,6 +101,7 @@ def _translate(
     module: fx.GraphModule, example: tuple[Tensor, ...], inputs: tuple[InputSpec, ...], opset: int
 ) -> ir.Model:
     flat = _flat_signature(module)
+    protect_small_terms(flat)
     auto = torch.export.Dim.AUTO
     dynamic = tuple(
         {i: auto for i, size in enumerate(spec.shape) if size is None} for spec in inputs
