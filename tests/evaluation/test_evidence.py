@@ -10,7 +10,7 @@ from bitwright.errors import DataError
 from bitwright.evaluation import evidence as module
 from bitwright.evaluation.compare import compare
 from bitwright.evaluation.evidence import gather_evidence
-from bitwright.evaluation.metrics import METRICS, metric
+from bitwright.evaluation.metrics import LESS_IS_BETTER, METRICS, metric
 from bitwright.graph.answers import EMBEDDING, SCORES, Outcome
 from bitwright.sources.batches import Batch
 
@@ -53,6 +53,15 @@ def test_scores_and_figures_are_the_metrics_own(name):
     else:
         values = [figure(np.arange(12)) for figure in found.figures]
     assert values == [pytest.approx(whole[side][name]) for side in ("float", "quantized")]
+
+
+def test_errors_are_known_as_such():
+    errors = {name for name, metric in METRICS.items() if "less is better" in metric.text}
+    assert errors == LESS_IS_BETTER
+    data = batches((6,), lambda n, g: torch.randn(n, 6, generator=g))
+    assert gather_evidence(lambda i: i[0], blur, data, METRICS["mae"], SCORES).less
+    data = batches((6,), classes)
+    assert not gather_evidence(lambda i: i[0], blur, data, METRICS["top1"], SCORES).less
 
 
 def test_a_metric_of_ones_own_sees_all_that_the_network_gave():

@@ -121,6 +121,22 @@ def test_a_metric_that_is_no_mean_is_resampled_by_samples():
     assert [f.holds for f in shown.values()] == [True, False, True, False]
 
 
+@pytest.mark.parametrize("mean", [True, False])
+def test_what_is_lost_of_an_error_is_what_it_grows_by(mean):
+    draw = np.random.default_rng(2)
+    before = draw.uniform(0.2, 0.4, size=400)
+    worse = before + draw.uniform(0.05, 0.15, size=400)
+    promise = parse_promise("drop<=1%", "mae")
+
+    def judged(one, other):
+        figures = tuple(lambda places, of=of: float(of[places].mean()) for of in (one, other))
+        seen = {"scores": (one, other)} if mean else {"figures": figures}
+        return judge_promise(promise, evidence(np.ones(400), less=True, **seen), ALPHA)
+
+    assert not judged(before, worse).holds and judged(worse, before).holds
+    assert judged(before, worse).estimate == pytest.approx(float((worse - before).mean()))
+
+
 def test_looks_at_the_same_samples_spend_one_chance_of_error_together():
     assert sum(share_of_error(look) for look in range(1, 50)) <= ALPHA
     assert share_of_error(1) == ALPHA / 2

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from bitwright.errors import DataError
 from bitwright.evaluation.compare import AnswerOf, as_outcome
-from bitwright.evaluation.metrics import Metric
+from bitwright.evaluation.metrics import LESS_IS_BETTER, Metric
 from bitwright.evaluation.promise import Evidence
 from bitwright.evaluation.several import SeveralTally
 from bitwright.graph.answers import Outcome
@@ -110,6 +110,7 @@ def gather_evidence(
         np.asarray(divergences),
         (parts[:, 0], parts[:, 1]) if scores else None,
         pairs.figures(wanted) if wanted is not None and pairs.kept else None,
+        wanted is not None and wanted.name in LESS_IS_BETTER,
     )
 
 

@@ -30,12 +30,14 @@ class Evidence:
         scores: the metric's score of every sample, float and quantised; None where there are no
             labels, or where the metric is no mean of samples.
         figures: for such a metric its value of samples at given places, float and quantised.
+        less: whether less of the metric is better, as of an error.
     """
 
     agreement: SampleFigures
     kl: SampleFigures
     scores: tuple[SampleFigures, SampleFigures] | None = None
     figures: tuple[Statistic, Statistic] | None = None
+    less: bool = False
 
     @property
     def count(self) -> int:
@@ -94,12 +96,17 @@ def judge_promise(promise: Promise, evidence: Evidence, alpha: float, seed: int 
         before, after = evidence.scores
         if promise.name != DROP:
             return _judge_mean(promise, after, alpha, seed)
+        # What is lost of a metric of which less is better is what it grows by.
+        before, after = (after, before) if evidence.less else (before, after)
         if _are_hits(before) and _are_hits(after):
             return _judge_pairs(promise, before, after, alpha)
         return _judge_mean(promise, before - after, alpha, seed)
     if evidence.figures is None:
         raise RecipeError(f"--promise {promise.text!r}: no sample has a label. Give --eval D.")
-    return _judge_figure(promise, evidence.figures, evidence.count, alpha, seed)
+    figures = evidence.figures
+    if promise.name == DROP and evidence.less:
+        figures = figures[1], figures[0]
+    return _judge_figure(promise, figures, evidence.count, alpha, seed)
 
 
 def is_refuted(promise: Promise, evidence: Evidence, seed: int = 0) -> bool:
@@ -150,7 +157,9 @@ def _values_of(promise: Promise, evidence: Evidence) -> SampleFigures | None:
     if evidence.scores is None:
         return None
     before, after = evidence.scores
-    return before - after if promise.name == DROP else after
+    if promise.name != DROP:
+        return after
+    return after - before if evidence.less else before - after
 
 
 def _judge_mean(promise: Promise, values: SampleFigures, alpha: float, seed: int) -> Finding:

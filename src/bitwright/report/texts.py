@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bitwright.evaluation.figures import Metrics
+from bitwright.evaluation.metrics import LESS_IS_BETTER
 from bitwright.export.verified import Verification
 from bitwright.graph.census_record import Census, UnitEntry
 from bitwright.graph.choice import Choice
@@ -26,8 +27,6 @@ _RATES = {**PROPORTIONS, "macro_f1": "macro F1", "miou": "mean IoU", "spearman":
 _NAMES = {**_RATES, "perplexity": "perplexity", "loss": "KL divergence",
           "loss_before": "KL divergence before", "kl": "KL divergence",
           "units_changed": "units changed"}  # fmt: skip
-# Metrics of which less is better.
-_LESS = {"perplexity"}
 
 
 # ---- numbers ---------------------------------------------------------------------------------
@@ -166,7 +165,9 @@ class Summary:
         """How much of the metric is lost: as it stands for rates, else relative to float."""
         if self.metric is None or self.before is None or self.after is None:
             return None
-        lost = self.after - self.before if self.metric in _LESS else self.before - self.after
+        lost = (
+            self.after - self.before if self.metric in LESS_IS_BETTER else self.before - self.after
+        )
         if self.metric in _RATES or max(abs(self.before), abs(self.after)) <= 1:
             return lost
         return lost / abs(self.before) if self.before else None
