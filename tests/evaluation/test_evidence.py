@@ -10,7 +10,8 @@ from bitwright.errors import DataError
 from bitwright.evaluation import evidence as module
 from bitwright.evaluation.compare import compare
 from bitwright.evaluation.evidence import gather_evidence
-from bitwright.evaluation.metrics import LESS_IS_BETTER, METRICS, metric
+from bitwright.evaluation.figures import LESS_IS_BETTER
+from bitwright.evaluation.metrics import METRICS, metric
 from bitwright.graph.answers import EMBEDDING, SCORES, Outcome
 from bitwright.sources.batches import Batch
 

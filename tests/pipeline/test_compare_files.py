@@ -258,8 +258,8 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_says_what_is_not_there(folder, tmp_path, monkeypatch, capsys):
-    assert command(monkeypatch, "compare", tmp_path, tmp_path) == 2
-    assert "run directories are not compared yet" in capsys.readouterr().err
+    assert command(monkeypatch, "compare", tmp_path, tmp_path / "none") == 2
+    assert "runs alone, or files alone" in capsys.readouterr().err
     assert command(monkeypatch, "compare", folder / "float.onnx", folder / "qdq.onnx") == 2
     assert "--data random" in capsys.readouterr().err
     assert command(monkeypatch, "compare", folder / "float.onnx", "--data", "random") == 2

@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitwright.cli.run_words import run_cells, say_same, unit_cells
 from bitwright.diagnosis.file_difference import FileComparison
 from bitwright.engine.files import write_atomically
 from bitwright.engine.progress import Progress
 from bitwright.errors import InputError
+from bitwright.export import rundir
 from bitwright.latency.feeds import parse_free
 from bitwright.pipeline.compare_files import CompareSettings, compare
+from bitwright.pipeline.compare_runs import RunComparison, compare_runs
 from bitwright.pipeline.mend_file import Mended, MendSettings, mend
 from bitwright.report.compare_page import render_compare
+from bitwright.report.runs_page import render_runs
 from bitwright.sources.images import ImageOptions
 
 
@@ -37,17 +41,20 @@ def _image(pictures: Mapping[str, Any]) -> ImageOptions | None:
 
 def run_compare(
     paths: Sequence[Path], data: str, settings: CompareSettings, page: Path | None, told: Progress
-) -> FileComparison:
+) -> FileComparison | RunComparison:
     """Compare what is named, and write the page.
 
     Raises:
         InputError: neither ONNX files nor runs, or data that fit neither.
     """
-    if any(path.is_dir() for path in paths):
+    folders = [path for path in paths if path.is_dir()]
+    if folders and len(folders) < len(paths):
         raise InputError(
-            "run directories are not compared yet. Name their files: 'bitwright compare "
-            "RUN/model.onnx OTHER/model.onnx --data D'."
+            f"{folders[0]} is a folder and another is none. Name runs alone, or files alone: "
+            f"'bitwright compare {folders[0] / rundir.ONNX} OTHER.onnx --data D'."
         )
+    if folders:
+        return _compare_runs(folders, data, page)
     if len(paths) != 2:
         raise InputError(f"two ONNX files are compared at a time, and {len(paths)} are named.")
     if not data:
@@ -57,6 +64,19 @@ def run_compare(
     found = compare(paths[0], paths[1], data, settings, told)
     if page is not None:
         write_atomically(page, render_compare(found).encode())
+    return found
+
+
+def _compare_runs(folders: Sequence[Path], data: str, page: Path | None) -> RunComparison:
+    if data:
+        raise InputError(
+            "runs are compared by what they recorded, without --data. To run their files on "
+            f"samples: 'bitwright compare {folders[0] / rundir.ONNX} OTHER/{rundir.ONNX} --data D'."
+        )
+    found = compare_runs(folders)
+    if page is not None:
+        text = render_runs(run_cells(found), unit_cells(found), say_same(found), found.notes)
+        write_atomically(page, text.encode())
     return found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bitwright.cli.run_words import run_lines
 from bitwright.diagnosis.file_difference import FileComparison
+from bitwright.pipeline.compare_runs import RunComparison
 from bitwright.pipeline.mend_file import Mended
 from bitwright.pipeline.mend_judge import FileAgreement
 from bitwright.report.compare_page import say_difference, say_times, verdict
@@ -12,8 +14,10 @@ from bitwright.report.compare_page import say_difference, say_times, verdict
 _SHOWN = 40
 
 
-def compare_lines(found: FileComparison, page: Path | None) -> list[str]:
+def compare_lines(found: FileComparison | RunComparison, page: Path | None) -> list[str]:
     """A comparison as a person reads it."""
+    if isinstance(found, RunComparison):
+        return run_lines(found, page)
     lines = [verdict(found), ""]
     for one in found.outputs:
         worst = ", ".join(f"{s.name} ({say_difference(s.difference)})" for s in one.samples)

@@ -19,7 +19,10 @@ def _later(module: str) -> Any:
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(help="two ONNX files, the first of reference")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="two ONNX files, the first of reference; or run directories"),
+    ],
     data: Annotated[
         str, option("samples as of quantize; X.npz by input name; or 'random'", WHAT)
     ] = "",
@@ -39,7 +42,7 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Two ONNX files on the same samples: where they part, how that grows, how fast each is."""
+    """Two ONNX files on the same samples, or runs by what they recorded: where they differ."""
     pictures = read_pictures(size, mean, std, crop)
     with Console(quiet, as_json) as console:
         commands = _later("cli.compare_commands")

@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from bitwright.errors import DataError
 from bitwright.evaluation.compare import AnswerOf, as_outcome
-from bitwright.evaluation.metrics import LESS_IS_BETTER, Metric
+from bitwright.evaluation.figures import LESS_IS_BETTER
+from bitwright.evaluation.metrics import Metric
 from bitwright.evaluation.promise import Evidence
 from bitwright.evaluation.several import SeveralTally
 from bitwright.graph.answers import Outcome

@@ -11,6 +11,9 @@ from bitwright.engine.progress import StageRecord
 from bitwright.engine.record import OPTIONAL, Record, store_as
 from bitwright.evaluation.promised import Promised
 
+# Metrics that are errors: what grows is lost.
+LESS_IS_BETTER = frozenset({"perplexity", "mae", "rmse", "wer", "cer"})
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OutputFigures(Record):

@@ -176,8 +176,6 @@ def _no_score(*_: object) -> tuple[float, int]:
     return 0.0, 0
 
 
-# Errors: what grows is lost.
-LESS_IS_BETTER = frozenset({"perplexity", "mae", "rmse", "wer", "cer"})
 METRICS = {
     "top1": Metric("top1", _top1, True, "share of inputs whose highest score is the label's"),
     "top5": Metric(

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bitwright.evaluation.figures import Metrics
-from bitwright.evaluation.metrics import LESS_IS_BETTER
+from bitwright.evaluation.figures import LESS_IS_BETTER, Metrics
 from bitwright.export.verified import Verification
 from bitwright.graph.census_record import Census, UnitEntry
 from bitwright.graph.choice import Choice
