@@ -45,6 +45,21 @@ INTERNAL = {
     # study/paper/stages: one menu solved on seven eighths of the samples, tuned in several ways.
     "pipeline.check", "pipeline.job", "pipeline.plan", "pipeline.tabulate", "sensitivity.table",
     "sources.data",
+    # guards/device: whether there is a device.
+    "engine.device",
+    # guards/forecast: the stages that are foretold, one run of each.
+    "engine.random_state", "pipeline.outlook", "pipeline.quantize", "pipeline.run",
+    "pipeline.within_time",
+    # guards/onnx_files, guards/onnx_samples: what was understood of a file, samples of its kind.
+    "graph.interface", "sources.images", "sources.models", "sources.onnx_data",
+    "sources.onnx_in.agree", "sources.onnx_in.example", "sources.onnx_in.imported",
+    "sources.photos",
+    # study/answers: networks judged by today's loss and by every output's.
+    "evaluation.compare", "evaluation.forward", "evaluation.metrics", "sources.batches",
+    # study/equalize: the divergence of softened answers.
+    "numerics.losses",
+    # study/mend: the parts of a mending.
+    "pipeline.mend_file",
 }  # fmt: skip
 LARGEST_TABLE = 30_000
 

@@ -20,7 +20,6 @@ import bitwright as bw
 from benchmarks.data import DATA, batches_of, network_of
 from benchmarks.tables import MEASURED, data_root, machine, markdown
 from bitwright.engine.device import check_device
-from bitwright.errors import RecipeError
 
 STAGES = ("observe", "solve", "evaluate")
 COLUMNS = {
@@ -73,7 +72,7 @@ def main() -> int:
     root = data_root(asked.data_root)
     try:
         check_device(asked.device)
-    except RecipeError as error:
+    except bw.BitwrightError as error:
         print(f"skipped: {error}")
         return 0
     options = {"calib": asked.samples, "method": asked.method, "scheme": "w4a8"}

@@ -29,7 +29,7 @@ import torch
 import bitwright as bw
 from benchmarks.guards.onnx_samples import make_samples
 from benchmarks.tables import MEASURED, RESULTS, machine, markdown, write_csv
-from bitwright.errors import BitwrightError
+from bitwright import BitwrightError
 from bitwright.graph.interface import interface_of
 from bitwright.sources.models import LoadedModel, load_model
 from bitwright.sources.onnx_in.agree import distance, run_file
