@@ -44,7 +44,8 @@ def test_top1_with_labels_that_do_not_fit(outputs, labels, message):
 
 def test_known_names():
     known = {"top1", "accuracy", "agreement", "spearman", "f1", "exact_match"}
-    known |= {"top5", "miou", "macro_f1", "perplexity"}
+    known |= {"top5", "miou", "macro_f1", "perplexity", "pearson", "mae", "rmse", "psnr", "ssim"}
+    known |= {"label_f1", "label_macro_f1", "map", "wer", "cer"}
     assert set(METRICS) == known
     assert not metric("agreement").needs_labels and metric("top1").needs_labels
     with pytest.raises(RecipeError, match=r"unknown metric 'top' in --metric.*Or FILE.py:FUNCTION"):

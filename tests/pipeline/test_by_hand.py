@@ -169,7 +169,12 @@ def test_unknown_steps_are_refused():
         bw.tune(start, own.samples, "ban")
 
 
-@pytest.mark.parametrize("wrong", ["net.pt2", 3, None, nn.Linear])
+def test_a_file_that_is_not_there_is_told_of():
+    with pytest.raises(ModelError, match=r"no file 'net\.pt2'"):
+        bw.quantize("net.pt2", BATCHES, recipe="fixed")
+
+
+@pytest.mark.parametrize("wrong", [3, None, nn.Linear])
 def test_what_is_no_network_is_refused(wrong):
     with pytest.raises(ModelError, match=r"pass a torch\.nn\.Module in eval mode"):
         bw.quantize(wrong, BATCHES, recipe="fixed")
