@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,8 +83,18 @@ def test_a_pass_is_not_disturbed_by_what_is_drawn_between_its_batches():
 
 
 def test_workers_draw_the_same_augmentation():
-    data = as_dataset(DataLoader(Augmented(), 8, shuffle=True, num_workers=1))
-    assert digest(data) == digest(data)
+    """In a process that has no threads yet: a loader forks, and a fork of many threads may die."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from torch.utils.data import DataLoader\n"
+        "from bitwright.sources.batches import digest\n"
+        "from bitwright.sources.data import as_dataset\n"
+        "from test_sources_repeated import Augmented\n"
+        "data = as_dataset(DataLoader(Augmented(), 8, shuffle=True, num_workers=1))\n"
+        "print(digest(data) == digest(data))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 def test_a_process_of_its_own_draws_the_same(tmp_path):
