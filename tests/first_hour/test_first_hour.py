@@ -104,12 +104,20 @@ def test_image_and_mask_from_a_shuffling_loader(shell):
 # ---- a network with two heads --------------------------------------------------------------------
 
 
-def test_an_output_that_nobody_looks_at_is_named(shell):
+def test_all_outputs_count_and_are_told(shell):
     doctor = shell("doctor models.py:two_heads --data loaders.py:plain --no-speed")
+    assert doctor.code == 0 and "nobody looks" not in doctor.text
+    assert "boxes: boxes" in doctor.text and "classes: scores" in doctor.text
+
+
+def test_an_output_that_nobody_looks_at_is_named(shell):
+    doctor = shell(
+        "doctor models.py:two_heads --data loaders.py:plain --no-speed --answer classes=none"
+    )
     assert doctor.code == 0 and "'classes'" in doctor.text and "nobody looks" in doctor.text
     said = shell(
         "quantize models.py:two_heads --data loaders.py:plain --menu w2a8,w4a8,w8a8 "
-        "--budget size<=0.27 --out runs/two"
+        "--budget size<=0.27 --answer classes=none --out runs/two"
     )
     assert said.code == 0 and "'classes'" in said.text and "nobody looks" in said.text, said.text
     assert "nobody looks" in (shell.home / "runs" / "two" / "report.html").read_text()
@@ -167,7 +175,7 @@ def test_a_broken_metric_is_found_before_solving(shell):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("quantize model.onnx --data photos", "ONNX"),
+        ("quantize model.onnx --data photos", "no file 'model.onnx'"),
         ("quantize model.py:net --data photos", "no file 'model.py'"),
         ("quantize models.py:resnett --data photos", "Did you mean 'resnet'"),
         ("quantize models.py:resnet --data photoz", "photoz"),
